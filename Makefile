@@ -1,0 +1,61 @@
+# Oubli. `make demo` and `make test` work on a fresh clone: they build .venv themselves.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check bench clean
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Build .venv (the other targets do, where they need it)
+
+demo: $(STAMP)  ## Show it all: contribute, predict, forget, prove (DEMO_ARGS=...)
+	@$(BIN)/oubli demo $(DEMO_ARGS)
+
+serve: $(STAMP)  ## Run the service: API and one worker (SERVE_ARGS=...)
+	@$(BIN)/oubli serve $(SERVE_ARGS)
+
+test: $(STAMP)  ## Run the tests, with coverage (TEST_ARGS=...)
+	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+
+check: $(STAMP)  ## Format, lint, types, layers, migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.alembic_check
+
+bench: $(STAMP)  ## Measure: accuracy, latency, the cost of forgetting (BENCH_ARGS=...)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:  ## Remove .venv, caches and build leftovers; never oubli-data
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov \
+	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is newer than pyproject.toml exactly when .venv holds what that file asks for.
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/pip || { $(find_python); $(ensure_venv); "$$python" -m venv $(VENV); }
+	@echo "Installing into $(VENV): a few minutes and a few GB the first time ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e '.[dev]'
+	@touch $@
+
+# A name on PATH proves little (pyenv leaves shims of versions it does not run), so each candidate is asked.
+define find_python
+for python in python3.14 python3.13 python3.12 python3.11 python3 ""; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+done; \
+test -n "$$python" || { echo "Oubli needs Python 3.11 or newer (on Debian or Ubuntu: apt-get install python3 python3-venv)." >&2; exit 1; }
+endef
+
+# Debian and Ubuntu ship Python without ensurepip; the package that adds it is named after the exact version.
+define ensure_venv
+"$$python" -c 'import ensurepip' 2>/dev/null || { \
+  package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+  then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "$$package" </dev/null; \
+  else echo "Python cannot make virtual environments yet. Run: sudo apt-get install $$package" >&2; exit 1; fi; }
+endef

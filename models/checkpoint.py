@@ -1,0 +1,118 @@
+"""A prompt on disk: safetensors with a JSON header. Never pickle; refused on any mismatch.
+
+https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from models.prompt import covered_pixels
+from models.spec import TrainingSpec, sha256
+from models.training import TrainedPrompt
+
+FORMAT = "oubli-prompt-1"
+
+
+class CheckpointMismatch(ValueError):
+    """The bytes are not the prompt they are said to be."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a prompt must have been built from to be accepted."""
+
+    backbone_digest: str
+    dim: int
+    input_size: int
+    training: TrainingSpec
+
+
+def tensor_digest(prompt: TrainedPrompt) -> str:
+    """Hex SHA-256 of the learned tensors: names, shapes and bytes."""
+    parts: list[bytes] = []
+    for name, tensor in sorted(_tensors(prompt).items()):
+        parts += [name.encode(), repr(tuple(tensor.shape)).encode(), tensor.contiguous().numpy().tobytes()]
+    return sha256(b"oubli/tensors/1", *parts)
+
+
+def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: dict[str, str], seconds: float) -> bytes:
+    """The artifact's bytes. `seconds` is what the training took, for the record."""
+    header = {
+        "format": FORMAT,
+        "key": key,
+        "digest": tensor_digest(prompt),
+        "backbone": identity.backbone_digest,
+        "training": dataclasses.asdict(identity.training),
+        "labels": list(prompt.labels),
+        "members": prompt.members,
+        "sample_epochs": prompt.sample_epochs,
+        "seconds": seconds,
+        "fingerprint": fingerprint,
+    }
+    return safetensors.torch.save(_tensors(prompt), {"oubli": json.dumps(header)})
+
+
+def load(data: bytes, *, key: str, digest: str, identity: Identity) -> TrainedPrompt:
+    """The prompt of that key and digest. Raises CheckpointMismatch, naming what differs."""
+    header = _header(data)
+    expected = {
+        "format": FORMAT,
+        "key": key,
+        "digest": digest,
+        "backbone": identity.backbone_digest,
+        "training": json.loads(json.dumps(dataclasses.asdict(identity.training))),
+    }
+    for name, value in expected.items():
+        if header.get(name) != value:
+            raise CheckpointMismatch(f"{name} is {header.get(name)!r} where {value!r} is expected.")
+    try:
+        tensors = safetensors.torch.load(data)
+        prompt = TrainedPrompt(
+            labels=tuple(header["labels"]),
+            values=tensors["values"],
+            weight=tensors["weight"],
+            bias=tensors["bias"],
+            members=int(header["members"]),
+            sample_epochs=int(header["sample_epochs"]),
+        )
+    except (KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointMismatch(f"The artifact is incomplete: {error}") from None
+    _check_shapes(prompt, identity)
+    if tensor_digest(prompt) != digest:
+        raise CheckpointMismatch("The tensors' bytes do not have the recorded digest.")
+    return prompt
+
+
+def _tensors(prompt: TrainedPrompt) -> dict[str, Tensor]:
+    return {"values": prompt.values, "weight": prompt.weight, "bias": prompt.bias}
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The JSON header, read before any tensor is trusted."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        header = json.loads(metadata["oubli"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise CheckpointMismatch("This is not a prompt artifact.") from None
+    if not isinstance(header, dict):
+        raise CheckpointMismatch("This is not a prompt artifact.")
+    return header
+
+
+def _check_shapes(prompt: TrainedPrompt, identity: Identity) -> None:
+    labels = len(prompt.labels)
+    covered = len(covered_pixels(identity.training.prompt, identity.input_size))
+    expected = {"values": (3, covered), "weight": (labels, identity.dim), "bias": (labels,)}
+    for name, tensor in _tensors(prompt).items():
+        if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
+            raise CheckpointMismatch(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {expected[name]} float32.")

@@ -1,0 +1,193 @@
+"""Which cluster a sample belongs to: a position on a public line, and a cut of that line by counts.
+
+Every partition answers two questions. `locate`: where does one sample stand on the line of int64 positions? `cut`: into
+which intervals is the line divided, given nothing but how many survivors stand where? Both are pure, so membership
+is a function of the survivors, whatever was added or erased before.
+
+The `tree` partition makes the line from public data alone. Its leaves are the backbone's own classifier rows in the
+order of their Ward dendrogram; below a leaf the tree goes on with seeded hyperplanes through the prototype, and
+below those with bits of the image's digest. So no deletion can move another sample on the line; it can only
+change a count, and a cut changes only where a count crosses `cap` or `min`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.hierarchy import linkage, to_tree
+
+from models.embedding import Embedding
+from models.router import PrototypeRouter, exact_dot
+from models.spec import PartitionSpec, canonical_json, sha256
+
+Positions = npt.NDArray[np.int64]
+
+LEAF_BITS = 15  # up to 32,768 prototypes
+PLANE_BITS = 32  # hyperplanes below each leaf
+IMAGE_BITS = 16  # bits of the image digest below the hyperplanes
+BELOW_LEAF = PLANE_BITS + IMAGE_BITS
+
+
+class Interval(NamedTuple):
+    """Positions lo <= p < hi: the region of one cluster."""
+
+    lo: int
+    hi: int
+
+
+Count = Callable[[int, int], int]  # how many survivors stand at lo <= position < hi
+
+
+class Partition(Protocol):
+    """What the service needs to know of a partition."""
+
+    spec: PartitionSpec
+    digest: str
+
+    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
+        """Position of each sample on the line."""
+        ...
+
+    def cut(self, count: Count) -> list[Interval]:
+        """The clusters' regions, in order, covering the whole line; [] when there are no survivors."""
+        ...
+
+    def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
+        """Index of the region nearest to one sample [dim] that stands in none of them."""
+        ...
+
+    @property
+    def max_copies(self) -> int:
+        """How many samples may share one position: more could not be told apart, nor be held under `cap`."""
+        ...
+
+
+class TreePartition:
+    """An adaptive cut of a public tree (DESIGN.md, "Partition").
+
+    Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before.
+    """
+
+    def __init__(self, prototypes: npt.NDArray[np.float32], spec: PartitionSpec) -> None:
+        if spec.min < 1 or spec.cap < 2 * spec.min:
+            raise ValueError(
+                f"partition.cap ({spec.cap}) must be at least twice partition.min ({spec.min}), and min at least 1: "
+                "otherwise some number of samples cannot be divided into clusters of allowed sizes."
+            )
+        if len(prototypes) > 2**LEAF_BITS:
+            raise ValueError(f"At most {2**LEAF_BITS} prototypes are supported, not {len(prototypes)}.")
+        self.spec = spec
+        self.digest = sha256(
+            b"oubli/partition/tree/1", canonical_json(asdict(spec)), np.ascontiguousarray(prototypes).tobytes()
+        )
+        self._router = PrototypeRouter(prototypes)
+        order, self._splits = _dendrogram(prototypes)
+        self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
+        self._rank[order] = np.arange(len(order))
+        self._in_order = prototypes[order]
+        self._planes = _hyperplanes(prototypes.shape[1])
+        self._offsets = exact_dot(prototypes[:, None, :], self._planes[None, :, :])
+        self._leaves = len(order)
+
+    @property
+    def max_copies(self) -> int:
+        """Copies of one image that still leave every cluster within `cap`, margins included."""
+        return self.spec.cap - 2 * self.spec.min + 2
+
+    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
+        """Position [n]: leaf rank (15 bits), side of each hyperplane (32), image digest (16)."""
+        leaves = self._router.nearest(embeddings)
+        sides = exact_dot(embeddings[:, None, :], self._planes[None, :, :]) > self._offsets[leaves]
+        weights = 2 ** np.arange(PLANE_BITS - 1, -1, -1, dtype=np.int64)
+        codes = (sides.astype(np.int64) * weights).sum(axis=1)
+        tails = np.array([int(digest[: IMAGE_BITS // 4], 16) for digest in image_digests], dtype=np.int64)
+        positions: Positions = (self._rank[leaves] << BELOW_LEAF) | (codes << IMAGE_BITS) | tails
+        return positions
+
+    def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
+        """The region with the most similar prototype; of those that share it, the closest on the line."""
+        scores = self._in_order.astype(np.float64) @ embedding.astype(np.float64)
+
+        def similarity(index: int) -> tuple[float, int]:
+            lo, hi = regions[index]
+            first, last = lo >> BELOW_LEAF, (hi - 1) >> BELOW_LEAF
+            return float(scores[first : last + 1].max()), -max(lo - position, position - hi)
+
+        return max(range(len(regions)), key=similarity)
+
+    def cut(self, count: Count) -> list[Interval]:
+        """Descend from the root; stop where at most `cap` survivors are left.
+
+        A group is an interval [lo, hi) around one tree node. A node is divided where both sides of the group would
+        hold at least `min`; a side that would not stays on as the margin of its neighbour. Both margins are
+        always smaller than `min`, so a group can be larger than `cap` only while its node can still be divided.
+        """
+        whole = Interval(0, self._leaves << BELOW_LEAF)
+        if count(*whole) == 0:
+            return []
+        cut: list[Interval] = []
+        groups = [(whole.lo, whole, whole.hi)]
+        while groups:
+            lo, node, hi = groups.pop()
+            middle = self._split(node)
+            if middle is None or count(lo, hi) <= self.spec.cap:
+                cut.append(Interval(lo, hi))
+            elif count(lo, middle) < self.spec.min:
+                groups.append((lo, Interval(middle, node.hi), hi))
+            elif count(middle, hi) < self.spec.min:
+                groups.append((lo, Interval(node.lo, middle), hi))
+            else:
+                groups.append((lo, Interval(node.lo, middle), middle))
+                groups.append((middle, Interval(middle, node.hi), hi))
+        return sorted(cut)
+
+    def _split(self, node: Interval) -> int | None:
+        """Where a node's second child begins; None for a single position."""
+        width = node.hi - node.lo
+        if width == 1:
+            return None
+        if width <= 1 << BELOW_LEAF:
+            return node.lo + width // 2
+        first = node.lo >> BELOW_LEAF
+        last = node.hi >> BELOW_LEAF
+        return self._splits[(first, last)] << BELOW_LEAF
+
+
+def make_partition(spec: PartitionSpec, prototypes: npt.NDArray[np.float32]) -> Partition:
+    """The partition that a spec names. Raises ValueError for an unknown kind or impossible sizes."""
+    if spec.kind == "tree":
+        return TreePartition(prototypes, spec)
+    raise ValueError(f"Unknown partition.kind {spec.kind!r}. Known: tree.")
+
+
+def _dendrogram(prototypes: npt.NDArray[np.float32]) -> tuple[Positions, dict[tuple[int, int], int]]:
+    """Leaf order of the Ward dendrogram, and where each inner node [first, last) of that order divides."""
+    if len(prototypes) == 1:
+        return np.zeros(1, dtype=np.int64), {}
+    merges = linkage(prototypes.astype(np.float64), method="ward", optimal_ordering=True)
+    root = to_tree(merges)
+    order = np.array(root.pre_order(), dtype=np.int64)
+    splits: dict[tuple[int, int], int] = {}
+    stack = [(root, 0)]
+    while stack:
+        node, first = stack.pop()
+        if node.is_leaf():
+            continue
+        middle = first + node.left.count
+        splits[(first, first + node.count)] = middle
+        stack.append((node.left, first))
+        stack.append((node.right, middle))
+    return order, splits
+
+
+def _hyperplanes(dim: int) -> npt.NDArray[np.float64]:
+    """Seeded directions [32, dim], the same on every machine: bytes of SHAKE-256, centred."""
+    stream = hashlib.shake_256(b"oubli/hyperplanes/1").digest(PLANE_BITS * dim * 4)
+    words = np.frombuffer(stream, dtype="<u4").reshape(PLANE_BITS, dim)
+    directions: npt.NDArray[np.float64] = words.astype(np.float64) / 2**31 - 1.0
+    return directions

@@ -1,0 +1,82 @@
+"""What a model is built from, as frozen values with a canonical digest.
+
+A spec says *what* to build, never *whose* data to build it from. Two specs with the same `digest()` build the
+same prompt from the same members (in one environment, see `models.determinism`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: one byte string per value, so that it can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def sha256(*parts: bytes) -> str:
+    """Hex SHA-256 of length-prefixed parts: ("ab", "c") and ("a", "bc") differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """A visual prompt added to the pixels (Bahng et al., arXiv 2203.17274).
+
+    kind  "padding": a learned frame around the image.
+    size  width of the frame, in pixels of the backbone's input.
+    """
+
+    kind: str = "padding"
+    size: int = 12
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How one cluster's prompt and head are trained. Learning rates per batch, without weight decay."""
+
+    epochs: int = 6
+    batch_size: int = 32
+    prompt_lr: float = 0.03
+    head_lr: float = 0.05
+    momentum: float = 0.9
+    warmup: float = 0.1  # share of all steps with a linearly rising learning rate
+    scale: float = 10.0  # logits = scale * <L2-normalised features, head row> + bias
+    flip: bool = True  # mirror each image left to right with probability 1/2
+    prompt: PromptSpec = PromptSpec()
+
+    def digest(self) -> str:
+        """Hex SHA-256 of every setting."""
+        return sha256(b"oubli/training/1", canonical_json(dataclasses.asdict(self)))
+
+
+@dataclass(frozen=True)
+class PartitionSpec:
+    """Settings of a partition. `cap` and `min` are numbers of samples in a cluster."""
+
+    kind: str = "tree"
+    cap: int = 500
+    min: int = 100
+
+
+def member_digest(image_digest: str, label: str) -> str:
+    """Digest of one member of a cluster: its pixels and its label; never its id, owner or time of arrival."""
+    return sha256(b"oubli/member/1", image_digest.encode(), label.encode())
+
+
+def prompt_key(*, backbone_digest: str, training: TrainingSpec, members: Iterable[str]) -> str:
+    """The name of a prompt: what it is built from.
+
+    members  member digests in arrival order. The order is part of the key because training visits members in an
+             order drawn from it.
+    """
+    ordered = "\n".join(members).encode()
+    return sha256(b"oubli/prompt/1", backbone_digest.encode(), training.digest().encode(), ordered)

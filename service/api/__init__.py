@@ -1,0 +1,1 @@
+"""The HTTP API (shared contract: names and shapes are fixed; see openapi.json)."""

@@ -1,0 +1,110 @@
+"""The ASGI application: `create_app(settings)`. Nothing is loaded before its lifespan begins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from models import determinism
+from service.api import docs, problems
+from service.api.deps import Service
+from service.api.middleware import BodyLimit, RequestId, RequestMetrics
+from service.api.routes import erasures, health, model, predict, samples
+from service.core.context import open_context
+from service.core.doorbell import Doorbell
+from service.core.reconciler import Reconciler
+from service.errors import Misconfigured
+from service.serving.batcher import Batcher
+from service.serving.engine import Engine
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its file
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application with these settings."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_warm_up(app, settings))
+        try:
+            yield
+        finally:
+            await asyncio.gather(loading, return_exceptions=True)
+            if app.state.service is not None:
+                await _shut_down(app.state.service)
+
+    app = FastAPI(
+        title="Oubli",
+        version="0.1.0",
+        summary="Unlearning as a service: a classifier that can take any contribution back, exactly.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = None
+    app.state.failure = None
+    app.state.metrics = CollectorRegistry()
+    problems.install(app)
+    for routes in (samples, erasures, predict, model, health):
+        app.include_router(routes.router)
+    docs.install(app)
+    app.add_middleware(RequestMetrics, registry=app.state.metrics)
+    single = settings.intake.max_bytes + FORM_OVERHEAD
+    app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
+    app.add_middleware(RequestId)
+    return app
+
+
+async def _warm_up(app: FastAPI, settings: Settings) -> None:
+    """Load and warm everything off the event loop; /health/live answers meanwhile."""
+    try:
+        app.state.service = await asyncio.to_thread(_open, settings)
+    except Exception as error:
+        app.state.failure = error if isinstance(error, Misconfigured) else Misconfigured(repr(error))
+        log.exception("the service cannot start")
+        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn ends; whoever started it reads app.state.failure
+        return
+    app.state.service.embeddings.start()
+    app.state.service.predictions.start()
+    app.state.service.reconciler.start()
+
+
+def _open(settings: Settings) -> Service:
+    determinism.configure(threads=settings.serving.threads, device=settings.device)
+    context = open_context(settings)
+    engine = Engine(context)
+    device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+    device.submit(engine.warm_up).result()
+    limits: dict[str, Any] = {
+        "executor": device,
+        "max_batch": settings.serving.max_batch,
+        "max_queue": settings.serving.max_queue,
+    }
+    return Service(
+        context=context,
+        engine=engine,
+        device=device,
+        embeddings=Batcher(engine.embed, **limits),
+        predictions=Batcher(engine.predict, **limits),
+        reconciler=Reconciler(context, Doorbell(settings)),
+    )
+
+
+async def _shut_down(service: Service) -> None:
+    await service.embeddings.stop()
+    await service.predictions.stop()
+    await asyncio.to_thread(service.reconciler.stop)
+    service.device.shutdown(wait=True)
+    service.context.registry.close()

@@ -1,0 +1,70 @@
+"""What routes ask for: the running service, and a key with the right scope."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from models.embedding import Embedding
+from service.core import access
+from service.core.context import Context
+from service.core.reconciler import Reconciler
+from service.errors import ServiceError, Unavailable
+from service.serving.batcher import Batcher
+from service.serving.engine import Answer, Engine
+from service.serving.engine import Query as ImageQuery
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a running API process."""
+
+    context: Context
+    engine: Engine
+    device: ThreadPoolExecutor
+    embeddings: Batcher[Any, Embedding]
+    predictions: Batcher[ImageQuery, Answer | ServiceError]
+    reconciler: Reconciler
+
+
+def running_service(request: Request) -> Service:
+    """The service, once it is warm. Raises Unavailable before."""
+    service: Service | None = request.app.state.service
+    if service is None:
+        raise Unavailable("The service is warming up.", retry_after=2)
+    return service
+
+
+Running = Annotated[Service, Depends(running_service)]
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys create`, or `DATA/admin-key`.")
+
+
+def _check_key(
+    service: Running,
+    scopes: SecurityScopes,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    if service.context.settings.auth:
+        secret = credentials.credentials if credentials is not None else None
+        access.check(service.context.registry, secret, scopes.scopes)
+
+
+def scope(name: str) -> Any:
+    """A dependency: the caller's key has this scope, or `admin`."""
+    return Security(_check_key, scopes=[name])
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Which part of a list is asked for."""
+
+    limit: Annotated[int, Query(ge=1, le=200, description="Most items in the answer.")] = 50
+    cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before.")] = None
+
+
+PagingParameters = Annotated[Paging, Depends()]

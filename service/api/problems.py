@@ -1,0 +1,101 @@
+"""Every error leaves as application/problem+json (RFC 9457), FastAPI's own too; a 500 tells only its request id."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.api.schemas.common import FieldProblem, Problem
+from service.errors import ServiceError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem_of(error: ServiceError, instance: str) -> Problem:
+    """A domain error as a problem."""
+    return Problem(title=error.title, status=error.status, detail=error.detail, instance=instance)
+
+
+def respond(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The problem as a response."""
+    body = problem.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error statuses of an operation, for its OpenAPI description. Every one may answer 401, 403, 422, 500."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in sorted({401, 403, 422, 500, *statuses})
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return respond(problem_of(error, request.url.path), headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        FieldProblem(field=".".join(str(part) for part in item["loc"]), detail=_words(item)) for item in error.errors()
+    ]
+    summary = "; ".join(f"{field.field}: {field.detail}" for field in fields[:3])
+    problem = Problem(title="Invalid request", status=422, detail=summary, instance=request.url.path, errors=fields)
+    return respond(problem)
+
+
+def _words(item: dict[str, Any]) -> str:
+    """Pydantic's message, without the value: it may be personal."""
+    message: str = item["msg"]
+    return message.removeprefix("Value error, ")
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    problem = Problem(title=phrase, status=error.status_code, detail=str(error.detail), instance=request.url.path)
+    return respond(problem, dict(error.headers or {}))
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    request_id = request.scope.get("oubli_request_id", "unknown")
+    log.error("request %s failed", request_id, exc_info=error)
+    problem = Problem(
+        title="Internal error",
+        status=500,
+        detail=f"Something went wrong on our side. Please report request {request_id}.",
+        instance=request.url.path,
+    )
+    return respond(problem, {"X-Request-Id": request_id})
+
+
+def batch_problems(problems: Sequence[tuple[str, ServiceError]], instance: str) -> Problem:
+    """Several images of one request, each with its own problem; the status is the first one's."""
+    first = problems[0][1]
+    fields = [FieldProblem(field=field, detail=error.detail) for field, error in problems]
+    problem = problem_of(first, instance)
+    return problem.model_copy(update={"errors": fields})

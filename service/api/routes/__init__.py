@@ -1,0 +1,1 @@
+"""One module a noun; `service.api.app` puts them together."""

@@ -1,0 +1,127 @@
+"""Asking to forget, and following how far it has come."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Path, Query, Response, status
+
+from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.problems import responses
+from service.api.schemas.common import Listing
+from service.api.schemas.erasures import (
+    Erasure,
+    ErasureQuote,
+    ErasureRequest,
+    State,
+    erasure_of,
+    quote_of,
+)
+from service.core import erasure
+from service.core.idempotency import once, request_digest
+from service.errors import NotFound
+from service.registry import erasures, records
+
+router = APIRouter(tags=["erasures"])
+
+ACCEPTED: dict[str, Any] = {
+    "status_code": status.HTTP_202_ACCEPTED,
+    "response_model": Erasure,
+    "dependencies": [scope("erase")],
+}
+
+
+def _accepted(service: Service, response: Response, record: records.Erasure) -> Erasure:
+    service.reconciler.wake()
+    response.headers["Location"] = f"/erasures/{record.id}"
+    response.headers["Retry-After"] = "2"
+    return erasure_of(record)
+
+
+@router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 503), summary="Forget one sample")
+def delete_sample(service: Running, response: Response, sample_id: UUID) -> Erasure:
+    """From this answer on no prompt that has seen the sample is used. Repeated while it runs: the same erasure."""
+    return _accepted(service, response, erasure.erase_sample(service.context, str(sample_id)))
+
+
+@router.delete(
+    "/owners/{owner:path}",
+    **ACCEPTED,
+    responses=responses(404, 503),
+    summary="Forget everything one owner ever gave",
+)
+def delete_owner(
+    service: Running, response: Response, owner: Annotated[str, Path(min_length=1, max_length=128)]
+) -> Erasure:
+    """All of it in one transaction."""
+    return _accepted(service, response, erasure.erase_owner(service.context, owner))
+
+
+@router.post(
+    "/erasures",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=Erasure | ErasureQuote,
+    dependencies=[scope("erase")],
+    responses={
+        200: {"model": ErasureQuote, "description": "With `validate_only`: what it would cost."},
+        **responses(404, 409, 503),
+    },
+    summary="Forget several samples, or ask what that would cost",
+)
+def create_erasure(
+    service: Running,
+    response: Response,
+    body: ErasureRequest,
+    idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one erasure.")] = None,
+) -> Erasure | ErasureQuote:
+    """All or none: if one sample is not held, nothing is erased."""
+    ids = [str(sample_id) for sample_id in body.samples or ()]
+    if body.validate_only:
+        response.status_code = status.HTTP_200_OK
+        return quote_of(erasure.quote(service.context, sample_ids=ids, owner=body.owner))
+    digest = request_digest(body.model_dump_json().encode())
+    with once(service.context, "POST /erasures", idempotency_key, digest) as ticket:
+        if ticket.resource_id is not None:
+            record = _get(service, ticket.resource_id)
+        elif body.owner is not None:
+            record = erasure.erase_owner(service.context, body.owner, idempotency_key=ticket.key_digest)
+        else:
+            record = erasure.erase_samples(service.context, ids, idempotency_key=ticket.key_digest)
+    return _accepted(service, response, record)
+
+
+@router.get(
+    "/erasures/{erasure_id}",
+    response_model=Erasure,
+    dependencies=[scope("read")],
+    responses=responses(404, 503),
+    summary="Follow an erasure",
+)
+def get_erasure(service: Running, erasure_id: UUID) -> Erasure:
+    """withdrawn → retraining → completed; failed is visible, and tried again."""
+    return erasure_of(_get(service, str(erasure_id)))
+
+
+def _get(service: Service, erasure_id: str) -> records.Erasure:
+    with service.context.registry.read() as session:
+        record = erasures.get(session, erasure_id)
+    if record is None:
+        raise NotFound(f"There is no erasure {erasure_id}.")
+    return record
+
+
+@router.get(
+    "/erasures",
+    response_model=Listing[Erasure],
+    dependencies=[scope("read")],
+    responses=responses(503),
+    summary="List erasures",
+)
+def list_erasures(
+    service: Running, paging: PagingParameters, state: Annotated[State | None, Query()] = None
+) -> Listing[Erasure]:
+    """Newest first."""
+    with service.context.registry.read() as session:
+        page = erasures.page(session, limit=paging.limit, cursor=paging.cursor, state=state)
+    return Listing(items=[erasure_of(record) for record in page.items], next_cursor=page.next_cursor)

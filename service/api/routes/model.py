@@ -1,0 +1,100 @@
+"""What the service has learned: clusters, labels, partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.problems import responses
+from service.api.schemas.common import Listing
+from service.api.schemas.model import Cluster, Partition, ServedPrompt
+from service.api.schemas.samples import LabelCount
+from service.core.states import cluster_state
+from service.errors import NotFound
+from service.registry import clusters, prompts, records, samples
+
+router = APIRouter(tags=["model"], dependencies=[scope("read")])
+
+
+def _render(service: Service, found: Sequence[records.Cluster]) -> list[Cluster]:
+    context = service.context
+    with context.registry.read() as session:
+        built = prompts.get(session, [c.serving_key for c in found if c.serving_key is not None])
+        labels = samples.cluster_labels(session, [cluster.id for cluster in found])
+    now, attempts = context.clock(), context.settings.training.attempts
+    return [
+        Cluster(
+            id=UUID(cluster.id),
+            samples=cluster.samples,
+            labels=labels[cluster.id],
+            state=cluster_state(cluster, now=now, attempts=attempts),
+            prompt=_prompt(built.get(cluster.serving_key or "")),
+            failure=cluster.failure,
+        )
+        for cluster in found
+    ]
+
+
+def _prompt(prompt: records.Prompt | None) -> ServedPrompt | None:
+    if prompt is None:
+        return None
+    return ServedPrompt(
+        key=prompt.key,
+        digest=prompt.digest,
+        trained_at=prompt.trained_at,
+        members=prompt.members,
+        sample_epochs=prompt.sample_epochs,
+        seconds=prompt.seconds,
+    )
+
+
+@router.get("/clusters", response_model=Listing[Cluster], responses=responses(503), summary="List clusters")
+def list_clusters(service: Running, paging: PagingParameters) -> Listing[Cluster]:
+    """Oldest first."""
+    with service.context.registry.read() as session:
+        page = clusters.page(session, limit=paging.limit, cursor=paging.cursor)
+    return Listing(items=_render(service, page.items), next_cursor=page.next_cursor)
+
+
+@router.get(
+    "/clusters/{cluster_id}",
+    response_model=Cluster,
+    responses=responses(404, 503),
+    summary="Look a cluster up",
+)
+def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
+    """404 once a re-cut has merged it into others."""
+    with service.context.registry.read() as session:
+        cluster = clusters.get(session, str(cluster_id))
+    if cluster is None:
+        raise NotFound(f"There is no cluster {cluster_id}.")
+    return _render(service, [cluster])[0]
+
+
+@router.get("/labels", response_model=Listing[LabelCount], responses=responses(503), summary="List labels")
+def list_labels(service: Running, paging: PagingParameters) -> Listing[LabelCount]:
+    """Labels exist while a sample has them."""
+    with service.context.registry.read() as session:
+        page = samples.labels(session, limit=paging.limit, cursor=paging.cursor)
+    items = [LabelCount(label=label, samples=count) for label, count in page.items]
+    return Listing(items=items, next_cursor=page.next_cursor)
+
+
+@router.get("/partition", response_model=Partition, responses=responses(503), summary="How samples are divided")
+def get_partition(service: Running) -> Partition:
+    """Public: none of it is computed from private samples but the number of clusters."""
+    partition = service.context.partition
+    with service.context.registry.read() as session:
+        count = len(clusters.every(session))
+    return Partition(
+        kind=partition.spec.kind,
+        anchors=len(service.context.backbone.prototypes),
+        clusters=count,
+        digest=partition.digest,
+        distance_threshold=None,
+        cap=partition.spec.cap,
+        min=partition.spec.min,
+    )

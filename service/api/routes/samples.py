@@ -1,0 +1,186 @@
+"""Taking samples in, and looking them up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import anyio.from_thread
+from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
+from pydantic import TypeAdapter, ValidationError
+
+from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.problems import problem_of, responses
+from service.api.schemas.common import Listing
+from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, Sample, sample_of
+from service.core.idempotency import once, request_digest
+from service.core.intake import Newcomer, Upload, check_text, read_picture, take_in
+from service.errors import Invalid, NotFound, ServiceError
+from service.registry import records, samples
+
+router = APIRouter(tags=["samples"])
+
+MAX_BATCH = 256
+_metadata = TypeAdapter(list[BatchMetadata])
+
+
+@router.post(
+    "/samples",
+    status_code=status.HTTP_201_CREATED,
+    response_model=Sample,
+    dependencies=[scope("samples")],
+    responses=responses(409, 413, 415, 429, 503),
+    summary="Contribute an image",
+)
+def create_sample(
+    service: Running,
+    response: Response,
+    image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")],
+    label: Annotated[str, Form(min_length=1, max_length=128, description="What the image shows.")],
+    owner: Annotated[str, Form(min_length=1, max_length=128, description="Your reference for the person.")],
+    idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
+) -> Sample:
+    """Decode, embed, route to the nearest cluster and record. Training follows by itself."""
+    data = image.file.read()
+    upload = Upload(data, check_text("label", label), check_text("owner", owner))
+    digest = request_digest(data, upload.label.encode(), upload.owner.encode())
+    with once(service.context, "POST /samples", idempotency_key, digest) as ticket:
+        if ticket.resource_id is not None:
+            record = _get(service, ticket.resource_id)
+        else:
+            (result,) = _take_in(service, [upload], ticket.key_digest)
+            if isinstance(result, ServiceError):
+                raise result
+            record = result
+    response.headers["Location"] = f"/samples/{record.id}"
+    return sample_of(record)
+
+
+@router.post(
+    "/samples/batch",
+    response_model=BatchResult,
+    response_model_exclude_none=True,
+    dependencies=[scope("samples")],
+    responses=responses(413, 429, 503),
+    summary="Contribute up to 256 images",
+)
+def create_samples(
+    service: Running,
+    request: Request,
+    images: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_BATCH)],
+    metadata: Annotated[str, Form(description="JSON list of {label, owner}, in the order of the images.")],
+) -> BatchResult:
+    """Each image succeeds or fails by itself; the answer keeps their order."""
+    described = _parse_metadata(metadata, len(images))
+    uploads: list[Upload | ServiceError] = []
+    for image, item in zip(images, described, strict=True):
+        try:
+            label, owner = check_text("label", item.label), check_text("owner", item.owner)
+            uploads.append(Upload(image.file.read(), label, owner))
+        except ServiceError as error:
+            uploads.append(error)
+    results = _take_in(service, uploads)
+    return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
+
+
+def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
+    try:
+        described = _metadata.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "metadata"
+        raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {place}: {first['msg']}") from None
+    if len(described) != count:
+        raise Invalid(f"metadata describes {len(described)} images, and {count} were sent.")
+    return described
+
+
+def _batch_item(result: records.Sample | ServiceError, instance: str) -> BatchItem:
+    if isinstance(result, ServiceError):
+        return BatchItem(status=result.status, problem=problem_of(result, instance))
+    return BatchItem(status=status.HTTP_201_CREATED, sample=sample_of(result))
+
+
+def _take_in(
+    service: Service, uploads: list[Upload | ServiceError] | list[Upload], key_digest: str | None = None
+) -> list[records.Sample | ServiceError]:
+    """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
+    results: list[records.Sample | ServiceError | None] = [None] * len(uploads)
+    pictures = {}
+    for place, upload in enumerate(uploads):
+        try:
+            if isinstance(upload, ServiceError):
+                raise upload
+            pictures[place] = (upload, read_picture(service.context, upload.data))
+        except ServiceError as error:
+            results[place] = error
+    resize = service.context.backbone.preprocessing.resize
+    images = [resize(picture.pixels) for _, picture in pictures.values()]
+    embeddings = anyio.from_thread.run(service.embeddings.submit, images)
+    newcomers = [
+        Newcomer(picture, embedding, upload.label, upload.owner)
+        for (upload, picture), embedding in zip(pictures.values(), embeddings, strict=True)
+    ]
+    if newcomers:
+        taken = take_in(service.context, newcomers, idempotency_key=key_digest)
+        results = _fill(results, list(pictures), taken)
+        service.reconciler.wake()
+    return [result for result in results if result is not None]
+
+
+def _fill(
+    results: list[records.Sample | ServiceError | None],
+    places: list[int],
+    taken: list[records.Sample | ServiceError],
+) -> list[records.Sample | ServiceError | None]:
+    filled = list(results)
+    for place, result in zip(places, taken, strict=True):
+        filled[place] = result
+    return filled
+
+
+@router.get(
+    "/samples/{sample_id}",
+    response_model=Sample,
+    dependencies=[scope("read")],
+    responses=responses(404, 503),
+    summary="Look a sample up",
+)
+def get_sample(service: Running, sample_id: UUID) -> Sample:
+    """404 once it is erased."""
+    return sample_of(_get(service, str(sample_id)))
+
+
+def _get(service: Service, sample_id: str) -> records.Sample:
+    with service.context.registry.read() as session:
+        record = samples.get(session, sample_id)
+    if record is None:
+        raise NotFound(f"There is no sample {sample_id}.")
+    return record
+
+
+@router.get(
+    "/samples",
+    response_model=Listing[Sample],
+    dependencies=[scope("read")],
+    responses=responses(503),
+    summary="List what is held",
+)
+def list_samples(
+    service: Running,
+    paging: PagingParameters,
+    owner: Annotated[str | None, Query(max_length=128, description="Everything held for one owner.")] = None,
+    label: Annotated[str | None, Query(max_length=128)] = None,
+    cluster: UUID | None = None,
+) -> Listing[Sample]:
+    """In the order of arrival."""
+    with service.context.registry.read() as session:
+        page = samples.page(
+            session,
+            limit=paging.limit,
+            cursor=paging.cursor,
+            owner=owner,
+            label=label,
+            cluster=str(cluster) if cluster is not None else None,
+        )
+    return Listing(items=[sample_of(record) for record in page.items], next_cursor=page.next_cursor)

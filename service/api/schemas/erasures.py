@@ -1,0 +1,99 @@
+"""Erasures over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.api.schemas.common import Reference, Schema
+from service.core.erasure import Quote
+from service.registry import records
+
+State = Literal["withdrawn", "retraining", "completed", "failed"]
+
+
+class OwnerSubject(BaseModel):
+    """Everything of one owner."""
+
+    owner: str
+
+
+class SamplesSubject(BaseModel):
+    """So many samples."""
+
+    samples: int
+
+
+class TouchedCluster(Schema):
+    """A cluster that an erasure changes."""
+
+    cluster: UUID
+    prompt_before: str | None = Field(description="Key of the prompt that was withdrawn.")
+    prompt_after: str | None = Field(description="Key of the prompt that took its place.")
+    state: Literal["withdrawn", "retraining", "completed", "failed", "removed"]
+
+
+class Erasure(BaseModel):
+    """A request to forget, and how far it has come."""
+
+    id: UUID
+    subject: OwnerSubject | SamplesSubject
+    state: State
+    samples: int
+    clusters: list[TouchedCluster]
+    accepted_at: datetime
+    withdrawn_at: datetime = Field(description="When use stopped: no later answer used a prompt that had seen it.")
+    completed_at: datetime | None = Field(
+        description="When every touched cluster served again and all bytes were gone."
+    )
+    due_at: datetime = Field(description="When the law wants it done.")
+
+
+class ErasureQuote(Schema):
+    """What an erasure would cost."""
+
+    samples: int
+    clusters: list[UUID] = Field(description="Clusters that would be touched.")
+    sample_epochs: int = Field(description="Training that would be done again.")
+    seconds: float | None = Field(description="Estimated training time; null before anything was trained.")
+    full_sample_epochs: int = Field(description="What retraining everything would take.")
+
+
+class ErasureRequest(BaseModel):
+    """What to forget: some samples, or everything of one owner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: Annotated[list[UUID], Field(min_length=1, max_length=10_000)] | None = None
+    owner: Reference | None = None
+    validate_only: bool = Field(False, description="Answer with a quote, and change nothing.")
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> ErasureRequest:
+        if (self.samples is None) == (self.owner is None):
+            raise ValueError("give either samples or owner")
+        return self
+
+
+def erasure_of(record: records.Erasure) -> Erasure:
+    """From the registry's record."""
+    named = record.owner is not None
+    return Erasure(
+        id=UUID(record.id),
+        subject=OwnerSubject(owner=record.owner or "") if named else SamplesSubject(samples=record.samples),
+        state=record.state,
+        samples=record.samples,
+        clusters=[TouchedCluster.model_validate(touched) for touched in record.clusters],
+        accepted_at=record.accepted_at,
+        withdrawn_at=record.withdrawn_at,
+        completed_at=record.completed_at,
+        due_at=record.due_at,
+    )
+
+
+def quote_of(quote: Quote) -> ErasureQuote:
+    """From the use case's answer."""
+    return ErasureQuote.model_validate(quote)

@@ -1,0 +1,115 @@
+"""Predictions, clusters, partition and status over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+
+class LabelScore(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class Prediction(BaseModel):
+    """What an image is taken for, and what says so."""
+
+    label: str
+    score: float = Field(description="Probability, 0 to 1, among the labels of the cluster that answered.")
+    scores: list[LabelScore] = Field(description="The best `top_k`, best first.")
+    cluster: UUID
+    prompt: str = Field(description="Key of the prompt that answered.")
+    tier: str = Field(description="`prompt`.")
+    degraded: bool = Field(description="The image's own cluster serves nothing just now; the nearest one answered.")
+
+
+class Predictions(BaseModel):
+    """One entry an image, in order."""
+
+    predictions: list[Prediction]
+
+
+class ServedPrompt(BaseModel):
+    """The prompt that a cluster serves."""
+
+    key: str = Field(description="SHA-256 of what it is built from.")
+    digest: str = Field(description="SHA-256 of its tensors' bytes.")
+    trained_at: datetime
+    members: int
+    sample_epochs: int
+    seconds: float
+
+
+class Cluster(BaseModel):
+    """A region of the partition."""
+
+    id: UUID
+    samples: int
+    labels: list[str]
+    state: Literal["empty", "training", "serving", "withdrawn", "failed"]
+    prompt: ServedPrompt | None
+    failure: str | None = Field(None, description="Why the last training failed, and what to do.")
+
+
+class Partition(BaseModel):
+    """How samples are divided."""
+
+    kind: str
+    anchors: int = Field(description="Fixed points that samples are routed by.")
+    clusters: int
+    digest: str
+    distance_threshold: float | None
+    cap: int
+    min: int
+
+
+class WorkerStatus(BaseModel):
+    """A worker process."""
+
+    name: str
+    device: str
+    heartbeat_at: datetime
+    alive: bool
+
+
+class BackboneStatus(BaseModel):
+    """The frozen public network."""
+
+    name: str
+    digest: str
+    dim: int
+    input_size: int
+
+
+class Status(BaseModel):
+    """The service at a glance."""
+
+    samples: int
+    owners: int
+    clusters: dict[str, int] = Field(description="By state.")
+    erasures: dict[str, int] = Field(description="By state.")
+    queue_age_seconds: float | None = Field(description="Age of the oldest unfinished erasure; null if there is none.")
+    workers: list[WorkerStatus]
+    backbone: BackboneStatus
+    device: str
+    serving_epoch: int
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """What is needed to serve, each as true or false."""
+
+    status: Literal["ok", "not ready"]
+    migrated: bool
+    backbone: bool
+    worker: bool

@@ -1,0 +1,57 @@
+"""Samples over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from service.api.schemas.common import Problem, Reference, Schema
+from service.registry import records
+
+
+class Sample(Schema):
+    """A contributed image."""
+
+    id: UUID
+    owner: str = Field(description="The client's own reference for the person.")
+    label: str
+    digest: str = Field(description="SHA-256 of the decoded pixels; metadata is dropped.")
+    state: Literal["active"] = "active"
+    cluster: UUID = Field(description="The cluster it was routed to; a later re-cut may move it.")
+    created_at: datetime
+
+
+class BatchMetadata(BaseModel):
+    """What is said of one image of a batch."""
+
+    label: Reference
+    owner: Reference
+
+
+class BatchItem(BaseModel):
+    """One image of a batch: taken in, or why not."""
+
+    status: int
+    sample: Sample | None = None
+    problem: Problem | None = None
+
+
+class BatchResult(BaseModel):
+    """One entry an image, in order."""
+
+    items: list[BatchItem]
+
+
+class LabelCount(BaseModel):
+    """A label in use."""
+
+    label: str
+    samples: int
+
+
+def sample_of(record: records.Sample) -> Sample:
+    """From the registry's record."""
+    return Sample.model_validate(record)

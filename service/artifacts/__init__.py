@@ -1,0 +1,7 @@
+"""Where bytes are kept: one `Store` protocol; a folder and a memory implementation."""
+
+from service.artifacts.folder import FolderStore
+from service.artifacts.memory import MemoryStore
+from service.artifacts.store import ObjectMissing, Store
+
+__all__ = ["FolderStore", "MemoryStore", "ObjectMissing", "Store"]

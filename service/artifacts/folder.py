@@ -1,0 +1,89 @@
+"""Objects as files below one folder.
+
+A write goes to a temporary file beside its place, is flushed to the disk, and is renamed: readers see all or nothing,
+and a crash leaves at most a temporary file, which `sweep` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from service.artifacts.store import ObjectMissing, check_name
+
+_TEMPORARY = ".tmp-"
+
+
+class FolderStore:
+    """A `Store` in a folder of the local file system."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write, flush, rename, flush the folder."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+    def get(self, name: str) -> bytes:
+        """Read the file. Raises ObjectMissing."""
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            raise ObjectMissing(name) from None
+
+    def delete(self, name: str) -> None:
+        """Unlink the file."""
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Walk the folder."""
+        for path in (self._root / prefix).rglob("*"):
+            if path.is_file() and not path.name.startswith(_TEMPORARY):
+                yield self._name(path)
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Unlink temporary files whose writers are gone."""
+        limit = time.time() - older_than.total_seconds()
+        count = 0
+        for path in self._root.rglob(f"{_TEMPORARY}*"):
+            try:
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    count += 1
+            except FileNotFoundError:
+                continue  # its writer finished meanwhile
+        return count
+
+    def _path(self, name: str) -> Path:
+        """Two levels of folders by the name's end, so that none grows to a million entries."""
+        prefix, rest = check_name(name).split("/", 1)
+        return self._root / prefix / rest.split(".")[0][-2:] / rest
+
+    def _name(self, path: Path) -> str:
+        prefix, _, *rest = path.relative_to(self._root).parts
+        return "/".join([prefix, *rest])
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""The store protocol. One conformance suite (tests/contract/test_stores.py) holds for every implementation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Protocol
+
+_NAME = re.compile(r"[a-z]+(/[A-Za-z0-9_-]+)+(\.[a-z]+)?")
+
+
+class ObjectMissing(LookupError):
+    """No object of that name."""
+
+
+class Store(Protocol):
+    """Named byte strings. Names look like `samples/<id>.safetensors`; they never hold anything personal."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep `data` under `name`, durably and whole: no reader ever sees half of it."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """The bytes under `name`. Raises ObjectMissing."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Destroy what is under `name`; nothing happens if there is nothing."""
+        ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """All names that begin with `prefix` (a first path segment), in no order."""
+        ...
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Destroy unfinished writes older than that; how many there were."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises ValueError for one that could leave the store."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a valid object name.")
+    return name

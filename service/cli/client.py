@@ -1,0 +1,88 @@
+"""Talking to a running service: address and key from the environment, or from the data folder beside us."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.errors import Misconfigured, ServiceError
+
+TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+TRIES = 30
+
+
+class Refused(ServiceError):
+    """The service answered with a problem."""
+
+    status = 400
+    title = "Refused"
+
+
+class Client:
+    """Calls of the HTTP API, by name."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT)
+
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        """The decoded answer. Waits where it is told to (429, 503). Raises Refused with the problem's words."""
+        for _ in range(TRIES):
+            try:
+                response = self._http.request(method, path, **arguments)
+            except httpx.ConnectError:
+                raise Refused(f"Nothing answers at {self._http.base_url}. Start it with `oubli serve`.") from None
+            if response.status_code not in (429, 503):
+                break
+            time.sleep(float(response.headers.get("Retry-After", "1")))
+        if response.is_error:
+            raise Refused(_words(response))
+        return response.json()
+
+    def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """Every item of a list."""
+        cursor: str | None = None
+        while True:
+            given = {"limit": 200, **query, **({"cursor": cursor} if cursor else {})}
+            page = self.request("GET", path, params=given)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def wait_until_ready(self, seconds: float) -> None:
+        """Until /health/ready says so. Raises Refused."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if self._http.get("/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise Refused(f"The service was not ready after {seconds:.0f} s.")
+
+
+def _words(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        return f"{problem['title']}: {problem['detail']}"
+    except (ValueError, KeyError):
+        return f"The service answered {response.status_code}."
+
+
+def connect(url: str | None, data: Path) -> Client:
+    """A client; the key is OUBLI_KEY, or the admin key that embedded mode left in the data folder."""
+    key = os.environ.get("OUBLI_KEY")
+    path = data / "admin-key"
+    if not key and path.is_file():
+        try:
+            key = path.read_text().strip()
+        except PermissionError:
+            raise Misconfigured(f"{path} cannot be read by this user. Set OUBLI_KEY.") from None
+    return Client(url or os.environ.get("OUBLI_URL", "http://127.0.0.1:8000"), key)

@@ -1,0 +1,130 @@
+"""The roles a process can have: serve (all of them), api, worker, beat; and the operator's chores."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service import log
+from service.clock import system_clock
+from service.core import access
+from service.errors import Misconfigured, NotFound
+from service.registry.engine import Registry, is_migrated
+from service.registry.engine import migrate as migrate_registry
+from service.settings import Settings, load_settings
+
+DataOption = Annotated[Path | None, typer.Option("--data", help="Data folder [default: ./oubli-data].")]
+PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
+HostOption = Annotated[str, typer.Option(help="Address to listen at.")]
+
+
+def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
+    """Run everything: API, one worker and its timer, started and supervised here."""
+    from service.cli.supervisor import Supervisor
+
+    settings = load_settings(data_dir=data)
+    log.configure(settings.log_level)
+    sys.exit(Supervisor(settings, host=host, port=port).run())
+
+
+def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
+    """Run the API alone."""
+    import uvicorn
+
+    from service.api.app import create_app
+
+    settings = load_settings(data_dir=data)
+    log.configure(settings.log_level)
+    _require_migrated(settings)
+    app = create_app(settings)
+    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run()
+    if app.state.failure is not None:
+        raise app.state.failure
+
+
+def _require_migrated(settings: Settings) -> None:
+    if not is_migrated(settings.database):
+        raise Misconfigured("The registry's schema is missing or old. Run `oubli migrate` first.")
+
+
+def worker(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    name: Annotated[str | None, typer.Option(help="Unique name; default: host and process id.")] = None,
+) -> None:
+    """Run one training worker; one process a device."""
+    _require_migrated(load_settings(device=device))
+    chosen = [*(["--device", device] if device else []), *(["--name", name] if name else [])]
+    _become("worker", chosen)
+
+
+def beat() -> None:
+    """Run the timer that rings for work which nobody rang for."""
+    load_settings()
+    _become("beat", [])
+
+
+def _become(role: str, arguments: list[str]) -> None:
+    """This process turns into the Celery edge, which the service itself never imports."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers", role, *arguments])
+
+
+def migrate(data: DataOption = None) -> None:
+    """Bring the registry's schema up to this release; refuse one that a newer release made."""
+    settings = load_settings(data_dir=data)
+    migrate_registry(settings.database)
+    typer.echo("The registry is up to date.")
+
+
+def openapi() -> None:
+    """Print the OpenAPI description, as committed in openapi.json."""
+    from service.api.app import create_app
+
+    typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=2, ensure_ascii=False))
+
+
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+
+def _registry(data: Path | None) -> Registry:
+    settings = load_settings(data_dir=data)
+    _require_migrated(settings)
+    return Registry(settings.database)
+
+
+@keys.command("create")
+def create_key(
+    scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(access.SCOPES)}.")],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    data: DataOption = None,
+) -> None:
+    """Make a key and print its secret, once."""
+    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    key, secret = access.create_key(_registry(data), system_clock, scopes=wanted, name=name)
+    typer.echo(f"{key.id}  {', '.join(key.scopes)}", err=True)
+    typer.echo(secret)
+
+
+@keys.command("list")
+def list_keys(data: DataOption = None) -> None:
+    """List keys; secrets are not kept."""
+    table = Table("id", "name", "scopes", "made", "revoked")
+    for key in access.list_keys(_registry(data)):
+        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+        table.add_row(key.id, key.name, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str, data: DataOption = None) -> None:
+    """Refuse a key from now on."""
+    if not access.revoke_key(_registry(data), system_clock, key_id):
+        raise NotFound(f"There is no key {key_id}.")
+    typer.echo("Revoked.")

@@ -1,0 +1,81 @@
+"""What every use case is handed: settings, registry, store, clock and the public side of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.backbone import Backbone, UnknownBackbone, load_backbone
+from models.checkpoint import Identity
+from models.partition import Partition, make_partition
+from models.prompt import covered_pixels
+from models.spec import TrainingSpec
+from service.artifacts import FolderStore, Store
+from service.clock import Clock, system_clock
+from service.errors import Misconfigured
+from service.registry import clusters, state
+from service.registry.engine import Registry
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """One process's view of the service."""
+
+    settings: Settings
+    registry: Registry
+    store: Store
+    backbone: Backbone
+    partition: Partition
+    training: TrainingSpec
+    clock: Clock = system_clock
+
+    @property
+    def identity(self) -> Identity:
+        """What an artifact must have been built from."""
+        return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
+
+
+def open_context(settings: Settings, *, clock: Clock = system_clock) -> Context:
+    """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured."""
+    try:
+        backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)
+    except UnknownBackbone as error:
+        raise Misconfigured(str(error)) from error
+    training = settings.training.spec()
+    try:
+        covered_pixels(training.prompt, backbone.input_size)
+        partition = make_partition(settings.partition.spec(), backbone.prototypes)
+    except ValueError as error:
+        raise Misconfigured(str(error)) from error
+    context = Context(
+        settings=settings,
+        registry=Registry(settings.database),
+        store=FolderStore(settings.data_dir / "objects"),
+        backbone=backbone,
+        partition=partition,
+        training=training,
+        clock=clock,
+    )
+    bind(context)
+    return context
+
+
+def bind(context: Context) -> None:
+    """Record what the registry is made with; make every plan anew where that has changed.
+
+    Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
+    """
+    with context.registry.write(exclusive=True) as session:
+        row = state.ensure(session)
+        if row.backbone_digest not in (None, context.backbone.digest):
+            raise Misconfigured(
+                f"This registry was made with backbone {row.backbone_name!r} (digest "
+                f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
+                f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
+            )
+        digests = (context.partition.digest, context.training.digest())
+        if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
+            clusters.forget_plans(session)
+        row.backbone_digest = context.backbone.digest
+        row.backbone_name = context.backbone.name
+        row.partition_digest, row.training_digest = digests

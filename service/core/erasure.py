@@ -1,0 +1,242 @@
+"""Accepting erasures, quoting them, and seeing them through.
+
+Accepting is one transaction: rows gone, every prompt that has seen them withdrawn, the serving epoch moved on. What
+follows (planning, destroying bytes, retraining) is owed on record and done by `core.reconcile` and the workers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from service.core import states
+from service.core.context import Context
+from service.core.replan import CountFromClusters
+from service.errors import NotFound, Unavailable
+from service.registry import clusters, erasures, idempotency, prompts, samples, state
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
+
+TRIES = 5
+
+
+class _Raced(Exception):
+    """Another erasure took one of these samples first."""
+
+
+def erase_sample(context: Context, sample_id: str) -> Erasure:
+    """Forget one sample. Raises NotFound, also once it has been forgotten."""
+
+    def already(session: ReadSession) -> Erasure | None:
+        return erasures.running_for(session, sample_id)
+
+    def find(session: ReadSession) -> list[Sample]:
+        return samples.find(session, [sample_id])
+
+    return _accept(context, find, already, missing=f"There is no sample {sample_id}.")
+
+
+def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = None) -> Erasure:
+    """Forget everything one owner ever gave. Raises NotFound if there is nothing."""
+
+    def already(session: ReadSession) -> Erasure | None:
+        return erasures.running_for_owner(session, owner)
+
+    def find(session: ReadSession) -> list[Sample]:
+        return samples.of_owner(session, owner)
+
+    missing = "This owner has no samples."
+    return _accept(context, find, already, missing=missing, owner=owner, idempotency_key=idempotency_key)
+
+
+def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_key: str | None = None) -> Erasure:
+    """Forget these samples, all or none. Raises NotFound, naming those that are not held."""
+
+    def find(session: ReadSession) -> list[Sample]:
+        found = samples.find(session, sample_ids)
+        require_all(sample_ids, found)
+        return found
+
+    return _accept(
+        context, find, lambda session: None, missing="No samples are named.", idempotency_key=idempotency_key
+    )
+
+
+def require_all(sample_ids: Sequence[str], found: Sequence[Sample]) -> None:
+    """Raise NotFound, naming up to ten ids that are not held."""
+    missing = sorted(set(sample_ids) - {sample.id for sample in found})
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise NotFound(f"No such samples: {', '.join(missing[:10])}{more}. Nothing has been erased.")
+
+
+def _accept(
+    context: Context,
+    find: Callable[[ReadSession], list[Sample]],
+    already: Callable[[ReadSession], Erasure | None],
+    *,
+    missing: str,
+    owner: str | None = None,
+    idempotency_key: str | None = None,
+) -> Erasure:
+    for _ in range(TRIES):
+        try:
+            with context.registry.write() as session:
+                found = find(session)
+                running = already(session) if not found else None
+                if not found and running is None:
+                    raise NotFound(missing)
+                accepted = running or _erase(context, session, found, owner)
+                if idempotency_key is not None:
+                    idempotency.finish(session, idempotency_key, accepted.id)
+                return accepted
+        except _Raced:
+            continue
+    raise Unavailable("Other erasures of the same samples are being accepted. Try again.")
+
+
+def _erase(context: Context, session: WriteSession, found: Sequence[Sample], owner: str | None) -> Erasure:
+    """The accepting transaction. Cluster rows are locked in the order of their ids, as everywhere."""
+    now = context.clock()
+    ids = [sample.id for sample in found]
+    gone = Counter(sample.cluster for sample in found)
+    leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
+    if samples.delete(session, ids) != len(ids):
+        raise _Raced
+    withdrawn = clusters.withdraw(session, prompts.containing(session, ids), now=now)
+    if withdrawn:
+        state.bump_epoch(session)
+    idempotency.forget_requests(session, ids)
+    erasure_id = erasures.create(
+        session,
+        owner=owner,
+        sample_ids=ids,
+        touched={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
+        now=now,
+        due=timedelta(days=context.settings.erasure_due_days),
+    )
+    prompts.drop_unserved(session, erasure_id=erasure_id)
+    prompts.owe_destruction(session, [samples.object_name(i) for i in ids], erasure_id=erasure_id)
+    prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
+    accepted = erasures.get(session, erasure_id)
+    assert accepted is not None  # made three lines above
+    return accepted
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What an erasure would cost. `seconds` is None before anything has been trained."""
+
+    samples: int
+    clusters: tuple[str, ...]
+    sample_epochs: int
+    seconds: float | None
+    full_sample_epochs: int
+
+
+def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None = None) -> Quote:
+    """Cut the line as it would be, and count what would have to be retrained. Changes nothing."""
+    with context.registry.read() as session:
+        if owner is not None:
+            found = samples.of_owner(session, owner)
+        else:
+            found = samples.find(session, sample_ids)
+            require_all(sample_ids, found)
+        if not found:
+            raise NotFound("There is nothing to erase.")
+        return _quote(context, session, found)
+
+
+def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Quote:
+    held = clusters.every(session)
+    count = CountFromClusters(session, held)
+    places = sorted(sample.position for sample in found)
+
+    def left(lo: int, hi: int) -> int:
+        return count(lo, hi) - (bisect_left(places, hi) - bisect_left(places, lo))
+
+    regions = {(cluster.lo, cluster.hi) for cluster in held}
+    touched = {sample.cluster for sample in found}
+    retrained = 0
+    for region in context.partition.cut(left):
+        if (region.lo, region.hi) not in regions or left(*region) != count(*region):
+            retrained += left(*region)
+            touched |= {c.id for c in held if c.lo < region.hi and region.lo < c.hi and c.samples}
+    epochs = context.training.epochs
+    pace = _seconds_per_sample_epoch(session, held)
+    return Quote(
+        samples=len(found),
+        clusters=tuple(sorted(touched)),
+        sample_epochs=retrained * epochs,
+        seconds=retrained * epochs * pace if pace is not None else None,
+        full_sample_epochs=(samples.count(session) - len(found)) * epochs,
+    )
+
+
+def _seconds_per_sample_epoch(session: ReadSession, held: Sequence[Cluster]) -> float | None:
+    built = prompts.get(session, [c.serving_key for c in held if c.serving_key]).values()
+    work = sum(prompt.sample_epochs for prompt in built)
+    return sum(prompt.seconds for prompt in built) / work if work else None
+
+
+def advance(context: Context) -> None:
+    """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
+    with context.registry.read() as session:
+        if not erasures.unfinished(session):
+            return
+    with context.registry.write() as session:
+        waiting = erasures.awaiting_destruction(session)
+        present = {cluster.id: cluster for cluster in clusters.every(session)}
+        for erasure in erasures.unfinished(session):
+            if erasure.planned_epoch is None:
+                continue
+            _advance_one(context, session, erasure, present, bytes_gone=erasure.id not in waiting)
+
+
+def _advance_one(
+    context: Context,
+    session: WriteSession,
+    erasure: Erasure,
+    present: dict[str, Cluster],
+    *,
+    bytes_gone: bool,
+) -> None:
+    found = [_progress(context, session, erasure, touched, present) for touched in erasure.clusters]
+    for touched, (reached, prompt) in zip(erasure.clusters, found, strict=True):
+        if (touched.state, touched.prompt_after) != (reached, prompt):
+            erasures.set_cluster(session, erasure.id, touched.cluster, state=reached, prompt_after=prompt)
+    reached_states = {reached for reached, _ in found}
+    if bytes_gone and reached_states <= {states.COMPLETED, states.REMOVED}:
+        after = states.COMPLETED
+    else:
+        after = states.FAILED if states.FAILED in reached_states else states.RETRAINING
+    if states.may_change(erasure.state, after):
+        done = context.clock() if after == states.COMPLETED else None
+        erasures.set_state(session, erasure.id, state=after, completed_at=done)
+
+
+def _progress(
+    context: Context,
+    session: ReadSession,
+    erasure: Erasure,
+    touched: TouchedCluster,
+    present: dict[str, Cluster],
+) -> tuple[str, str | None]:
+    """State of one touched cluster, and the prompt it serves in place of the old one."""
+    if touched.state in (states.COMPLETED, states.REMOVED):
+        return touched.state, touched.prompt_after
+    cluster = present.get(touched.cluster)
+    if cluster is None:
+        return states.REMOVED, None
+    if cluster.serving_key is not None:
+        built = prompts.get(session, [cluster.serving_key])[cluster.serving_key]
+        # Built after the plan that knew of the erasure, or just what that plan asks for.
+        later = built.published_epoch > (erasure.planned_epoch or 0)
+        if later or cluster.serving_key == cluster.desired_key:
+            return states.COMPLETED, cluster.serving_key
+    if cluster.attempts >= context.settings.training.attempts:
+        return states.FAILED, None
+    return states.RETRAINING, None

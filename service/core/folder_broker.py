@@ -1,0 +1,49 @@
+"""The embedded broker: kombu's filesystem transport, with messages that appear whole (docs/decisions/0001).
+
+The stock transport creates a message under its final name and then writes it; a worker that looks in between reads an
+empty file and dies. Here a message is written beside and renamed, and one that cannot be read is dropped: it is only a
+doorbell.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from queue import Empty
+from typing import Any
+from uuid import uuid4
+
+from kombu.transport import filesystem
+from kombu.utils.json import dumps, loads
+
+
+class Channel(filesystem.Channel):
+    """Reads and writes messages as whole files."""
+
+    def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:  # type: ignore[override]  # as its parent does
+        folder = Path(self.data_folder_out)
+        name = f"{time.time_ns()}_{uuid4().hex}.{queue}.msg"
+        whole = folder / f".{name}"  # a leading dot: no queue's name begins like that
+        whole.write_text(dumps(payload))
+        whole.rename(folder / name)
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        del timeout  # a look, never a wait
+        for name in sorted(os.listdir(self.data_folder_in)):
+            if name.partition(".")[2] != f"{queue}.msg":
+                continue
+            path = Path(self.data_folder_in, name)
+            try:
+                text = path.read_text()
+                path.unlink()
+                return loads(text)
+            except (FileNotFoundError, ValueError):  # another worker has it, or it is unreadable
+                continue
+        raise Empty
+
+
+class Transport(filesystem.Transport):
+    """Named in Celery's `broker_transport`."""
+
+    Channel = Channel

@@ -1,0 +1,72 @@
+"""`Idempotency-Key`: a request repeated is answered with what its first run made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from models.spec import sha256
+from service.core.context import Context
+from service.errors import Conflict, Invalid
+from service.registry import idempotency
+
+RUNNING = timedelta(minutes=1)  # after that, the first request is taken for dead
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """key_digest  to be finished by the transaction that makes the resource; None without an `Idempotency-Key`.
+    resource_id  what the first request made, if this is not the first.
+    """
+
+    key_digest: str | None = None
+    resource_id: str | None = None
+
+
+def request_digest(*parts: bytes) -> str:
+    """Digest of what makes two requests the same."""
+    return sha256(b"oubli/request/1", *parts)
+
+
+@contextmanager
+def once(context: Context, route: str, key: str | None, digest: str) -> Iterator[Ticket]:
+    """Run the block under this key; if it raises, the key is free again.
+
+    Raises Invalid if the key came with another request, Conflict while that is running or if its sample is erased.
+    """
+    if key is None:
+        yield Ticket()
+        return
+    if not 1 <= len(key) <= 255 or not key.isprintable():
+        raise Invalid("Idempotency-Key must have 1 to 255 printable characters.")
+    key_digest = hashlib.sha256(f"{route}\n{key}".encode()).hexdigest()
+    resource_id = _begin(context, key_digest, digest)
+    if resource_id is not None:
+        yield Ticket(resource_id=resource_id)
+        return
+    try:
+        yield Ticket(key_digest=key_digest)
+    finally:
+        with context.registry.write() as session:
+            idempotency.abandon(session, key_digest)  # of no effect once it is finished
+
+
+def _begin(context: Context, key_digest: str, digest: str) -> str | None:
+    now = context.clock()
+    with context.registry.write() as session:
+        first = idempotency.begin(session, key_digest, digest, now=now)
+        if first is not None and first.resource_id is None and first.created_at < now - RUNNING:
+            idempotency.abandon(session, key_digest)
+            first = idempotency.begin(session, key_digest, digest, now=now)
+    if first is None:
+        return None
+    if first.resource_id is not None and first.request_digest is None:
+        raise Conflict("The sample that this Idempotency-Key made has been erased.")
+    if first.request_digest != digest:
+        raise Invalid("This Idempotency-Key came with another request before. Use a new one.")
+    if first.resource_id is None:
+        raise Conflict("The first request with this Idempotency-Key is still running.")
+    return first.resource_id

@@ -1,0 +1,220 @@
+"""Taking samples in: decoded, embedded and located before the transaction; stored, then recorded, in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from uuid6 import uuid7
+
+from models.embedding import DegenerateEmbedding, Embedding, check
+from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decode, pixel_digest
+from service.core import sample_file
+from service.core.context import Context
+from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
+from service.registry import clusters, idempotency, prompts, samples
+from service.registry.engine import WriteSession
+from service.registry.records import Sample
+
+WHOLE_LINE = (0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image as it came, and what the sender says of it."""
+
+    data: bytes
+    label: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image."""
+
+    pixels: Pixels
+    digest: str
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A sample that is ready to be recorded."""
+
+    picture: Picture
+    embedding: Embedding
+    label: str
+    owner: str
+
+
+def read_picture(context: Context, data: bytes) -> Picture:
+    """Decode an upload. Raises TooLarge, UnsupportedMedia or Invalid, in words for the sender."""
+    limit = context.settings.intake.max_bytes
+    if len(data) > limit:
+        raise TooLarge(f"The file is larger than {limit:,} bytes.")
+    try:
+        pixels = decode(data, context.settings.intake.limits())
+    except NotAnImage as error:
+        raise UnsupportedMedia(str(error)) from None
+    except (AbsurdDimensions, ImageError) as error:
+        raise Invalid(str(error)) from None
+    return Picture(pixels, pixel_digest(pixels))
+
+
+def check_text(name: str, value: str) -> str:
+    """An owner reference or label without its outer blanks. Raises Invalid."""
+    text = value.strip()
+    if not 1 <= len(text) <= 128:
+        raise Invalid(f"{name} must have 1 to 128 characters.")
+    if not text.isprintable():
+        raise Invalid(f"{name} must not contain control characters.")
+    return text
+
+
+def take_in(
+    context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
+) -> list[Sample | ServiceError]:
+    """Store and record newcomers in order, in one transaction; for each, the sample or why not.
+
+    Objects are written first: what the registry knows is always in the store. If the transaction fails they are
+    destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
+    """
+    positions = _locate(context, newcomers)
+    ids = [str(uuid7()) for _ in newcomers]
+    written: list[str] = []
+    try:
+        for sample_id, newcomer, position in zip(ids, newcomers, positions, strict=True):
+            if isinstance(position, int):
+                name = samples.object_name(sample_id)
+                written.append(name)
+                context.store.put(name, sample_file.encode(newcomer.picture.pixels, newcomer.embedding))
+        results = _record(context, newcomers, ids, positions, idempotency_key)
+    except BaseException:
+        for name in written:
+            context.store.delete(name)
+        raise
+    kept = {samples.object_name(result.id) for result in results if isinstance(result, Sample)}
+    for name in written:
+        if name not in kept:
+            context.store.delete(name)
+    return results
+
+
+def _locate(context: Context, newcomers: Sequence[Newcomer]) -> list[int | ServiceError]:
+    places: list[int | ServiceError] = []
+    for newcomer in newcomers:
+        try:
+            check(newcomer.embedding)
+        except DegenerateEmbedding as error:
+            places.append(Invalid(str(error)))
+            continue
+        (position,) = context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
+        places.append(int(position))
+    return places
+
+
+class _NoCluster(Exception):
+    """There is no cluster yet, and this transaction may not make one."""
+
+
+def _record(
+    context: Context,
+    newcomers: Sequence[Newcomer],
+    ids: Sequence[str],
+    positions: Sequence[int | ServiceError],
+    idempotency_key: str | None,
+) -> list[Sample | ServiceError]:
+    try:
+        return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=False)
+    except _NoCluster:  # the very first sample makes the one cluster; that must not happen twice at once
+        return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=True)
+
+
+def _record_all(
+    context: Context,
+    newcomers: Sequence[Newcomer],
+    ids: Sequence[str],
+    positions: Sequence[int | ServiceError],
+    idempotency_key: str | None,
+    *,
+    exclusive: bool,
+) -> list[Sample | ServiceError]:
+    results: list[Sample | ServiceError] = []
+    arrivals: Counter[str] = Counter()
+    with context.registry.write(exclusive=exclusive) as session:
+        for newcomer, sample_id, position in zip(newcomers, ids, positions, strict=True):
+            if not isinstance(position, int):
+                results.append(position)
+                continue
+            result = _record_one(context, session, newcomer, sample_id, position, exclusive=exclusive)
+            results.append(result)
+            if isinstance(result, Sample):
+                arrivals[result.cluster] += 1
+        now = context.clock()
+        settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
+        for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
+            clusters.added(session, cluster, count, settles_at=settles_at, now=now)
+        if idempotency_key is not None and isinstance(results[0], Sample):
+            idempotency.finish(session, idempotency_key, results[0].id)
+    return results
+
+
+def _record_one(
+    context: Context,
+    session: WriteSession,
+    newcomer: Newcomer,
+    sample_id: str,
+    position: int,
+    *,
+    exclusive: bool,
+) -> Sample | ServiceError:
+    digest = newcomer.picture.digest
+    if samples.copies(session, digest, position) >= context.partition.max_copies:
+        return Conflict(
+            f"{context.partition.max_copies} copies of this very image are held already; more could not be "
+            "divided into clusters of the allowed size."
+        )
+    now = context.clock()
+    cluster = clusters.covering(session, position)
+    if cluster is None:
+        if not exclusive:
+            raise _NoCluster
+        lo, hi = WHOLE_LINE
+        cluster = clusters.create(session, lo=lo, hi=hi, now=now)
+    return samples.insert(
+        session,
+        sample_id=sample_id,
+        owner=newcomer.owner,
+        label=newcomer.label,
+        digest=digest,
+        position=position,
+        cluster=cluster,
+        now=now,
+    )
+
+
+def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
+    """Destroy objects that no row knows: left by a process that was killed between storing and recording."""
+    horizon = (context.clock() - older_than).timestamp() * 1000
+    orphans: list[str] = []
+    for prefix in ("samples", "prompts"):
+        names = [name for name in context.store.names(prefix) if _born(name) < horizon]
+        with context.registry.read() as session:
+            if prefix == "samples":
+                known = {samples.object_name(sample.id) for sample in samples.find(session, map(_id, names))}
+            else:
+                known = prompts.known_objects(session, names)
+        orphans += [name for name in names if name not in known]
+    for name in orphans:
+        context.store.delete(name)
+    return len(orphans) + context.store.sweep(older_than)
+
+
+def _id(name: str) -> str:
+    return name.rsplit("/", 1)[1].split(".")[0]
+
+
+def _born(name: str) -> float:
+    """Milliseconds since 1970 at which an object was named: the first 48 bits of its UUIDv7 (RFC 9562)."""
+    return int(_id(name).replace("-", "")[:12], 16)

@@ -1,0 +1,52 @@
+"""F: what the service must have learned, computed from the survivors and nothing else.
+
+This is the oracle. It keeps no books: no clusters, no counts, no history. Whatever order things were added and erased
+in, the registry must arrive at exactly this (`tests/stateful`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.partition import Interval, Partition
+from models.spec import TrainingSpec, member_digest, prompt_key
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A sample as the plan sees it: no id, no owner, no time."""
+
+    digest: str
+    label: str
+    position: int
+
+
+@dataclass(frozen=True)
+class PlannedCluster:
+    """A cluster that should exist: its region, its members as indices into the survivors, and its prompt's key."""
+
+    region: Interval
+    members: tuple[int, ...]
+    key: str
+
+
+def plan(
+    survivors: Sequence[Survivor], *, partition: Partition, backbone_digest: str, training: TrainingSpec
+) -> list[PlannedCluster]:
+    """The clusters that these survivors, in arrival order, imply."""
+    positions = np.array([survivor.position for survivor in survivors], dtype=np.int64)
+    line = np.sort(positions)
+
+    def count(lo: int, hi: int) -> int:
+        return int(np.searchsorted(line, hi) - np.searchsorted(line, lo))
+
+    planned = []
+    for region in partition.cut(count):
+        members = np.flatnonzero((positions >= region.lo) & (positions < region.hi)).tolist()
+        digests = [member_digest(survivors[i].digest, survivors[i].label) for i in members]
+        key = prompt_key(backbone_digest=backbone_digest, training=training, members=digests)
+        planned.append(PlannedCluster(region, tuple(members), key))
+    return planned

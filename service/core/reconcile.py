@@ -1,0 +1,54 @@
+"""Making what is so what should be: plan, destroy, complete, and say how much training waits.
+
+Level-triggered: it looks at the registry's state, never at how it came about. Run it from a timer, after every commit,
+twice at once or not for an hour: the result is the same, sooner or later.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from service.core.context import Context
+from service.core.erasure import advance
+from service.core.replan import replan
+from service.registry import clusters, idempotency, prompts, workers
+
+IDEMPOTENCY_KEPT = timedelta(days=1)
+WORKERS_KEPT = timedelta(minutes=10)
+
+
+def reconcile(context: Context) -> int:
+    """One pass; how many clusters wait for a worker."""
+    replan(context)
+    destroy_owed(context)
+    advance(context)
+    now = context.clock()
+    patience = timedelta(seconds=context.settings.training.settle_max_seconds)
+    with context.registry.read() as session:
+        return clusters.waiting(session, now=now, patience=patience)
+
+
+def destroy_owed(context: Context) -> int:
+    """Destroy the objects that must go, and what deleted rows left in the database's log; how many objects.
+
+    An object is struck off the list only when both are done, so an erasure cannot be completed before.
+    """
+    with context.registry.read() as session:
+        owed = prompts.owed(session)
+    if not owed:
+        return 0
+    for name in owed:
+        context.store.delete(name)
+    if not context.registry.scrub():
+        return 0  # readers are in the way; the next pass tries again
+    with context.registry.write() as session:
+        prompts.destroyed(session, owed)
+    return len(owed)
+
+
+def tidy(context: Context) -> None:
+    """Forget what is too old to matter: idempotency keys, workers long silent. Once in a while is enough."""
+    now = context.clock()
+    with context.registry.write() as session:
+        idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
+        workers.expire(session, before=now - WORKERS_KEPT)

@@ -1,0 +1,33 @@
+"""One object a sample: its pixels and its embedding together, so that one deletion destroys both.
+
+safetensors with two tensors: `pixels` uint8 [height, width, 3] and `embedding` float32 [dim].
+"""
+
+from __future__ import annotations
+
+import safetensors
+import safetensors.numpy
+
+from models.embedding import Embedding
+from models.image import Pixels, pixel_digest
+
+
+class DamagedSample(ValueError):
+    """The object is not the sample that the registry knows."""
+
+
+def encode(pixels: Pixels, embedding: Embedding) -> bytes:
+    """The object's bytes."""
+    return safetensors.numpy.save({"pixels": pixels, "embedding": embedding})
+
+
+def decode(data: bytes, *, digest: str) -> tuple[Pixels, Embedding]:
+    """Pixels and embedding. Raises DamagedSample if the bytes are cut, or the pixels are not those of `digest`."""
+    try:
+        tensors = safetensors.numpy.load(data)
+        pixels, embedding = tensors["pixels"], tensors["embedding"]
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise DamagedSample(f"it cannot be read ({error})") from None
+    if pixels.ndim != 3 or pixels.dtype.name != "uint8" or pixel_digest(pixels) != digest:
+        raise DamagedSample("its pixels do not have the recorded digest")
+    return pixels, embedding

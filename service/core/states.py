@@ -1,0 +1,38 @@
+"""Names of states, and the one table of legal changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from service.registry.records import Cluster
+
+WITHDRAWN = "withdrawn"
+RETRAINING = "retraining"
+COMPLETED = "completed"
+FAILED = "failed"
+REMOVED = "removed"  # of a touched cluster: no survivor is left in it, or its members joined others
+
+# An erasure never goes back and never ends anywhere but in COMPLETED: a failed one is tried again.
+ERASURE_CHANGES = {
+    WITHDRAWN: {RETRAINING, COMPLETED},
+    RETRAINING: {COMPLETED, FAILED},
+    FAILED: {RETRAINING, COMPLETED},
+    COMPLETED: set[str](),
+}
+
+
+def may_change(before: str, after: str) -> bool:
+    """Whether an erasure may go from one state to another."""
+    return after in ERASURE_CHANGES[before]
+
+
+def cluster_state(cluster: Cluster, *, now: datetime, attempts: int) -> str:
+    """The state that the API shows: empty, training, serving, withdrawn or failed."""
+    if cluster.samples == 0:
+        return "empty"
+    if cluster.attempts >= attempts and cluster.differs:
+        return FAILED
+    if cluster.serving_key is not None:
+        return "serving"
+    leased = cluster.leased_until is not None and cluster.leased_until > now
+    return WITHDRAWN if cluster.withdrawn_at is not None and not leased else "training"

@@ -1,0 +1,198 @@
+"""Training one cluster in a worker: claim, build, publish.
+
+A claim is a lease; a publication is a compare-and-swap. A worker that is late, doubled or dead can therefore waste
+work, and never publish what is no longer desired.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from models import checkpoint, determinism
+from models.training import Member, TrainedPrompt, train
+from service.artifacts import ObjectMissing
+from service.core import sample_file
+from service.core.context import Context
+from service.core.replan import key_of
+from service.registry import clusters, prompts, samples, state
+from service.registry.clusters import Claim
+from service.registry.records import Prompt
+from service.registry.samples import Member as MemberRow
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[str], None]  # told the name of each step as it begins; tests crash there
+Interrupted = Callable[[], bool]
+Held = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
+
+
+class LeaseLost(Exception):
+    """What is being built is no longer desired, or somebody else builds it."""
+
+
+class CannotTrain(Exception):
+    """This cluster cannot be trained as it stands; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trained prompt, its artifact, and the samples it has seen."""
+
+    prompt: TrainedPrompt
+    artifact: bytes
+    member_ids: tuple[str, ...]
+    seconds: float
+
+
+def train_one(
+    context: Context,
+    *,
+    worker: str,
+    step: Step = lambda name: None,
+    held: Held = lambda claim: None,
+    interrupted: Interrupted = lambda: False,
+) -> bool:
+    """Claim the most urgent cluster, build its prompt, publish it. False if there was nothing to claim.
+
+    `interrupted` is asked after every batch; once it says yes, the lease is given back.
+    """
+    step("claim")
+    claim = _claim(context, worker)
+    if claim is None:
+        return False
+    held(claim)
+    try:
+        step("build")
+        built = _build(context, claim, step, interrupted)
+        step("publish")
+        _publish(context, claim, built, step)
+        log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12])
+    except LeaseLost:
+        log.info("training cluster %s was given up: interrupted, or changed meanwhile", claim.cluster)
+        with context.registry.write() as session:
+            clusters.give_up(session, claim)
+    except CannotTrain as failure:
+        _fail(context, claim, str(failure))
+    except Exception as error:
+        log.exception("training cluster %s failed", claim.cluster)
+        _fail(context, claim, f"{type(error).__name__} while training; see the worker's log.")
+    finally:
+        held(None)
+    return True
+
+
+def _claim(context: Context, worker: str) -> Claim | None:
+    settings = context.settings
+    with context.registry.write() as session:
+        claim = clusters.claim(
+            session,
+            worker=worker,
+            now=context.clock(),
+            lease=settings.worker.lease,
+            patience=timedelta(seconds=settings.training.settle_max_seconds),
+        )
+        if claim is not None and claim.replaced is not None:
+            prompts.destroy_unpublished(session, [claim.replaced])
+    return claim
+
+
+def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> Built:
+    with context.registry.read() as session:
+        rows = samples.members(session, claim.cluster, through=claim.through)
+    if key_of(context, rows) != claim.key:
+        raise LeaseLost
+    members = [_load(context, claim, row) for row in rows]
+    started = time.perf_counter()
+
+    def progress(done: int, steps: int) -> None:
+        if interrupted():
+            raise LeaseLost
+        if done * context.training.epochs % steps == 0:
+            step(f"epoch {done * context.training.epochs // steps}")
+            hold(context, claim)
+
+    prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
+    seconds = time.perf_counter() - started
+    artifact = checkpoint.save(
+        prompt,
+        key=claim.key,
+        identity=context.identity,
+        fingerprint=fingerprint(context),
+        seconds=seconds,
+    )
+    return Built(prompt, artifact, tuple(row.id for row in rows), seconds)
+
+
+def fingerprint(context: Context) -> dict[str, str]:
+    """The environment that this process trains in."""
+    return determinism.fingerprint(threads=context.settings.training.threads, device=context.settings.device)
+
+
+def hold(context: Context, claim: Claim) -> None:
+    """Renew the lease. Raises LeaseLost."""
+    with context.registry.write() as session:
+        until = context.clock() + context.settings.worker.lease
+        if not clusters.renew(session, claim, until=until):
+            raise LeaseLost
+
+
+def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
+    try:
+        data = context.store.get(samples.object_name(row.id))
+        pixels, _ = sample_file.decode(data, digest=row.digest)
+    except (ObjectMissing, sample_file.DamagedSample) as error:
+        hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
+        reason = "its file is missing" if isinstance(error, ObjectMissing) else str(error)
+        raise CannotTrain(
+            f"Sample {row.id} cannot be trained on: {reason}. Restore its file from a backup, or erase the sample."
+        ) from None
+    return Member(pixels, row.label)
+
+
+def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
+    """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
+
+    So a fenced-off worker never stores anything; and what a worker leaves that dies between storing and committing
+    is destroyed with its lease.
+    """
+    name = prompts.unpublished_name(claim.token)
+    stored = False
+    try:
+        with context.registry.write() as session:
+            record = Prompt(
+                key=claim.key,
+                object_name=name,
+                digest=checkpoint.tensor_digest(built.prompt),
+                labels=built.prompt.labels,
+                members=built.prompt.members,
+                sample_epochs=built.prompt.sample_epochs,
+                seconds=built.seconds,
+                trained_at=context.clock(),
+                published_epoch=state.bump_epoch(session),
+            )
+            prompts.insert(session, record, fingerprint=fingerprint(context), member_ids=built.member_ids)
+            if not clusters.publish(session, claim):
+                raise LeaseLost
+            step("store")
+            stored = True
+            context.store.put(name, built.artifact)
+            prompts.drop_unserved(session)
+            step("commit")
+    except BaseException:
+        if stored:
+            context.store.delete(name)
+        raise
+
+
+def _fail(context: Context, claim: Claim, failure: str) -> None:
+    settings = context.settings.training
+    log.warning("cluster %s: %s", claim.cluster, failure)
+    with context.registry.write() as session:
+        cluster = clusters.get(session, claim.cluster)
+        tries = cluster.attempts if cluster is not None else 0
+        pause = timedelta(seconds=min(settings.retry_seconds * 2**tries, 600.0))
+        clusters.fail(session, claim, failure=failure, retry_at=context.clock() + pause)

@@ -1,0 +1,94 @@
+"""Everything that can go wrong for a caller, each with its HTTP status and a title that never changes.
+
+`detail` is written for the person who sent the request. One handler (`service.api.problems`) renders them all as
+application/problem+json (RFC 9457); the command line prints `detail`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A failure with words for the caller."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    retry_after: int | None = None  # seconds
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class NotFound(ServiceError):
+    """No such thing, or no longer."""
+
+    status = 404
+    title = "Not found"
+
+
+class Unauthorized(ServiceError):
+    """No key, or one that is not known."""
+
+    status = 401
+    title = "Unauthorized"
+
+
+class Forbidden(ServiceError):
+    """A known key without the scope that this needs."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class Invalid(ServiceError):
+    """The request is well-formed and makes no sense."""
+
+    status = 422
+    title = "Invalid request"
+
+
+class UnsupportedMedia(ServiceError):
+    """The upload is no image."""
+
+    status = 415
+    title = "Unsupported media type"
+
+
+class TooLarge(ServiceError):
+    """The upload exceeds a limit."""
+
+    status = 413
+    title = "Content too large"
+
+
+class Conflict(ServiceError):
+    """The request collides with what is held, or with another one under way."""
+
+    status = 409
+    title = "Conflict"
+
+
+class Busy(ServiceError):
+    """The queue is full."""
+
+    status = 429
+    title = "Too many requests"
+    retry_after = 1
+
+
+class Unavailable(ServiceError):
+    """Not now."""
+
+    status = 503
+    title = "Service unavailable"
+    retry_after = 2
+
+
+class Misconfigured(ServiceError):
+    """The service cannot start with these settings on this data."""
+
+    status = 500
+    title = "Misconfigured"

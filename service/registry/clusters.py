@@ -1,0 +1,329 @@
+"""Clusters: regions of the line, what they should serve, what they serve, and who is training them.
+
+Every claim and publication is a compare-and-swap judged by its row count: `FOR UPDATE SKIP LOCKED` means
+nothing on SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from uuid6 import uuid7
+
+from service.registry import paging
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Cluster, Page
+from service.registry.tables import ClusterRow, UtcDateTime
+
+_NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
+# settles_at stays: more members may have come while these were trained.
+_SETTLED = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
+_FRESH = {"attempts": 0, "failure": None, "retry_at": None}
+
+
+def _record(row: ClusterRow) -> Cluster:
+    return Cluster(
+        id=row.id,
+        lo=row.lo,
+        hi=row.hi,
+        samples=row.samples,
+        unplanned=row.unplanned,
+        desired_key=row.desired_key,
+        serving_key=row.serving_key,
+        urgent=row.urgent,
+        settles_at=row.settles_at,
+        unsettled_since=row.unsettled_since,
+        withdrawn_at=row.withdrawn_at,
+        attempts=row.attempts,
+        failure=row.failure,
+        leased_until=row.leased_until,
+    )
+
+
+def every(session: ReadSession) -> list[Cluster]:
+    """All clusters, along the line."""
+    rows = session.execute(sa.select(ClusterRow).order_by(ClusterRow.lo)).scalars()
+    return [_record(row) for row in rows]
+
+
+def get(session: ReadSession, cluster_id: str) -> Cluster | None:
+    """The cluster, or None."""
+    row = session.execute(sa.select(ClusterRow).where(ClusterRow.id == cluster_id)).scalar_one_or_none()
+    return _record(row) if row is not None else None
+
+
+def page(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page[Cluster]:
+    """A page of clusters, oldest first."""
+    statement = sa.select(ClusterRow).order_by(ClusterRow.id).limit(limit + 1)
+    if cursor is not None:
+        statement = statement.where(ClusterRow.id > paging.decode_id(cursor))
+    rows = session.execute(statement).scalars().all()
+    return paging.page(rows, limit, item=_record, place=lambda row: row.id)
+
+
+def covering(session: ReadSession, position: int) -> str | None:
+    """The cluster whose region holds this position; None while there are no clusters."""
+    statement = (
+        sa.select(ClusterRow.id, ClusterRow.hi).where(ClusterRow.lo <= position).order_by(ClusterRow.lo.desc()).limit(1)
+    )
+    row = session.execute(statement).one_or_none()
+    return row[0] if row is not None and position < row[1] else None
+
+
+def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_key: str | None = None) -> str:
+    """A cluster without members; its id."""
+    row = ClusterRow(
+        id=str(uuid7()),
+        lo=lo,
+        hi=hi,
+        samples=0,
+        unplanned=True,
+        planned_through=0,
+        serving_key=serving_key,
+        urgent=False,
+        attempts=0,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
+    """`count` members have come: the plan is out of date, and training waits for quiet.
+
+    A training under way goes on: what it builds is older, and of survivors only.
+    """
+    session.execute(
+        sa.update(ClusterRow)
+        .where(ClusterRow.id == cluster_id)
+        .values(
+            samples=ClusterRow.samples + count,
+            unplanned=True,
+            settles_at=settles_at,
+            unsettled_since=sa.func.coalesce(ClusterRow.unsettled_since, sa.literal(now, UtcDateTime())),
+            **_FRESH,
+        )
+    )
+
+
+def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
+    """`count` members have gone: the plan is out of date, training is urgent, and whoever trains it is fenced off.
+
+    Answers with the lease that was ended, if there was one.
+    """
+    token = _lease(session, cluster_id)
+    session.execute(
+        sa.update(ClusterRow)
+        .where(ClusterRow.id == cluster_id)
+        .values(
+            samples=ClusterRow.samples - count,
+            unplanned=True,
+            desired_key=None,
+            urgent=True,
+            **_NO_LEASE,
+            **_FRESH,
+        )
+    )
+    return token
+
+
+def _lease(session: WriteSession, cluster_id: str) -> str | None:
+    statement = sa.select(ClusterRow.lease_token).where(ClusterRow.id == cluster_id).with_for_update()
+    return session.execute(statement).scalar_one_or_none()
+
+
+def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime) -> dict[str, str]:
+    """Stop serving these prompts, everywhere, and see to their successors; prompt key by cluster id."""
+    if not prompt_keys:
+        return {}
+    serving = sa.select(ClusterRow.id, ClusterRow.serving_key).where(ClusterRow.serving_key.in_(prompt_keys))
+    withdrawn = {row[0]: row[1] or "" for row in session.execute(serving.order_by(ClusterRow.id).with_for_update())}
+    session.execute(
+        sa.update(ClusterRow)
+        .where(ClusterRow.serving_key.in_(prompt_keys))
+        .values(serving_key=None, withdrawn_at=now, urgent=True)
+    )
+    return withdrawn
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a cluster may be trained: at once if `urgent`, else when its additions have settled."""
+
+    urgent: bool = False
+    settles_at: datetime | None = None
+    unsettled_since: datetime | None = None
+
+
+def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
+    """Give a cluster another region; its plan is out of date. Answers with the lease that was ended, if any."""
+    token = _lease(session, cluster_id)
+    session.execute(
+        sa.update(ClusterRow)
+        .where(ClusterRow.id == cluster_id)
+        .values(
+            lo=lo,
+            hi=hi,
+            samples=samples,
+            unplanned=True,
+            desired_key=None,
+            **asdict(timing),
+            **_NO_LEASE,
+            **_FRESH,
+        )
+    )
+    return token
+
+
+def delete(session: WriteSession, cluster_ids: Sequence[str]) -> None:
+    """Delete clusters that have no members."""
+    session.execute(sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)))
+
+
+def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> None:
+    """Record what the survivors imply; `through` is the place of the last of them in the order of arrival."""
+    session.execute(
+        sa.update(ClusterRow)
+        .where(ClusterRow.id == cluster_id)
+        .values(desired_key=key, planned_through=through, unplanned=False)
+    )
+
+
+def unfinished(session: ReadSession) -> bool:
+    """Whether some cluster is to be planned or trained, now or later."""
+    differs = ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key)
+    return session.execute(sa.select(sa.exists().where(sa.or_(ClusterRow.unplanned, differs)))).scalar_one()
+
+
+def forget_plans(session: WriteSession) -> None:
+    """Make every plan anew: the settings have changed. Trainings under way come to nothing."""
+    session.execute(sa.update(ClusterRow).values(desired_key=None, unplanned=True))
+
+
+def _to_plan(now: datetime) -> sa.ColumnElement[bool]:
+    """Changed since it was planned, and not being trained with members that are all still there."""
+    idle = sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now)
+    return sa.and_(ClusterRow.unplanned, sa.or_(ClusterRow.desired_key.is_(None), idle))
+
+
+def to_plan(session: ReadSession, now: datetime) -> list[str]:
+    """Ids of the clusters whose plan should be made now."""
+    return list(session.execute(sa.select(ClusterRow.id).where(_to_plan(now))).scalars())
+
+
+def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
+    """Planned, different from what is served, settled, not leased and not pausing after a failure.
+
+    patience  the longest time that one addition after another can put a training off.
+    """
+    return sa.and_(
+        ClusterRow.desired_key.is_not(None),
+        ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key),
+        sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
+        sa.or_(ClusterRow.retry_at.is_(None), ClusterRow.retry_at <= now),
+        sa.or_(
+            ClusterRow.urgent,
+            ClusterRow.settles_at.is_(None),
+            ClusterRow.settles_at <= now,
+            ClusterRow.unsettled_since <= now - patience,
+        ),
+    )
+
+
+def waiting(session: ReadSession, *, now: datetime, patience: timedelta) -> int:
+    """How many clusters a worker could claim now."""
+    return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience))).scalar_one()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease on a cluster: train `key`, publish with `token`.
+
+    through   the last member that the key covers, in the order of arrival.
+    replaced  an expired lease that this one took over.
+    """
+
+    cluster: str
+    key: str
+    through: int
+    token: str
+    replaced: str | None
+
+
+def claim(session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta) -> Claim | None:
+    """Lease the most urgent waiting cluster: deletions first, then what serves nothing."""
+    waiting_now = _waiting(now, patience)
+    candidates = (
+        sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
+        .where(waiting_now)
+        .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
+        .limit(8)
+    )
+    for cluster_id, key, through, replaced in session.execute(candidates).all():
+        token = str(uuid7())
+        statement = (
+            sa.update(ClusterRow)
+            .where(ClusterRow.id == cluster_id, ClusterRow.desired_key == key, waiting_now)
+            .values(lease_token=token, leased_by=worker, leased_until=now + lease)
+        )
+        if key is not None and _changed(session, statement) == 1:
+            return Claim(cluster_id, key, through, token, replaced)
+    return None
+
+
+def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:
+    """Keep a lease alive; False once it is lost, or its key is no longer desired."""
+    return _swap(session, claim, {"leased_until": until}, ClusterRow.desired_key == claim.key)
+
+
+def publish(session: WriteSession, claim: Claim) -> bool:
+    """Serve the claimed key, if it is still desired and the lease still held."""
+    values = {"serving_key": claim.key, **_SETTLED, **_NO_LEASE, **_FRESH}
+    return _swap(session, claim, values, ClusterRow.desired_key == claim.key)
+
+
+def adopt(session: WriteSession, cluster_id: str, key: str) -> None:
+    """Serve the desired prompt, which is already built."""
+    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **_SETTLED))
+
+
+def give_up(session: WriteSession, claim: Claim) -> bool:
+    """Give a lease back: what it was for is no longer desired."""
+    return _swap(session, claim, dict(_NO_LEASE))
+
+
+def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
+    """Give a lease back after a failed training."""
+    values = {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at, **_NO_LEASE}
+    return _swap(session, claim, values)
+
+
+def release(session: WriteSession, *, worker: str) -> list[str]:
+    """Give back every lease of a worker that has gone; the leases."""
+    held = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker)
+    tokens = [token for token in session.execute(held).scalars() if token is not None]
+    session.execute(sa.update(ClusterRow).where(ClusterRow.leased_by == worker).values(**_NO_LEASE))
+    return tokens
+
+
+def discard(session: WriteSession, prompt_key: str) -> None:
+    """Serve this prompt no longer: its artifact is damaged. What is desired stays, so it is built again."""
+    session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key == prompt_key).values(serving_key=None))
+
+
+def _swap(
+    session: WriteSession, claim: Claim, values: Mapping[str, object], *conditions: sa.ColumnElement[bool]
+) -> bool:
+    held = (ClusterRow.id == claim.cluster, ClusterRow.lease_token == claim.token)
+    statement = sa.update(ClusterRow).where(*held, *conditions).values(**values)
+    return _changed(session, statement) == 1
+
+
+def _changed(session: WriteSession, statement: sa.Update) -> int:
+    result = session.execute(statement)
+    count: int = result.rowcount  # type: ignore[attr-defined]
+    return count

@@ -1,0 +1,185 @@
+"""Erasures: what was asked to be forgotten, which clusters it touches, and how far each has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from uuid6 import uuid7
+
+from service.registry import paging
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Erasure, Page, TouchedCluster
+from service.registry.tables import DestructionRow, ErasureClusterRow, ErasureRow, ErasureSampleRow
+
+OPEN = ("withdrawn", "retraining", "failed")
+
+
+def create(
+    session: WriteSession,
+    *,
+    owner: str | None,
+    sample_ids: Sequence[str],
+    touched: Mapping[str, str | None],
+    now: datetime,
+    due: timedelta,
+) -> str:
+    """Record an accepted erasure; `touched` is the withdrawn prompt (or None) by cluster. Its id."""
+    erasure_id = str(uuid7())
+    session.add(
+        ErasureRow(
+            id=erasure_id,
+            owner_ref=owner,
+            state="withdrawn",
+            accepted_at=now,
+            withdrawn_at=now,
+            due_at=now + due,
+        )
+    )
+    session.flush()
+    session.execute(
+        sa.insert(ErasureSampleRow),
+        [{"erasure_id": erasure_id, "sample_id": sample_id} for sample_id in sample_ids],
+    )
+    session.add_all(
+        ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, prompt_before=prompt, state="withdrawn")
+        for cluster, prompt in touched.items()
+    )
+    session.flush()
+    return erasure_id
+
+
+def get(session: ReadSession, erasure_id: str) -> Erasure | None:
+    """The erasure, or None."""
+    found = _load(session, sa.select(ErasureRow).where(ErasureRow.id == erasure_id))
+    return found[0] if found else None
+
+
+def running_for(session: ReadSession, sample_id: str) -> Erasure | None:
+    """The erasure that is still forgetting this sample, if any."""
+    statement = (
+        sa.select(ErasureRow)
+        .join(ErasureSampleRow, ErasureSampleRow.erasure_id == ErasureRow.id)
+        .where(ErasureSampleRow.sample_id == sample_id, ErasureRow.state.in_(OPEN))
+    )
+    found = _load(session, statement)
+    return found[0] if found else None
+
+
+def running_for_owner(session: ReadSession, ref: str) -> Erasure | None:
+    """The erasure that is still forgetting this owner, if any."""
+    statement = (
+        sa.select(ErasureRow)
+        .where(ErasureRow.owner_ref == ref, ErasureRow.state.in_(OPEN))
+        .order_by(ErasureRow.id.desc())
+        .limit(1)
+    )
+    found = _load(session, statement)
+    return found[0] if found else None
+
+
+def was_erased(session: ReadSession, sample_id: str) -> bool:
+    """Whether this id is of a sample that was erased."""
+    statement = sa.select(sa.exists().where(ErasureSampleRow.sample_id == sample_id))
+    return session.execute(statement).scalar_one()
+
+
+def page(session: ReadSession, *, limit: int, cursor: str | None = None, state: str | None = None) -> Page[Erasure]:
+    """A page of erasures, newest first."""
+    statement = sa.select(ErasureRow).order_by(ErasureRow.id.desc()).limit(limit + 1)
+    if state is not None:
+        statement = statement.where(ErasureRow.state == state)
+    if cursor is not None:
+        statement = statement.where(ErasureRow.id < paging.decode_id(cursor))
+    records = _load(session, statement)
+    return paging.page(records, limit, item=lambda record: record, place=lambda record: record.id)
+
+
+def unfinished(session: ReadSession) -> list[Erasure]:
+    """Every erasure that is not completed, oldest first."""
+    return _load(session, sa.select(ErasureRow).where(ErasureRow.state.in_(OPEN)).order_by(ErasureRow.id))
+
+
+def awaiting_destruction(session: ReadSession) -> set[str]:
+    """Erasures some of whose bytes are still to be destroyed."""
+    statement = sa.select(DestructionRow.erasure_id).where(DestructionRow.erasure_id.is_not(None)).distinct()
+    return {erasure_id for erasure_id in session.execute(statement).scalars() if erasure_id is not None}
+
+
+def touch(session: WriteSession, erasure_id: str, clusters: Sequence[str]) -> None:
+    """Add clusters that an erasure turns out to change as well."""
+    known = set(
+        session.execute(
+            sa.select(ErasureClusterRow.cluster_id).where(ErasureClusterRow.erasure_id == erasure_id)
+        ).scalars()
+    )
+    session.add_all(
+        ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, state="withdrawn")
+        for cluster in clusters
+        if cluster not in known
+    )
+    session.flush()
+
+
+def set_cluster(
+    session: WriteSession, erasure_id: str, cluster_id: str, *, state: str, prompt_after: str | None = None
+) -> None:
+    """How far one touched cluster has come."""
+    session.execute(
+        sa.update(ErasureClusterRow)
+        .where(ErasureClusterRow.erasure_id == erasure_id, ErasureClusterRow.cluster_id == cluster_id)
+        .values(state=state, prompt_after=prompt_after)
+    )
+
+
+def set_state(
+    session: WriteSession,
+    erasure_id: str,
+    *,
+    state: str,
+    planned_epoch: int | None = None,
+    completed_at: datetime | None = None,
+) -> None:
+    """How far the erasure has come. `planned_epoch`, once set, stays."""
+    values: dict[str, object] = {"state": state, "completed_at": completed_at}
+    if planned_epoch is not None:
+        values["planned_epoch"] = planned_epoch
+    session.execute(sa.update(ErasureRow).where(ErasureRow.id == erasure_id).values(**values))
+
+
+def counts(session: ReadSession) -> dict[str, int]:
+    """How many erasures are in each state."""
+    statement = sa.select(ErasureRow.state, sa.func.count()).group_by(ErasureRow.state)
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasure]:
+    rows = session.execute(statement).scalars().all()
+    ids = [row.id for row in rows]
+    counted = (
+        sa.select(ErasureSampleRow.erasure_id, sa.func.count())
+        .where(ErasureSampleRow.erasure_id.in_(ids))
+        .group_by(ErasureSampleRow.erasure_id)
+    )
+    samples = {row[0]: row[1] for row in session.execute(counted)}
+    clusters: dict[str, list[TouchedCluster]] = {erasure_id: [] for erasure_id in ids}
+    touched = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(ids))
+    for row in session.execute(touched.order_by(ErasureClusterRow.cluster_id)).scalars():
+        record = TouchedCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
+        clusters[row.erasure_id].append(record)
+    return [
+        Erasure(
+            id=row.id,
+            owner=row.owner_ref,
+            samples=samples.get(row.id, 0),
+            state=row.state,
+            planned_epoch=row.planned_epoch,
+            accepted_at=row.accepted_at,
+            withdrawn_at=row.withdrawn_at,
+            completed_at=row.completed_at,
+            due_at=row.due_at,
+            clusters=tuple(clusters[row.id]),
+        )
+        for row in rows
+    ]

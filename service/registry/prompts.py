@@ -1,0 +1,122 @@
+"""Built prompts, which samples each has seen, and the objects that must be destroyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Prompt
+from service.registry.tables import ClusterRow, DestructionRow, PromptMemberRow, PromptRow
+
+_CHUNK = 500
+
+
+def _record(row: PromptRow) -> Prompt:
+    return Prompt(
+        key=row.key,
+        object_name=row.object_name,
+        digest=row.digest,
+        labels=tuple(row.labels),
+        members=row.members,
+        sample_epochs=row.sample_epochs,
+        seconds=row.seconds,
+        trained_at=row.trained_at,
+        published_epoch=row.published_epoch,
+    )
+
+
+def get(session: ReadSession, keys: Iterable[str]) -> dict[str, Prompt]:
+    """Those of the keys that are built, by key."""
+    wanted = list(set(keys))
+    found: dict[str, Prompt] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        rows = session.execute(sa.select(PromptRow).where(PromptRow.key.in_(chunk))).scalars()
+        found.update({row.key: _record(row) for row in rows})
+    return found
+
+
+def insert(session: WriteSession, prompt: Prompt, *, fingerprint: dict[str, str], member_ids: Sequence[str]) -> None:
+    """Record a built prompt and its members."""
+    session.add(
+        PromptRow(
+            key=prompt.key,
+            object_name=prompt.object_name,
+            digest=prompt.digest,
+            labels=list(prompt.labels),
+            members=prompt.members,
+            sample_epochs=prompt.sample_epochs,
+            seconds=prompt.seconds,
+            fingerprint=fingerprint,
+            published_epoch=prompt.published_epoch,
+            trained_at=prompt.trained_at,
+        )
+    )
+    session.flush()
+    rows = [{"prompt_key": prompt.key, "sample_id": sample_id} for sample_id in member_ids]
+    session.execute(sa.insert(PromptMemberRow), rows)
+
+
+def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:
+    """Keys of the prompts that have seen any of these samples."""
+    keys: set[str] = set()
+    for start in range(0, len(sample_ids), _CHUNK):
+        chunk = list(sample_ids[start : start + _CHUNK])
+        statement = sa.select(PromptMemberRow.prompt_key).where(PromptMemberRow.sample_id.in_(chunk))
+        keys.update(session.execute(statement.distinct()).scalars())
+    return sorted(keys)
+
+
+def drop_unserved(session: WriteSession, *, erasure_id: str | None = None) -> list[str]:
+    """Forget prompts that no cluster serves; their objects, which are now owed to destruction."""
+    served = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
+    rows = session.execute(sa.select(PromptRow.key, PromptRow.object_name).where(~served)).all()
+    if rows:
+        session.execute(sa.delete(PromptRow).where(PromptRow.key.in_([row[0] for row in rows])))
+        owe_destruction(session, [row[1] for row in rows], erasure_id=erasure_id)
+    return [row[1] for row in rows]
+
+
+def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id: str | None = None) -> None:
+    """Note objects that must go. An erasure given here is not completed before they are gone."""
+    if not objects:
+        return
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    for start in range(0, len(objects), _CHUNK):
+        rows = [{"object_name": name, "erasure_id": erasure_id} for name in objects[start : start + _CHUNK]]
+        session.execute(dialect.insert(DestructionRow).values(rows).on_conflict_do_nothing())
+
+
+def owed(session: ReadSession, limit: int = 10_000) -> list[str]:
+    """Objects that must be destroyed."""
+    return list(session.execute(sa.select(DestructionRow.object_name).limit(limit)).scalars())
+
+
+def destroyed(session: WriteSession, objects: Sequence[str]) -> None:
+    """These objects are gone."""
+    for start in range(0, len(objects), _CHUNK):
+        chunk = list(objects[start : start + _CHUNK])
+        session.execute(sa.delete(DestructionRow).where(DestructionRow.object_name.in_(chunk)))
+
+
+def known_objects(session: ReadSession, objects: Sequence[str]) -> set[str]:
+    """Those of the object names that belong to a built prompt."""
+    known: set[str] = set()
+    for start in range(0, len(objects), _CHUNK):
+        chunk = list(objects[start : start + _CHUNK])
+        statement = sa.select(PromptRow.object_name).where(PromptRow.object_name.in_(chunk))
+        known.update(session.execute(statement).scalars())
+    return known
+
+
+def unpublished_name(token: str) -> str:
+    """Where a training with this lease puts its prompt, just before it is published."""
+    return f"prompts/{token}.safetensors"
+
+
+def destroy_unpublished(session: WriteSession, tokens: Sequence[str], *, erasure_id: str | None = None) -> None:
+    """These leases have ended without a publication: whatever was stored under them must go."""
+    owe_destruction(session, [unpublished_name(token) for token in tokens], erasure_id=erasure_id)

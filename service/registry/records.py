@@ -1,0 +1,116 @@
+"""What the registry answers with: frozen values, free of any session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A contributed image."""
+
+    id: str
+    owner: str
+    label: str
+    digest: str
+    cluster: str
+    created_at: datetime
+    position: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A built prompt."""
+
+    key: str
+    object_name: str
+    digest: str
+    labels: tuple[str, ...]
+    members: int
+    sample_epochs: int
+    seconds: float
+    trained_at: datetime
+    published_epoch: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A region of the partition's line."""
+
+    id: str
+    lo: int
+    hi: int
+    samples: int
+    unplanned: bool
+    desired_key: str | None
+    serving_key: str | None
+    urgent: bool
+    settles_at: datetime | None
+    unsettled_since: datetime | None
+    withdrawn_at: datetime | None
+    attempts: int
+    failure: str | None
+    leased_until: datetime | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is work to do, or a plan to make."""
+        return self.unplanned or self.desired_key != self.serving_key
+
+
+@dataclass(frozen=True)
+class TouchedCluster:
+    """A cluster in an erasure's record."""
+
+    cluster: str
+    prompt_before: str | None
+    prompt_after: str | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """A request to forget, and how far it has come."""
+
+    id: str
+    owner: str | None
+    samples: int
+    state: str
+    planned_epoch: int | None
+    accepted_at: datetime
+    withdrawn_at: datetime
+    completed_at: datetime | None
+    due_at: datetime
+    clusters: tuple[TouchedCluster, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process."""
+
+    name: str
+    device: str
+    beat_at: datetime
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Part of a list; `next_cursor` asks for the rest."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None

@@ -1,0 +1,212 @@
+"""Samples and their owners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from uuid6 import uuid7
+
+from service.registry import paging
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Page, Sample
+from service.registry.tables import OwnerRow, SampleRow
+
+_CHUNK = 500  # ids in one IN list; SQLite's parameter limit is 32,766
+
+
+@dataclass(frozen=True)
+class Member:
+    """What planning and training need to know of a sample; `seq` is its place in the order of arrival."""
+
+    seq: int
+    id: str
+    digest: str
+    label: str
+
+
+def object_name(sample_id: str) -> str:
+    """Where a sample's pixels and embedding are kept."""
+    return f"samples/{sample_id}.safetensors"
+
+
+def _select() -> sa.Select[SampleRow, str]:
+    return sa.select(SampleRow, OwnerRow.ref).join(OwnerRow, SampleRow.owner_id == OwnerRow.id)
+
+
+def _record(row: sa.Row[SampleRow, str]) -> Sample:
+    sample, owner = row
+    return Sample(
+        id=sample.id,
+        owner=owner,
+        label=sample.label,
+        digest=sample.digest,
+        cluster=sample.cluster_id,
+        created_at=sample.created_at,
+        position=sample.position,
+    )
+
+
+def get(session: ReadSession, sample_id: str) -> Sample | None:
+    """The sample, or None."""
+    row = session.execute(_select().where(SampleRow.id == sample_id)).one_or_none()
+    return _record(row) if row is not None else None
+
+
+def find(session: ReadSession, ids: Iterable[str]) -> list[Sample]:
+    """Those of the ids that exist, in arrival order."""
+    wanted = list(dict.fromkeys(ids))
+    found: list[sa.Row[SampleRow, str]] = []
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        found += session.execute(_select().where(SampleRow.id.in_(chunk))).all()
+    return [_record(row) for row in sorted(found, key=lambda row: row[0].seq)]
+
+
+def of_owner(session: ReadSession, ref: str) -> list[Sample]:
+    """Everything an owner has, in arrival order."""
+    statement = _select().where(OwnerRow.ref == ref).order_by(SampleRow.seq)
+    return [_record(row) for row in session.execute(statement)]
+
+
+def page(
+    session: ReadSession,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    owner: str | None = None,
+    label: str | None = None,
+    cluster: str | None = None,
+) -> Page[Sample]:
+    """A page of samples in arrival order, narrowed by whichever filters are given."""
+    statement = _select().order_by(SampleRow.seq).limit(limit + 1)
+    if owner is not None:
+        statement = statement.where(OwnerRow.ref == owner)
+    if label is not None:
+        statement = statement.where(SampleRow.label == label)
+    if cluster is not None:
+        statement = statement.where(SampleRow.cluster_id == cluster)
+    if cursor is not None:
+        statement = statement.where(SampleRow.seq > paging.decode_number(cursor))
+    rows = session.execute(statement).all()
+    return paging.page(rows, limit, item=_record, place=lambda row: str(row[0].seq))
+
+
+def insert(
+    session: WriteSession,
+    *,
+    sample_id: str,
+    owner: str,
+    label: str,
+    digest: str,
+    position: int,
+    cluster: str,
+    now: datetime,
+) -> Sample:
+    """Record a sample; its place in the order of arrival is the end."""
+    row = SampleRow(
+        id=sample_id,
+        owner_id=_owner_id(session, owner),
+        label=label,
+        digest=digest,
+        position=position,
+        cluster_id=cluster,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return Sample(sample_id, owner, label, digest, cluster, now, position)
+
+
+def _owner_id(session: WriteSession, ref: str) -> str:
+    found = sa.select(OwnerRow.id).where(OwnerRow.ref == ref)
+    existing = session.execute(found).scalar_one_or_none()
+    if existing is not None:
+        return existing
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(OwnerRow).values(id=str(uuid7()), ref=ref)
+    session.execute(statement.on_conflict_do_nothing(index_elements=["ref"]))
+    return session.execute(found).scalar_one()
+
+
+def delete(session: WriteSession, ids: Sequence[str]) -> int:
+    """Delete the rows; how many there were."""
+    deleted = 0
+    for start in range(0, len(ids), _CHUNK):
+        chunk = list(ids[start : start + _CHUNK])
+        statement = sa.delete(SampleRow).where(SampleRow.id.in_(chunk)).returning(SampleRow.id)
+        deleted += len(session.execute(statement).all())
+    return deleted
+
+
+def prune_owners(session: WriteSession) -> None:
+    """Forget owners who have nothing left. In an exclusive transaction: an intake may be about to name one."""
+    session.execute(sa.delete(OwnerRow).where(~sa.exists().where(SampleRow.owner_id == OwnerRow.id)))
+
+
+def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[Member]:
+    """A cluster's members in arrival order; those that came no later than `through`, if given."""
+    columns = (SampleRow.seq, SampleRow.id, SampleRow.digest, SampleRow.label)
+    statement = sa.select(*columns).where(SampleRow.cluster_id == cluster_id).order_by(SampleRow.seq)
+    if through is not None:
+        statement = statement.where(SampleRow.seq <= through)
+    return [Member(*row) for row in session.execute(statement)]
+
+
+def copies(session: ReadSession, digest: str, position: int) -> int:
+    """How many samples are this very picture."""
+    statement = sa.select(sa.func.count()).where(SampleRow.digest == digest, SampleRow.position == position)
+    return session.execute(statement).scalar_one()
+
+
+def count_between(session: ReadSession, lo: int, hi: int) -> int:
+    """How many samples stand at lo <= position < hi."""
+    statement = sa.select(sa.func.count()).where(SampleRow.position >= lo, SampleRow.position < hi)
+    return session.execute(statement).scalar_one()
+
+
+def move(session: WriteSession, *, lo: int, hi: int, cluster: str) -> None:
+    """Give every sample at lo <= position < hi to a cluster."""
+    session.execute(
+        sa.update(SampleRow)
+        .where(SampleRow.position >= lo, SampleRow.position < hi, SampleRow.cluster_id != cluster)
+        .values(cluster_id=cluster)
+    )
+
+
+def labels(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page[tuple[str, int]]:
+    """Labels in use and how many samples have each, in the order of the labels."""
+    statement = (
+        sa.select(SampleRow.label, sa.func.count()).group_by(SampleRow.label).order_by(SampleRow.label).limit(limit + 1)
+    )
+    if cursor is not None:
+        statement = statement.where(SampleRow.label > paging.decode_text(cursor))
+    rows = session.execute(statement).all()
+    return paging.page(rows, limit, item=lambda row: (row[0], row[1]), place=lambda row: paging.text_place(row[0]))
+
+
+def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, list[str]]:
+    """The labels that each cluster's members have, sorted."""
+    statement = (
+        sa.select(SampleRow.cluster_id, SampleRow.label)
+        .where(SampleRow.cluster_id.in_(clusters))
+        .distinct()
+        .order_by(SampleRow.label)
+    )
+    found: dict[str, list[str]] = {cluster: [] for cluster in clusters}
+    for cluster, label in session.execute(statement):
+        found[cluster].append(label)
+    return found
+
+
+def count(session: ReadSession) -> int:
+    """How many samples there are."""
+    return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
+
+
+def count_owners(session: ReadSession) -> int:
+    """How many owners have samples."""
+    return session.execute(sa.select(sa.func.count(SampleRow.owner_id.distinct()))).scalar_one()

@@ -1,0 +1,31 @@
+"""The one row of state: the serving epoch, and what the registry was made with."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.tables import StateRow
+
+
+def epoch(session: ReadSession) -> int:
+    """The serving epoch: it has changed if anything that is served may have."""
+    value: int = session.execute(sa.select(StateRow.epoch)).scalar_one()
+    return value
+
+
+def bump_epoch(session: WriteSession) -> int:
+    """The next serving epoch."""
+    statement = sa.update(StateRow).values(epoch=StateRow.epoch + 1).returning(StateRow.epoch)
+    value: int = session.execute(statement).scalar_one()
+    return value
+
+
+def ensure(session: WriteSession) -> StateRow:
+    """The row, made if this is a new registry."""
+    row = session.get(StateRow, 1, with_for_update=True)
+    if row is None:
+        row = StateRow(id=1, epoch=0)
+        session.add(row)
+        session.flush()
+    return row

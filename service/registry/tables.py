@@ -1,0 +1,212 @@
+"""What the registry holds. Migrations build it; `make check` compares the two on both dialects.
+
+Personal data is in three columns only: `owners.ref`, `samples.label` and, for an owner's erasure,
+`erasures.owner_ref`. Images and embeddings are in the object store, under random names.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, Uuid
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+_BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows in INTEGER columns only
+_Id = Uuid(as_uuid=False)
+_Digest = String(64)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Timezone-aware UTC times, also on SQLite, which stores no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC."""
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """With its zone."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base with named constraints, which batch migrations on SQLite need."""
+
+
+Base.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class StateRow(Base):
+    """One row: what this registry was made with, and the serving epoch."""
+
+    __tablename__ = "state"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)  # grows with every publication, withdrawal and re-cut
+    backbone_digest: Mapped[str | None] = mapped_column(_Digest)
+    backbone_name: Mapped[str | None] = mapped_column(String(200))
+    partition_digest: Mapped[str | None] = mapped_column(_Digest)
+    training_digest: Mapped[str | None] = mapped_column(_Digest)
+
+
+class OwnerRow(Base):
+    """A person, by the opaque reference that the client knows them by; gone with their last sample."""
+
+    __tablename__ = "owners"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    ref: Mapped[str] = mapped_column(String(128), unique=True)
+
+
+class SampleRow(Base):
+    """One contributed image. `seq` is the order of arrival; nothing depends on its value, only on the order."""
+
+    __tablename__ = "samples"
+    seq: Mapped[int] = mapped_column(_BigKey, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(_Id, unique=True)
+    owner_id: Mapped[str] = mapped_column(_Id, ForeignKey("owners.id"), index=True)
+    label: Mapped[str] = mapped_column(String(128), index=True)
+    digest: Mapped[str] = mapped_column(_Digest, index=True)
+    position: Mapped[int] = mapped_column(BigInteger, index=True)
+    cluster_id: Mapped[str] = mapped_column(_Id, ForeignKey("clusters.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (Index(None, "cluster_id", "seq"), {"sqlite_autoincrement": True})
+
+
+class PromptRow(Base):
+    """A built prompt that some cluster serves; `object_name` is where its bytes are."""
+
+    __tablename__ = "prompts"
+    key: Mapped[str] = mapped_column(_Digest, primary_key=True)
+    object_name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(_Digest)
+    labels: Mapped[list[str]] = mapped_column(JSON)
+    members: Mapped[int] = mapped_column(Integer)
+    sample_epochs: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float]
+    fingerprint: Mapped[dict[str, Any]] = mapped_column(JSON)
+    published_epoch: Mapped[int] = mapped_column(BigInteger)
+    trained_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PromptMemberRow(Base):
+    """Which samples a built prompt has seen: what must be withdrawn when one of them goes."""
+
+    __tablename__ = "prompt_members"
+    prompt_key: Mapped[str] = mapped_column(_Digest, ForeignKey("prompts.key", ondelete="CASCADE"), primary_key=True)
+    sample_id: Mapped[str] = mapped_column(_Id, primary_key=True, index=True)
+
+
+class ClusterRow(Base):
+    """One region of the partition's line, what its survivors imply, and what it serves.
+
+    Work to do: desired_key differs from serving_key. `unplanned`: members have come or gone since desired_key was
+    computed. If one has gone, desired_key is NULL; if some have only come, what is being trained may finish.
+    """
+
+    __tablename__ = "clusters"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    lo: Mapped[int] = mapped_column(BigInteger, index=True)
+    hi: Mapped[int] = mapped_column(BigInteger)
+    samples: Mapped[int] = mapped_column(Integer)
+    unplanned: Mapped[bool]
+    desired_key: Mapped[str | None] = mapped_column(_Digest)
+    planned_through: Mapped[int] = mapped_column(BigInteger)  # desired_key covers members up to this seq
+    serving_key: Mapped[str | None] = mapped_column(_Digest, ForeignKey("prompts.key"), index=True)
+    urgent: Mapped[bool]  # a deletion waits for this cluster
+    settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # additions are not trained before
+    unsettled_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempts: Mapped[int] = mapped_column(Integer)
+    failure: Mapped[str | None] = mapped_column(Text)
+    retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    lease_token: Mapped[str | None] = mapped_column(_Id)
+    leased_by: Mapped[str | None] = mapped_column(String(200))
+    leased_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ErasureRow(Base):
+    """One accepted request to forget."""
+
+    __tablename__ = "erasures"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    owner_ref: Mapped[str | None] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    planned_epoch: Mapped[int | None] = mapped_column(BigInteger)
+    accepted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    withdrawn_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ErasureSampleRow(Base):
+    """All that remains of an erased sample: its random id."""
+
+    __tablename__ = "erasure_samples"
+    erasure_id: Mapped[str] = mapped_column(_Id, ForeignKey("erasures.id"), primary_key=True)
+    sample_id: Mapped[str] = mapped_column(_Id, primary_key=True, index=True)
+
+
+class ErasureClusterRow(Base):
+    """A cluster that an erasure touches. No foreign key: a cluster may go while its erasure is on record."""
+
+    __tablename__ = "erasure_clusters"
+    erasure_id: Mapped[str] = mapped_column(_Id, ForeignKey("erasures.id"), primary_key=True)
+    cluster_id: Mapped[str] = mapped_column(_Id, primary_key=True, index=True)
+    prompt_before: Mapped[str | None] = mapped_column(_Digest)
+    prompt_after: Mapped[str | None] = mapped_column(_Digest)
+    state: Mapped[str] = mapped_column(String(16))
+
+
+class DestructionRow(Base):
+    """An object that must be destroyed, and the erasure that waits for it, if any."""
+
+    __tablename__ = "destructions"
+    object_name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
+
+
+class WorkerRow(Base):
+    """A worker process and when it was last heard from."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ApiKeyRow(Base):
+    """An API key, as SHA-256 of its secret (256 random bits, so nothing slower is needed)."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[str] = mapped_column(_Digest, unique=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class IdempotencyRow(Base):
+    """An `Idempotency-Key` as a digest, and the resource that its first request made.
+
+    `request_digest` is cleared when the sample is erased: it is a digest of the image.
+    """
+
+    __tablename__ = "idempotency"
+    key_digest: Mapped[str] = mapped_column(_Digest, primary_key=True)
+    request_digest: Mapped[str | None] = mapped_column(_Digest)
+    resource_id: Mapped[str | None] = mapped_column(_Id, index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)

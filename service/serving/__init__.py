@@ -1,0 +1,1 @@
+"""Answering: what is served (snapshot), how it is computed (engine), and in which batches (batcher)."""

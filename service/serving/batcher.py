@@ -1,0 +1,104 @@
+"""Dynamic batching: whatever has gathered while the device was busy is computed next, together.
+
+Knows nothing of models: it gathers items, calls `run` on one thread, and hands results back. Promises: at most
+`max_batch` items a call; at most `max_queue` waiting, beyond which callers are told to come back; items whose caller
+has gone are dropped; an exception reaches every caller of its batch and the loop lives on; idle costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+from service.errors import Busy, Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Gathers items of many callers into batches for one device."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        executor: Executor,
+        max_batch: int,
+        max_queue: int,
+    ) -> None:
+        self._run = run
+        self._executor = executor
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to answer; call from the event loop."""
+        self._task = asyncio.create_task(self._loop())
+
+    async def stop(self) -> None:
+        """Answer no more; callers still waiting are told so."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while self._waiting:
+            _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(Unavailable("The service is shutting down."))
+
+    @property
+    def depth(self) -> int:
+        """How many items wait."""
+        return len(self._waiting)
+
+    async def submit(self, items: Sequence[Item]) -> list[Result]:
+        """The results of these items, in order. Raises Busy if they do not fit the queue, all or none."""
+        if len(self._waiting) + len(items) > self._max_queue:
+            raise Busy(f"{len(self._waiting)} images are waiting already. Try again in a moment.")
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
+        self._waiting.extend(zip(items, futures, strict=True))
+        self._arrived.set()
+        try:
+            return await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                future.cancel()  # of no effect on those that are done
+
+    async def _loop(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch = self._next_batch()
+            if not batch:
+                self._arrived.clear()
+                continue
+            await self._compute(batch)
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            item, future = self._waiting.popleft()
+            if not future.done():  # its caller has gone
+                batch.append((item, future))
+        return batch
+
+    async def _compute(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            results = await loop.run_in_executor(self._executor, self._run, [item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

@@ -1,0 +1,82 @@
+"""What is served at one serving epoch: regions of the line, and the stacked prompts behind them.
+
+Immutable. A publication, a withdrawal or a re-cut moves the epoch on, and the next batch is answered from a new
+snapshot; prompts that both share are not read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models import checkpoint
+from models.bank import PromptBank, stack
+from models.partition import Interval
+from models.training import TrainedPrompt
+from service.artifacts import ObjectMissing
+from service.core.context import Context
+from service.registry import clusters, prompts, state
+from service.registry.records import Cluster, Prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Served regions at one epoch. `rows[i]` is the bank row of the cluster held[i], None while it serves nothing."""
+
+    epoch: int
+    held: tuple[Cluster, ...]
+    rows: tuple[int | None, ...]
+    bank: PromptBank
+    loaded: Mapping[str, TrainedPrompt]
+
+    @property
+    def served(self) -> list[int]:
+        """Indices of the clusters that serve a prompt."""
+        return [index for index, row in enumerate(self.rows) if row is not None]
+
+    def covering(self, position: int) -> int | None:
+        """Index of the cluster whose region holds this position."""
+        index = bisect_right(self.held, position, key=lambda cluster: cluster.lo) - 1
+        return index if index >= 0 and position < self.held[index].hi else None
+
+    def region(self, index: int) -> Interval:
+        """The region of a cluster."""
+        return Interval(self.held[index].lo, self.held[index].hi)
+
+
+def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
+    """The present snapshot; `previous` itself if the epoch has not moved."""
+    with context.registry.read() as session:
+        epoch = state.epoch(session)
+        if previous is not None and previous.epoch == epoch:
+            return previous
+        held = clusters.every(session)
+        built = prompts.get(session, [c.serving_key for c in held if c.serving_key is not None])
+    known = previous.loaded if previous is not None else {}
+    loaded = {key: known.get(key) or _load(context, prompt) for key, prompt in built.items()}
+    usable = {key: prompt for key, prompt in loaded.items() if prompt is not None}
+    bank = stack(context.backbone, context.training, usable)
+    row_of = {key: row for row, key in enumerate(bank.keys)}
+    rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
+    return Snapshot(epoch, tuple(held), rows, bank, usable)
+
+
+def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
+    """The prompt's tensors. A damaged artifact is served by nobody: it is given up, and built again."""
+    try:
+        data = context.store.get(prompt.object_name)
+        return checkpoint.load(data, key=prompt.key, digest=prompt.digest, identity=context.identity)
+    except (ObjectMissing, checkpoint.CheckpointMismatch) as error:
+        with context.registry.read() as session:
+            if prompt.key not in prompts.get(session, [prompt.key]):
+                return None  # withdrawn while we were reading
+        log.error("prompt %s cannot be served and is built again: %s", prompt.key[:12], error)
+        with context.registry.write() as session:
+            clusters.discard(session, prompt.key)
+            prompts.drop_unserved(session)
+            state.bump_epoch(session)
+        return None

@@ -1,0 +1,184 @@
+"""Every setting, in one place, read once at start from the environment and an optional TOML file.
+
+`OUBLI_PARTITION__CAP=300` sets `partition.cap`. `OUBLI_CONFIG` names the TOML file; the environment wins. Nothing here
+is read at import time: call `load_settings()` and pass the result on.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from models.image import ImageLimits
+from models.spec import PartitionSpec, PromptSpec, TrainingSpec
+from service.errors import Misconfigured
+
+
+class Group(BaseModel):
+    """Settings of one concern; an unknown name is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartitionSettings(Group):
+    """How samples are divided into clusters."""
+
+    kind: Literal["tree"] = Field("tree", description="How clusters are made.")
+    cap: int = Field(500, ge=2, description="Most samples in a cluster; bounds the cost of any deletion.")
+    min: int = Field(100, ge=1, description="Fewest samples in a cluster; at most half of `cap`.")
+
+    @model_validator(mode="after")
+    def _sizes_can_be_met(self) -> Self:
+        if self.cap < 2 * self.min:
+            raise ValueError(f"cap ({self.cap}) must be at least twice min ({self.min})")
+        return self
+
+    def spec(self) -> PartitionSpec:
+        """As a value of `models`."""
+        return PartitionSpec(kind=self.kind, cap=self.cap, min=self.min)
+
+
+class TrainingSettings(Group):
+    """How a cluster's prompt and head are trained, and when."""
+
+    epochs: int = Field(6, ge=1, le=1000, description="Passes over a cluster's samples.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Images in a training batch.")
+    prompt_lr: float = Field(0.03, gt=0, description="Learning rate of the prompt.")
+    head_lr: float = Field(0.05, gt=0, description="Learning rate of the head.")
+    prompt_size: int = Field(12, ge=1, description="Width of the prompt's frame, pixels of the backbone's input.")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
+    settle_seconds: float = Field(2.0, ge=0, description="Quiet time after an addition before it is trained.")
+    settle_max_seconds: float = Field(30.0, ge=0, description="Longest time that additions can put training off.")
+    attempts: int = Field(3, ge=1, description="Failed trainings of a cluster before it is shown as failed.")
+    retry_seconds: float = Field(10.0, gt=0, description="First pause after a failed training; doubles each time.")
+
+    def spec(self) -> TrainingSpec:
+        """As a value of `models`: what the trained bytes depend on."""
+        return TrainingSpec(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            prompt_lr=self.prompt_lr,
+            head_lr=self.head_lr,
+            prompt=PromptSpec(size=self.prompt_size),
+        )
+
+
+class ServingSettings(Group):
+    """How predictions are answered."""
+
+    withdrawn: Literal["nearest", "abstain"] = Field(
+        "nearest", description="Answer for an image whose cluster has no served prompt: nearest served, or 503."
+    )
+    max_batch: int = Field(64, ge=1, le=1024, description="Most images in one forward pass.")
+    max_queue: int = Field(512, ge=1, description="Most images waiting; beyond it, 429.")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake.")
+
+
+class IntakeSettings(Group):
+    """What is accepted as a sample."""
+
+    max_bytes: int = Field(10_000_000, ge=1, description="Largest accepted image file, bytes.")
+    max_request_bytes: int = Field(300_000_000, ge=1, description="Largest accepted request, bytes.")
+    max_pixels: int = Field(50_000_000, ge=4, description="Most pixels of an accepted image.")
+    max_side: int = Field(512, ge=16, description="Shorter side of what is kept; larger images are reduced.")
+
+    def limits(self) -> ImageLimits:
+        """As a value of `models`."""
+        return ImageLimits(max_pixels=self.max_pixels, max_side=self.max_side)
+
+
+class WorkerSettings(Group):
+    """How workers hold on to what they train."""
+
+    lease_seconds: float = Field(20.0, ge=1, description="A training whose worker is silent this long is given away.")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="Between two heartbeats of a worker.")
+    reconcile_seconds: float = Field(5.0, gt=0, description="Between two looks for work that was not rung for.")
+    nice: int = Field(10, ge=0, le=19, description="Niceness of embedded workers: the API goes first.")
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeat(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a lease lasts without renewal."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def fresh(self) -> timedelta:
+        """A worker heard from within this time counts as alive."""
+        return timedelta(seconds=max(4 * self.heartbeat_seconds, 10.0))
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OUBLI_", env_nested_delimiter="__", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    data_dir: Path = Field(Path("oubli-data"), description="Folder of registry, images, artifacts and admin key.")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
+    broker_url: SecretStr | None = Field(None, description="Celery broker; default: a folder in the data folder.")
+    backbone: str = Field("efficientnet-lite0", description="Frozen public backbone, by name.")
+    input_size: int | None = Field(None, description="Pixels of the backbone's input; default: the backbone's own.")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
+    auth: bool = Field(True, description="Ask for API keys.")
+    erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
+    log_level: str = Field("INFO", description="Least severe event that is logged.")
+    partition: PartitionSettings = PartitionSettings()
+    training: TrainingSettings = TrainingSettings()
+    serving: ServingSettings = ServingSettings()
+    intake: IntakeSettings = IntakeSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the TOML file that `OUBLI_CONFIG` names."""
+        path = os.environ.get("OUBLI_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
+        return (init_settings, env_settings, *toml)
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
+    @property
+    def broker(self) -> str:
+        """Celery broker URL; a folder when none is set."""
+        return self.broker_url.get_secret_value() if self.broker_url is not None else "filesystem://localhost//"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with overrides from the command line. Raises Misconfigured, in words."""
+    path = os.environ.get("OUBLI_CONFIG")
+    if path and not Path(path).is_file():
+        raise Misconfigured(f"OUBLI_CONFIG names {path}, which is not a file.")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise Misconfigured("These settings cannot be used.\n  " + "\n  ".join(lines)) from None

@@ -1,0 +1,1 @@
+"""The Celery edge: thin tasks around `service.core`, one process a device."""

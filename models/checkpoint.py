@@ -6,7 +6,9 @@ https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.prompt import covered_pixels
-from models.spec import TrainingSpec, sha256
+from models.spec import TrainingSpec
 from models.training import TrainedPrompt
 
 FORMAT = "oubli-prompt-1"
@@ -37,11 +39,13 @@ class Identity:
 
 
 def tensor_digest(prompt: TrainedPrompt) -> str:
-    """Hex SHA-256 of the learned tensors: names, shapes and bytes."""
-    parts: list[bytes] = []
-    for name, tensor in sorted(_tensors(prompt).items()):
-        parts += [name.encode(), repr(tuple(tensor.shape)).encode(), tensor.contiguous().numpy().tobytes()]
-    return sha256(b"oubli/tensors/1", *parts)
+    """Hex SHA-256 of the artifact's tensor bytes: everything that follows the file's header."""
+    return _data_digest(safetensors.torch.save(_tensors(prompt)))
+
+
+def _data_digest(artifact: bytes) -> str:
+    header_size = int.from_bytes(artifact[:8], "little")
+    return hashlib.sha256(artifact[8 + header_size :]).hexdigest()
 
 
 def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: dict[str, str], seconds: float) -> bytes:
@@ -61,19 +65,20 @@ def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: di
     return safetensors.torch.save(_tensors(prompt), {"oubli": json.dumps(header)})
 
 
-def load(data: bytes, *, key: str, digest: str, identity: Identity) -> TrainedPrompt:
-    """The prompt of that key and digest. Raises CheckpointMismatch, naming what differs."""
+def load(data: bytes, *, key: str, digest: str, labels: Sequence[str], identity: Identity) -> TrainedPrompt:
+    """The prompt of that key, digest and labels. Raises CheckpointMismatch, naming what differs."""
     header = _header(data)
     expected = {
         "format": FORMAT,
         "key": key,
         "digest": digest,
+        "labels": list(labels),
         "backbone": identity.backbone_digest,
         "training": json.loads(json.dumps(dataclasses.asdict(identity.training))),
     }
     for name, value in expected.items():
         if header.get(name) != value:
-            raise CheckpointMismatch(f"{name} is {header.get(name)!r} where {value!r} is expected.")
+            raise CheckpointMismatch(f"The artifact's {name} is not the expected one.")
     try:
         tensors = safetensors.torch.load(data)
         prompt = TrainedPrompt(
@@ -84,10 +89,10 @@ def load(data: bytes, *, key: str, digest: str, identity: Identity) -> TrainedPr
             members=int(header["members"]),
             sample_epochs=int(header["sample_epochs"]),
         )
-    except (KeyError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointMismatch(f"The artifact is incomplete: {error}") from None
     _check_shapes(prompt, identity)
-    if tensor_digest(prompt) != digest:
+    if _data_digest(data) != digest:
         raise CheckpointMismatch("The tensors' bytes do not have the recorded digest.")
     return prompt
 
@@ -102,7 +107,7 @@ def _header(data: bytes) -> dict[str, Any]:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
         header = json.loads(metadata["oubli"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointMismatch("This is not a prompt artifact.") from None
     if not isinstance(header, dict):
         raise CheckpointMismatch("This is not a prompt artifact.")

@@ -9,12 +9,11 @@ bomb costs nothing. Does not promise the same pixels across releases of the JPEG
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from models.spec import sha256
 
@@ -55,19 +54,17 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> Pixels:
     """
     if not data:
         raise NotAnImage("The file is empty.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of bombs; our own limits decide
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _canonical(image, limits)
-        except UnidentifiedImageError:
-            raise NotAnImage(f"The file is not an image. Accepted: {', '.join(FORMATS)}.") from None
-        except ImageError:
-            raise
-        except Image.DecompressionBombError:
-            raise AbsurdDimensions("The image has too many pixels.") from None
-        except Exception:  # Pillow's decoders raise a dozen types on malformed data
-            raise Undecodable("The image is damaged or truncated and cannot be decoded.") from None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _canonical(image, limits)
+    except UnidentifiedImageError:
+        raise NotAnImage(f"The file is not an image. Accepted: {', '.join(FORMATS)}.") from None
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise AbsurdDimensions("The image has too many pixels.") from None
+    except Exception:  # Pillow's decoders raise a dozen types on malformed data
+        raise Undecodable("The image is damaged or truncated and cannot be decoded.") from None
 
 
 def _canonical(image: Image.Image, limits: ImageLimits) -> Pixels:
@@ -77,8 +74,7 @@ def _canonical(image: Image.Image, limits: ImageLimits) -> Pixels:
         # The decoder reduces by 2, 4 or 8 while decoding: a 50-megapixel photo costs a tenth of the time.
         factor = 2 * limits.max_side / shorter
         image.draft("RGB", (int(image.width * factor), int(image.height * factor)))
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright)
+    rgb = _to_rgb(_upright(image))
     shorter = min(rgb.size)
     if shorter > limits.max_side:
         factor = limits.max_side / shorter
@@ -94,6 +90,31 @@ def _check_dimensions(width: int, height: int, limits: ImageLimits) -> None:
         raise AbsurdDimensions(f"The image is {width} x {height} pixels; at most {limits.max_pixels:,} are accepted.")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise AbsurdDimensions(f"The image is {width} x {height} pixels; that is too narrow to learn from.")
+
+
+# EXIF orientation -> what makes it upright again (Exif 2.32, 4.6.5, tag 0x0112)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation asks.
+
+    `ImageOps.exif_transpose` would also write all other tags anew, and fails where a camera wrote an odd one.
+    """
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata does not spoil the picture
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

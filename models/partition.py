@@ -27,7 +27,7 @@ from models.spec import PartitionSpec, canonical_json, sha256
 
 Positions = npt.NDArray[np.int64]
 
-LEAF_BITS = 15  # up to 32,768 prototypes
+LEAF_BITS = 15  # up to 32,767 prototypes
 PLANE_BITS = 32  # hyperplanes below each leaf
 IMAGE_BITS = 16  # bits of the image digest below the hyperplanes
 BELOW_LEAF = PLANE_BITS + IMAGE_BITS
@@ -79,19 +79,19 @@ class TreePartition:
                 f"partition.cap ({spec.cap}) must be at least twice partition.min ({spec.min}), and min at least 1: "
                 "otherwise some number of samples cannot be divided into clusters of allowed sizes."
             )
-        if len(prototypes) > 2**LEAF_BITS:
-            raise ValueError(f"At most {2**LEAF_BITS} prototypes are supported, not {len(prototypes)}.")
+        if len(prototypes) >= 2**LEAF_BITS:  # the line's end must fit an int64 as well
+            raise ValueError(f"At most {2**LEAF_BITS - 1} prototypes are supported, not {len(prototypes)}.")
         self.spec = spec
-        self.digest = sha256(
-            b"oubli/partition/tree/1", canonical_json(asdict(spec)), np.ascontiguousarray(prototypes).tobytes()
-        )
         self._router = PrototypeRouter(prototypes)
         order, self._splits = _dendrogram(prototypes)
+        # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
+        public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
+        self.digest = sha256(b"oubli/partition/tree/1", canonical_json(asdict(spec)), *public)
         self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
         self._rank[order] = np.arange(len(order))
         self._in_order = prototypes[order]
         self._planes = _hyperplanes(prototypes.shape[1])
-        self._offsets = exact_dot(prototypes[:, None, :], self._planes[None, :, :])
+        self._offsets = self._along_planes(prototypes)
         self._leaves = len(order)
 
     @property
@@ -102,12 +102,16 @@ class TreePartition:
     def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
         """Position [n]: leaf rank (15 bits), side of each hyperplane (32), image digest (16)."""
         leaves = self._router.nearest(embeddings)
-        sides = exact_dot(embeddings[:, None, :], self._planes[None, :, :]) > self._offsets[leaves]
+        sides = self._along_planes(embeddings) > self._offsets[leaves]
         weights = 2 ** np.arange(PLANE_BITS - 1, -1, -1, dtype=np.int64)
         codes = (sides.astype(np.int64) * weights).sum(axis=1)
         tails = np.array([int(digest[: IMAGE_BITS // 4], 16) for digest in image_digests], dtype=np.int64)
         positions: Positions = (self._rank[leaves] << BELOW_LEAF) | (codes << IMAGE_BITS) | tails
         return positions
+
+    def _along_planes(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Dot product of each vector [n, dim] with each direction: [n, 32]. One plane at a time, to save memory."""
+        return np.stack([exact_dot(vectors, plane) for plane in self._planes], axis=-1)
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
         """The region with the most similar prototype; of those that share it, the closest on the line."""

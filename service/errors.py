@@ -19,7 +19,8 @@ class ServiceError(Exception):
     def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.retry_after = retry_after
+        if retry_after is not None:  # else the kind's own
+            self.retry_after = retry_after
 
 
 class NotFound(ServiceError):

@@ -56,7 +56,8 @@ class TrainingSettings(Group):
     prompt_lr: float = Field(0.03, gt=0, description="Learning rate of the prompt.")
     head_lr: float = Field(0.05, gt=0, description="Learning rate of the head.")
     prompt_size: int = Field(12, ge=1, description="Width of the prompt's frame, pixels of the backbone's input.")
-    threads: int = Field(2, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
+    flip: bool = Field(True, description="Mirror images at random; turn it off where left and right differ.")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
     settle_seconds: float = Field(2.0, ge=0, description="Quiet time after an addition before it is trained.")
     settle_max_seconds: float = Field(30.0, ge=0, description="Longest time that additions can put training off.")
     attempts: int = Field(3, ge=1, description="Failed trainings of a cluster before it is shown as failed.")
@@ -69,6 +70,7 @@ class TrainingSettings(Group):
             batch_size=self.batch_size,
             prompt_lr=self.prompt_lr,
             head_lr=self.head_lr,
+            flip=self.flip,
             prompt=PromptSpec(size=self.prompt_size),
         )
 
@@ -169,6 +171,21 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """Celery broker URL; a folder when none is set."""
         return self.broker_url.get_secret_value() if self.broker_url is not None else "filesystem://localhost//"
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Every setting: its environment variable, its default, what it does. README's table is made of this."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, Group):
+            for inner, setting in group.model_fields.items():
+                variable = f"OUBLI_{name}__{inner}".upper()
+                rows.append((variable, str(setting.default), setting.description or ""))
+        else:
+            default = "" if field.default is None else str(field.default)
+            rows.append((f"OUBLI_{name}".upper(), default, field.description or ""))
+    return rows
 
 
 def load_settings(**overrides: object) -> Settings:

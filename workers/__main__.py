@@ -61,7 +61,8 @@ def main() -> None:
         else:
             run_worker(settings, arguments.name)
     except Misconfigured as error:
-        sys.exit(f"oubli: {error.detail}")
+        print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201  # for the operator, as `oubli` itself does
+        sys.exit(2)  # no restart can help: the supervisor ends
 
 
 if __name__ == "__main__":

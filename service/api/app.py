@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = None
     app.state.failure = None
+    app.state.give_up = _end_process
     app.state.metrics = CollectorRegistry()
     problems.install(app)
     for routes in (samples, erasures, predict, model, health):
@@ -72,13 +73,21 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
     try:
         app.state.service = await asyncio.to_thread(_open, settings)
     except Exception as error:
-        app.state.failure = error if isinstance(error, Misconfigured) else Misconfigured(repr(error))
-        log.exception("the service cannot start")
-        os.kill(os.getpid(), signal.SIGTERM)  # uvicorn ends; whoever started it reads app.state.failure
+        if isinstance(error, Misconfigured):
+            app.state.failure = error
+        else:
+            log.exception("the service cannot start")
+            app.state.failure = Misconfigured(f"The service cannot start: {error}")
+        app.state.give_up()  # the server ends; whoever started it reads app.state.failure
         return
     app.state.service.embeddings.start()
     app.state.service.predictions.start()
     app.state.service.reconciler.start()
+
+
+def _end_process() -> None:
+    """For servers that set no better way: uvicorn raises this signal again once it has ended."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _open(settings: Settings) -> Service:

@@ -70,4 +70,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    for schema in schemas.values():
+        _show_file_choosers(schema)
     return document
+
+
+def _show_file_choosers(schema: dict[str, Any]) -> None:
+    """Swagger UI knows a list of files by `format: binary` alone, not by the `contentMediaType` that FastAPI writes."""
+    for field in schema.get("properties", {}).values():
+        for part in (field, field.get("items", {})):
+            if part.get("contentMediaType") == "application/octet-stream":
+                part["format"] = "binary"

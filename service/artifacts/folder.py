@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from service.artifacts.store import ObjectMissing, check_name
+from service.artifacts.store import ObjectMissing, check_name, check_prefix
 
 _TEMPORARY = ".tmp-"
 
@@ -28,7 +28,7 @@ class FolderStore:
     def put(self, name: str, data: bytes) -> None:
         """Write, flush, rename, flush the folder."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
             with open(temporary, "xb") as file:
@@ -49,12 +49,17 @@ class FolderStore:
             raise ObjectMissing(name) from None
 
     def delete(self, name: str) -> None:
-        """Unlink the file."""
-        self._path(name).unlink(missing_ok=True)
+        """Unlink the file, for good: what is gone stays gone after a power loss."""
+        path = self._path(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        _flush_folder(path.parent)
 
     def names(self, prefix: str) -> Iterator[str]:
         """Walk the folder."""
-        for path in (self._root / prefix).rglob("*"):
+        for path in (self._root / check_prefix(prefix)).rglob("*"):
             if path.is_file() and not path.name.startswith(_TEMPORARY):
                 yield self._name(path)
 
@@ -79,6 +84,14 @@ class FolderStore:
     def _name(self, path: Path) -> str:
         prefix, _, *rest = path.relative_to(self._root).parts
         return "/".join([prefix, *rest])
+
+
+def _make_folder(folder: Path) -> None:
+    """With its parents. A new folder lasts only once the folder that lists it is flushed."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
 
 
 def _flush_folder(folder: Path) -> None:

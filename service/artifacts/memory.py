@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from service.artifacts.store import ObjectMissing, check_name
+from service.artifacts.store import ObjectMissing, check_name, check_prefix
 
 
 class MemoryStore:
@@ -31,7 +31,8 @@ class MemoryStore:
 
     def names(self, prefix: str) -> Iterator[str]:
         """A snapshot of the names."""
-        return iter([name for name in self._objects if name.startswith(f"{prefix}/")])
+        beginning = f"{check_prefix(prefix)}/"
+        return iter([name for name in self._objects if name.startswith(beginning)])
 
     def sweep(self, older_than: timedelta) -> int:
         """Nothing is ever unfinished."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Protocol
 
-_NAME = re.compile(r"[a-z]+(/[A-Za-z0-9_-]+)+(\.[a-z]+)?")
+_PREFIX = re.compile(r"[a-z]+")
+_NAME = re.compile(r"[a-z]+/[A-Za-z0-9_-]+(\.[a-z]+)?")
 
 
 class ObjectMissing(LookupError):
@@ -43,3 +44,10 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a valid object name.")
     return name
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix itself. Raises ValueError for anything but one first path segment."""
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"{prefix!r} is not a valid prefix of object names.")
+    return prefix

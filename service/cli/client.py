@@ -27,6 +27,7 @@ class Client:
     """Calls of the HTTP API, by name."""
 
     def __init__(self, url: str, key: str | None) -> None:
+        self.key = key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT)
 
@@ -55,17 +56,12 @@ class Client:
             if cursor is None:
                 return
 
-    def wait_until_ready(self, seconds: float) -> None:
-        """Until /health/ready says so. Raises Refused."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if self._http.get("/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        raise Refused(f"The service was not ready after {seconds:.0f} s.")
+    def is_ready(self) -> bool:
+        """What /health/ready says; False while nothing answers."""
+        try:
+            return self._http.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
 
 
 def _words(response: httpx.Response) -> str:

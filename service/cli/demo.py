@@ -1,4 +1,231 @@
-"""placeholder"""
+"""`oubli demo`: the whole story on embedded defaults, over HTTP, with real handwritten digits.
+
+People contribute digits, a model learns from them, one of them asks to be forgotten, and the service shows what that
+took. The digits are scikit-learn's copy of the UCI "Optical Recognition of Handwritten Digits" test set (1,797 images
+of 8 x 8 pixels), which every install has.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.panel import Panel
+from rich.table import Table
+
+from service.cli.client import Client
+from service.cli.desk import CHUNK, console, progress_bar, wait_for
+from service.errors import Misconfigured
+
+PEOPLE = ("ada", "bela", "cyd", "dora", "emil", "faye", "gus", "ivo", "june")
+FORGOTTEN = "hana"
+FEW, FEW_LABEL = 8, 7
+TRAINED = 1200
+HELD_OUT = 300
+READY_SECONDS = 120.0
 
 
-def demo() -> None: ...
+@dataclass(frozen=True)
+class Digit:
+    """A handwritten digit, as a PNG file, and who contributed it."""
+
+    png: bytes
+    label: str
+    owner: str
+
+
+# Small clusters, so that ten people's digits make a dozen of them, and no mirrored digits; the rest is as shipped.
+SETTINGS = {"OUBLI_PARTITION__CAP": "200", "OUBLI_PARTITION__MIN": "40", "OUBLI_TRAINING__FLIP": "false"}
+
+
+def demo(
+    exit_after: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the API; another if it is taken.")] = 8000,
+) -> None:
+    """Play the whole story with real handwritten digits, then keep serving until Ctrl-C."""
+    with running_service(port, SETTINGS) as (client, url, _):
+        _tell(client)
+        console.print(f"\nThe admin's desk: [bold]{url}/docs[/bold]   key: [dim]{client.key}[/dim]")
+        if exit_after:
+            return
+        console.print("Serving until Ctrl-C.")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+
+
+def _free_port(wanted: int) -> int:
+    for candidate in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise Misconfigured("There is no free port.")
+
+
+@contextmanager
+def running_service(port: int, settings: Mapping[str, str] | None = None) -> Iterator[tuple[Client, str, Path]]:
+    """An embedded service in a throw-away folder: a client with its admin key, its address, the folder.
+
+    port  preferred; another if it is taken, any if 0.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="oubli-demo-"))
+    port = _free_port(port)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "service.cli", "serve", "--data", str(folder), "--port", str(port)]
+    # Of its own session: Ctrl-C ends the story here first, and the service in order.
+    environment = {**os.environ, "OUBLI_LOG_LEVEL": "WARNING", **(settings or {})}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        with console.status("Starting API, worker and timer (`oubli serve`) ..."):
+            _wait(process, url)
+        yield Client(url, (folder / "admin-key").read_text().strip()), url, folder
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    client = Client(url, None)
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if client.is_ready():
+            return
+        time.sleep(0.2)
+    raise Misconfigured("The embedded service did not start; its messages are above.")
+
+
+def _tell(client: Client) -> None:
+    contributed, held_out = digits()
+    started = time.monotonic()
+    _contribute(client, contributed)
+    _train(client)
+    trained = time.monotonic() - started
+    before = _serving(client)
+    known = _accuracy(client, held_out, "Predicting held-out digits")
+
+    share = [digit for digit in contributed if digit.owner == FORGOTTEN]
+    quote = client.request("POST", "/erasures", json={"owner": FORGOTTEN, "validate_only": True})
+    console.print(
+        Panel(
+            f"{FORGOTTEN} gave {len(share)} of {len(contributed)} digits; {len(quote['clusters'])} of {len(before)} "
+            f"prompts have seen some of them.\n{FORGOTTEN} asks to be forgotten: DELETE /owners/{FORGOTTEN}",
+            title="The right to erasure",
+        )
+    )
+    asked = time.monotonic()
+    erasure = client.request("DELETE", f"/owners/{FORGOTTEN}")
+    stopped = time.monotonic() - asked
+    missing = _accuracy(client, held_out, "Predicting, use has stopped")
+    erasure = wait_for(client, erasure["id"])
+    retrained = time.monotonic() - asked
+    after = _serving(client)
+    forgotten = _accuracy(client, held_out, "Predicting after it")
+
+    changed = [cluster for cluster in after if cluster["prompt"]["digest"] not in _digests(before)]
+    work = sum(cluster["prompt"]["sample_epochs"] for cluster in changed)
+    everything = sum(cluster["prompt"]["sample_epochs"] for cluster in after)
+    table = Table(title="What it took", show_header=False)
+    table.add_row("first training of everything", f"{trained:.1f} s, {len(before)} prompts")
+    table.add_row("use of her digits stopped after", f"[bold]{stopped * 1000:.0f} ms[/bold], with the answer itself")
+    table.add_row("erasure completed after", f"{retrained:.1f} s, predictions going on meanwhile")
+    table.add_row("prompts retrained", f"{len(changed)} of {len(after)}; all others byte for byte as before")
+    table.add_row("sample-epochs", f"{work:,} instead of {everything:,} ({work / max(1, everything):.0%})")
+    table.add_row("accuracy before, during, after", f"{known:.1%} → {missing:.1%} → {forgotten:.1%}")
+    table.add_row("her samples still held", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
+    console.print(table)
+
+
+def digits() -> tuple[list[Digit], list[Digit]]:
+    """Digits to train on, and held-out ones. Nine people gave many of every kind, the tenth a few sevens."""
+    from sklearn.datasets import load_digits  # late: no other command needs it
+
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.images))[: TRAINED + HELD_OUT]
+    made: list[Digit] = []
+    for place, index in enumerate(order):
+        label = int(bunch.target[index])
+        few = label == FEW_LABEL and sum(digit.owner == FORGOTTEN for digit in made) < FEW
+        owner = FORGOTTEN if few else PEOPLE[place % len(PEOPLE)]
+        made.append(Digit(_png(bunch.images[index]), str(label), owner))
+    return made[:TRAINED], made[TRAINED:]
+
+
+def _png(image: Any) -> bytes:
+    grey = Image.fromarray((np.asarray(image) * 255.0 / 16.0).round().astype(np.uint8))
+    buffer = io.BytesIO()
+    grey.resize((32, 32), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _contribute(client: Client, contributed: Sequence[Digit]) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task(f"{len(PEOPLE) + 1} people contribute", total=len(contributed))
+        for chunk in _chunks(contributed):
+            metadata = json.dumps([{"label": digit.label, "owner": digit.owner} for digit in chunk])
+            files = [("images", (f"{i}.png", digit.png)) for i, digit in enumerate(chunk)]
+            client.request("POST", "/samples/batch", files=files, data={"metadata": metadata})
+            bar.advance(task, len(chunk))
+
+
+def _train(client: Client) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task("The worker trains prompts", total=None)
+        while True:
+            clusters = list(client.pages("/clusters"))
+            trained = [c for c in clusters if c["prompt"] and c["prompt"]["members"] == c["samples"]]
+            bar.update(task, total=len(clusters), completed=len(trained))
+            if clusters and len(trained) == len(clusters) and _settled(client):
+                return
+            time.sleep(0.5)
+
+
+def _settled(client: Client) -> bool:
+    states = client.request("GET", "/status")["clusters"]
+    return set(states) == {"serving"}
+
+
+def _accuracy(client: Client, held_out: Sequence[Digit], title: str) -> float:
+    right = 0
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(held_out))
+        for chunk in _chunks(held_out):
+            files = [("image", ("digit.png", digit.png)) for digit in chunk]
+            answers = client.request("POST", "/predict", files=files)["predictions"]
+            pairs = zip(chunk, answers, strict=True)
+            right += sum(answer["label"] == digit.label for digit, answer in pairs)
+            bar.advance(task, len(chunk))
+    return right / len(held_out)
+
+
+def _serving(client: Client) -> list[dict[str, Any]]:
+    return [cluster for cluster in client.pages("/clusters") if cluster["prompt"] is not None]
+
+
+def _digests(clusters: Sequence[dict[str, Any]]) -> set[str]:
+    return {cluster["prompt"]["digest"] for cluster in clusters}
+
+
+def _chunks(items: Sequence[Digit]) -> Iterator[Sequence[Digit]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]

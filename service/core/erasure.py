@@ -103,6 +103,7 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
     now = context.clock()
     ids = [sample.id for sample in found]
     gone = Counter(sample.cluster for sample in found)
+    clusters.lock(session, list(gone), serving=prompts.containing(session, ids))
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(ids):
         raise _Raced
@@ -232,9 +233,9 @@ def _progress(
     if cluster is None:
         return states.REMOVED, None
     if cluster.serving_key is not None:
-        built = prompts.get(session, [cluster.serving_key])[cluster.serving_key]
+        built = prompts.get(session, [cluster.serving_key]).get(cluster.serving_key)  # None: replaced just now
         # Built after the plan that knew of the erasure, or just what that plan asks for.
-        later = built.published_epoch > (erasure.planned_epoch or 0)
+        later = built is not None and built.published_epoch > (erasure.planned_epoch or 0)
         if later or cluster.serving_key == cluster.desired_key:
             return states.COMPLETED, cluster.serving_key
     if cluster.attempts >= context.settings.training.attempts:

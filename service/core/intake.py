@@ -143,14 +143,16 @@ def _record_all(
     results: list[Sample | ServiceError] = []
     arrivals: Counter[str] = Counter()
     with context.registry.write(exclusive=exclusive) as session:
-        for newcomer, sample_id, position in zip(newcomers, ids, positions, strict=True):
-            if not isinstance(position, int):
-                results.append(position)
+        places = _refuse_copies(context, session, newcomers, positions)
+        taken = zip(newcomers, places, strict=True)
+        samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
+        for newcomer, sample_id, place in zip(newcomers, ids, places, strict=True):
+            if not isinstance(place, int):
+                results.append(place)
                 continue
-            result = _record_one(context, session, newcomer, sample_id, position, exclusive=exclusive)
-            results.append(result)
-            if isinstance(result, Sample):
-                arrivals[result.cluster] += 1
+            sample = _record_one(context, session, newcomer, sample_id, place, exclusive=exclusive)
+            results.append(sample)
+            arrivals[sample.cluster] += 1
         now = context.clock()
         settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
         for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
@@ -158,6 +160,30 @@ def _record_all(
         if idempotency_key is not None and isinstance(results[0], Sample):
             idempotency.finish(session, idempotency_key, results[0].id)
     return results
+
+
+def _refuse_copies(
+    context: Context,
+    session: WriteSession,
+    newcomers: Sequence[Newcomer],
+    positions: Sequence[int | ServiceError],
+) -> list[int | ServiceError]:
+    """The positions, with a Conflict in place of those that are one copy of a picture too many."""
+    most = context.partition.max_copies
+    coming: Counter[tuple[str, int]] = Counter()
+    places: list[int | ServiceError] = []
+    for newcomer, position in zip(newcomers, positions, strict=True):
+        if isinstance(position, int):
+            picture = (newcomer.picture.digest, position)
+            if samples.copies(session, *picture) + coming[picture] >= most:
+                position = Conflict(
+                    f"{most} copies of this very image are held already; more could not be divided into clusters of "
+                    "the allowed size."
+                )
+            else:
+                coming[picture] += 1
+        places.append(position)
+    return places
 
 
 def _record_one(
@@ -168,13 +194,7 @@ def _record_one(
     position: int,
     *,
     exclusive: bool,
-) -> Sample | ServiceError:
-    digest = newcomer.picture.digest
-    if samples.copies(session, digest, position) >= context.partition.max_copies:
-        return Conflict(
-            f"{context.partition.max_copies} copies of this very image are held already; more could not be "
-            "divided into clusters of the allowed size."
-        )
+) -> Sample:
     now = context.clock()
     cluster = clusters.covering(session, position)
     if cluster is None:
@@ -187,7 +207,7 @@ def _record_one(
         sample_id=sample_id,
         owner=newcomer.owner,
         label=newcomer.label,
-        digest=digest,
+        digest=newcomer.picture.digest,
         position=position,
         cluster=cluster,
         now=now,

@@ -97,7 +97,7 @@ def _recut(
         if kept is not None:
             del gone[kept.id]
         changed.append(_apply(context, session, change, kept))
-    clusters.delete(session, list(gone))
+    prompts.destroy_unpublished(session, clusters.delete(session, list(gone)))
     state.bump_epoch(session)
     return changed
 
@@ -157,7 +157,8 @@ def _note_erasures(session: WriteSession, changed: Sequence[str]) -> None:
     epoch = state.epoch(session)
     present = {cluster.id for cluster in clusters.every(session)}
     for erasure in erasures.unfinished(session):
-        vanished = any(t.cluster not in present and t.state != states.REMOVED for t in erasure.clusters)
+        settled = (states.COMPLETED, states.REMOVED)
+        vanished = any(t.cluster not in present and t.state not in settled for t in erasure.clusters)
         if erasure.planned_epoch is None or vanished:
             erasures.touch(session, erasure.id, changed)
         if erasure.planned_epoch is None:

@@ -163,6 +163,7 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
     stored = False
     try:
         with context.registry.write() as session:
+            clusters.lock(session, [claim.cluster])  # before the epoch: the order that an erasure locks in
             record = Prompt(
                 key=claim.key,
                 object_name=name,

@@ -110,6 +110,16 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
     )
 
 
+def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence[str] = ()) -> None:
+    """Lock these clusters, and those that serve these prompts, in the order of their ids, as everybody does.
+
+    Before anything else of the transaction is: the serving epoch is locked after the clusters that it speaks of.
+    """
+    concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(serving))
+    statement = sa.select(ClusterRow.id).where(concerned).order_by(ClusterRow.id)
+    session.execute(statement.with_for_update(key_share=True)).all()
+
+
 def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
     """`count` members have gone: the plan is out of date, training is urgent, and whoever trains it is fenced off.
 
@@ -132,7 +142,8 @@ def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
 
 
 def _lease(session: WriteSession, cluster_id: str) -> str | None:
-    statement = sa.select(ClusterRow.lease_token).where(ClusterRow.id == cluster_id).with_for_update()
+    # key_share: an intake that has named this cluster in a new sample does not stand in the way
+    statement = sa.select(ClusterRow.lease_token).where(ClusterRow.id == cluster_id).with_for_update(key_share=True)
     return session.execute(statement).scalar_one_or_none()
 
 
@@ -141,7 +152,8 @@ def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime
     if not prompt_keys:
         return {}
     serving = sa.select(ClusterRow.id, ClusterRow.serving_key).where(ClusterRow.serving_key.in_(prompt_keys))
-    withdrawn = {row[0]: row[1] or "" for row in session.execute(serving.order_by(ClusterRow.id).with_for_update())}
+    locking = serving.order_by(ClusterRow.id).with_for_update(key_share=True)
+    withdrawn = {row[0]: row[1] or "" for row in session.execute(locking)}
     session.execute(
         sa.update(ClusterRow)
         .where(ClusterRow.serving_key.in_(prompt_keys))
@@ -179,9 +191,10 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
     return token
 
 
-def delete(session: WriteSession, cluster_ids: Sequence[str]) -> None:
-    """Delete clusters that have no members."""
-    session.execute(sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)))
+def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[str]:
+    """Delete clusters that have no members. Answers with the leases that were ended."""
+    statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)).returning(ClusterRow.lease_token)
+    return [token for token in session.execute(statement).scalars() if token is not None]
 
 
 def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> None:

@@ -22,8 +22,10 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 import migrations
-from service.errors import Misconfigured
+from service.errors import Misconfigured, Unavailable
 
+_BUSY_MS = 15_000  # how long SQLite waits for a lock
+_SCRUB_MS = 250  # ... and a scrub for readers: meanwhile it holds up every writer
 _PLAN_LOCK = 0x0B11  # any constant: the advisory lock's name on PostgreSQL
 
 
@@ -40,7 +42,7 @@ class Registry:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+        self.is_sqlite = _parse(url).get_backend_name() == "sqlite"
         self.engine: sa.Engine = _make_engine(url, sqlite=self.is_sqlite)
         read, write = ({}, {"oubli_write": True}) if self.is_sqlite else ({"isolation_level": "REPEATABLE READ"}, {})
         self._reader: sa.Engine = self.engine.execution_options(**read)
@@ -74,8 +76,10 @@ class Registry:
         connection = self.engine.raw_connection()
         try:
             cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_SCRUB_MS}")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             ((busy, *_),) = cursor.fetchall()
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         finally:
             connection.close()
         return bool(busy == 0)
@@ -85,10 +89,17 @@ class Registry:
         self.engine.dispose()
 
 
+def _parse(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except sa.exc.ArgumentError:  # without the URL: it may hold a password
+        raise Misconfigured("OUBLI_DATABASE_URL is no URL such as postgresql+psycopg://user@host/name.") from None
+
+
 def _make_engine(url: str, *, sqlite: bool) -> sa.Engine:
     if not sqlite:
         return sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-    engine = sa.create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
+    engine = sa.create_engine(url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -98,7 +109,7 @@ def _make_engine(url: str, *, sqlite: bool) -> sa.Engine:
             "synchronous=FULL",
             "foreign_keys=ON",
             "secure_delete=ON",
-            "busy_timeout=15000",
+            f"busy_timeout={_BUSY_MS}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -119,7 +130,7 @@ def _config(url: str) -> Config:
 
 def migrate(url: str) -> None:
     """Bring the registry to this release's schema; refuse one that a newer release made."""
-    backend = sa.make_url(url)
+    backend = _parse(url)
     if backend.get_backend_name() == "sqlite" and backend.database:
         Path(backend.database).parent.mkdir(parents=True, exist_ok=True)
     check_known(url)
@@ -127,11 +138,16 @@ def migrate(url: str) -> None:
 
 
 def check_known(url: str) -> str | None:
-    """The schema's revision, None when there is none. Raises Misconfigured if this release does not know it."""
+    """The schema's revision, None when there is none. Raises Misconfigured if this release does not know it.
+
+    Raises Unavailable while the database does not answer.
+    """
     registry = Registry(url)
     try:
         with registry.engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
+    except sa.exc.OperationalError:
+        raise Unavailable(f"The registry's database does not answer: {_parse(url).render_as_string()}.") from None
     finally:
         registry.close()
     if revision is not None:

@@ -37,25 +37,12 @@ def decode_number(cursor: str) -> int:
     return int(place)
 
 
-def decode_text(cursor: str) -> str:
-    """The place, in a list ordered by a text (see `text_place`). Raises Invalid."""
-    try:
-        return bytes.fromhex(decode(cursor)).decode()
-    except ValueError:
-        raise _unknown() from None
-
-
 def decode_id(cursor: str) -> str:
     """The place, in a list ordered by id. Raises Invalid."""
     try:
         return str(UUID(decode(cursor)))
     except ValueError:
         raise _unknown() from None
-
-
-def text_place(text: str) -> str:
-    """A place that any text can be, in ASCII."""
-    return text.encode().hex()
 
 
 def _unknown() -> Invalid:

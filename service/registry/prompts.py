@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Prompt
-from service.registry.tables import ClusterRow, DestructionRow, PromptMemberRow, PromptRow
+from service.registry.tables import ClusterRow, DestructionRow, ErasureRow, PromptMemberRow, PromptRow
 
 _CHUNK = 500
 
@@ -91,8 +91,11 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
 
 
 def owed(session: ReadSession, limit: int = 10_000) -> list[str]:
-    """Objects that must be destroyed."""
-    return list(session.execute(sa.select(DestructionRow.object_name).limit(limit)).scalars())
+    """Objects that must be destroyed. Those of an erasure once it is planned, and no sooner: its owner's row goes with
+    the plan, and must have gone when the database's log is scrubbed after them.
+    """
+    unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.planned_epoch.is_(None))
+    return list(session.execute(sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)).scalars())
 
 
 def destroyed(session: WriteSession, objects: Sequence[str]) -> None:

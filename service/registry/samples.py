@@ -121,6 +121,12 @@ def insert(
     return Sample(sample_id, owner, label, digest, cluster, now, position)
 
 
+def ensure_owners(session: WriteSession, refs: Iterable[str]) -> None:
+    """Make those that are new, in one order for everybody: on PostgreSQL each waits for whoever makes the same."""
+    for ref in sorted(set(refs)):
+        _owner_id(session, ref)
+
+
 def _owner_id(session: WriteSession, ref: str) -> str:
     found = sa.select(OwnerRow.id).where(OwnerRow.ref == ref)
     existing = session.execute(found).scalar_one_or_none()
@@ -177,15 +183,10 @@ def move(session: WriteSession, *, lo: int, hi: int, cluster: str) -> None:
     )
 
 
-def labels(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page[tuple[str, int]]:
+def labels(session: ReadSession) -> list[tuple[str, int]]:
     """Labels in use and how many samples have each, in the order of the labels."""
-    statement = (
-        sa.select(SampleRow.label, sa.func.count()).group_by(SampleRow.label).order_by(SampleRow.label).limit(limit + 1)
-    )
-    if cursor is not None:
-        statement = statement.where(SampleRow.label > paging.decode_text(cursor))
-    rows = session.execute(statement).all()
-    return paging.page(rows, limit, item=lambda row: (row[0], row[1]), place=lambda row: paging.text_place(row[0]))
+    statement = sa.select(SampleRow.label, sa.func.count()).group_by(SampleRow.label).order_by(SampleRow.label)
+    return [(row[0], row[1]) for row in session.execute(statement)]
 
 
 def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, list[str]]:

@@ -94,6 +94,9 @@ class Batcher(Generic[Item, Result]):
             results = await loop.run_in_executor(self._executor, self._run, [item for item, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except asyncio.CancelledError:  # `stop`: what is being computed is answered like what waits
+            self._waiting.extendleft(reversed(batch))
+            raise
         except Exception as error:
             for _, future in batch:
                 if not future.done():

@@ -69,7 +69,9 @@ def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
     """The prompt's tensors. A damaged artifact is served by nobody: it is given up, and built again."""
     try:
         data = context.store.get(prompt.object_name)
-        return checkpoint.load(data, key=prompt.key, digest=prompt.digest, identity=context.identity)
+        return checkpoint.load(
+            data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity
+        )
     except (ObjectMissing, checkpoint.CheckpointMismatch) as error:
         with context.registry.read() as session:
             if prompt.key not in prompts.get(session, [prompt.key]):

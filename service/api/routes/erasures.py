@@ -20,6 +20,7 @@ from service.api.schemas.erasures import (
 )
 from service.core import erasure
 from service.core.idempotency import once, request_digest
+from service.core.intake import check_text
 from service.errors import NotFound
 from service.registry import erasures, records
 
@@ -55,7 +56,7 @@ def delete_owner(
     service: Running, response: Response, owner: Annotated[str, Path(min_length=1, max_length=128)]
 ) -> Erasure:
     """All of it in one transaction."""
-    return _accepted(service, response, erasure.erase_owner(service.context, owner))
+    return _accepted(service, response, erasure.erase_owner(service.context, check_text("owner", owner)))
 
 
 @router.post(
@@ -77,15 +78,16 @@ def create_erasure(
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not held, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]
+    owner = check_text("owner", body.owner) if body.owner is not None else None
     if body.validate_only:
         response.status_code = status.HTTP_200_OK
-        return quote_of(erasure.quote(service.context, sample_ids=ids, owner=body.owner))
+        return quote_of(erasure.quote(service.context, sample_ids=ids, owner=owner))
     digest = request_digest(body.model_dump_json().encode())
     with once(service.context, "POST /erasures", idempotency_key, digest) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
-        elif body.owner is not None:
-            record = erasure.erase_owner(service.context, body.owner, idempotency_key=ticket.key_digest)
+        elif owner is not None:
+            record = erasure.erase_owner(service.context, owner, idempotency_key=ticket.key_digest)
         else:
             record = erasure.erase_samples(service.context, ids, idempotency_key=ticket.key_digest)
     return _accepted(service, response, record)

@@ -74,13 +74,11 @@ def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
     return _render(service, [cluster])[0]
 
 
-@router.get("/labels", response_model=Listing[LabelCount], responses=responses(503), summary="List labels")
-def list_labels(service: Running, paging: PagingParameters) -> Listing[LabelCount]:
+@router.get("/labels", response_model=list[LabelCount], responses=responses(503), summary="List labels")
+def list_labels(service: Running) -> list[LabelCount]:
     """Labels exist while a sample has them."""
     with service.context.registry.read() as session:
-        page = samples.labels(session, limit=paging.limit, cursor=paging.cursor)
-    items = [LabelCount(label=label, samples=count) for label, count in page.items]
-    return Listing(items=items, next_cursor=page.next_cursor)
+        return [LabelCount(label=label, samples=count) for label, count in samples.labels(session)]
 
 
 @router.get("/partition", response_model=Partition, responses=responses(503), summary="How samples are divided")

@@ -179,8 +179,8 @@ def list_samples(
             session,
             limit=paging.limit,
             cursor=paging.cursor,
-            owner=owner,
-            label=label,
+            owner=check_text("owner", owner) if owner is not None else None,  # as at intake
+            label=check_text("label", label) if label is not None else None,
             cluster=str(cluster) if cluster is not None else None,
         )
     return Listing(items=[sample_of(record) for record in page.items], next_cursor=page.next_cursor)

@@ -1,0 +1,1 @@
+"""Measurements, run by `make bench`: tables on the screen, figures as JSON in benchmarks/results/ (not committed)."""

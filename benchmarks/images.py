@@ -1,0 +1,56 @@
+"""Real images for measurements: the CIFAR-10 subset of `OUBLI_TEST_DATA`, else scikit-learn's digits."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.image import Pixels
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image and its class."""
+
+    pixels: Pixels
+    label: str
+
+    def png(self) -> bytes:
+        """As a file to upload."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def load(train: int, test: int, *, seed: int = 0) -> tuple[str, list[Labelled], list[Labelled]]:
+    """Name of the data set, and shuffled train and test images."""
+    folder = Path(os.environ.get("OUBLI_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+    random = np.random.default_rng(seed)
+    if (folder / "cifar10-small.npz").is_file():
+        data = np.load(folder / "cifar10-small.npz", allow_pickle=False)
+        parts = []
+        for part, count in (("train", train), ("test", test)):
+            images, labels = data[f"{part}_images"], data[f"{part}_labels"]
+            chosen = random.permutation(len(images))[:count]
+            parts.append([Labelled(images[i], str(data["classes"][labels[i]])) for i in chosen])
+        return "CIFAR-10 subset", parts[0], parts[1]
+    return "digits", *_digits(train, test, random)
+
+
+def _digits(train: int, test: int, random: np.random.Generator) -> tuple[list[Labelled], list[Labelled]]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = random.permutation(len(bunch.images))
+    made = []
+    for index in order:
+        grey = Image.fromarray((bunch.images[index] * 255.0 / 16.0).round().astype(np.uint8))
+        pixels = np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"))
+        made.append(Labelled(pixels, str(bunch.target[index])))
+    held_out = min(test, len(made) // 4)
+    return made[held_out:][:train], made[:held_out]

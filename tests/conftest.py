@@ -1,0 +1,63 @@
+"""What all tests share: real images, two backbones, and settings under which bits repeat."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import settings
+
+settings.register_profile("oubli", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("oubli")
+
+DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+
+
+class Images(NamedTuple):
+    """Real images in a fixed random order: uint8 [n, 32, 32, 3], and the name of what each shows."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: list[str]
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """CIFAR-10 from the folder `OUBLI_TEST_DATA`; handwritten digits, which scikit-learn brings along, without it."""
+    path = Path(os.environ.get("OUBLI_TEST_DATA", DATA)) / "cifar10-small.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as data:
+            pixels, names = data["test_images"], data["classes"][data["test_labels"]]
+    else:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        grey = (digits.images * 255 / 16).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+        pixels, names = np.stack([grey] * 3, axis=-1), digits.target.astype(str)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    return Images(pixels[order], names[order].tolist())
+
+
+@pytest.fixture(scope="session")
+def deterministic() -> None:
+    """One thread and deterministic algorithms, for the whole process."""
+    from models import determinism
+
+    determinism.configure(threads=1, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny(deterministic):
+    """The backbone that needs no weights: 16 x 16 pixels, 32 features."""
+    from models.backbone import load_backbone
+
+    return load_backbone("tiny")
+
+
+@pytest.fixture(scope="session")
+def real(deterministic):
+    """EfficientNet-Lite0 with its ImageNet weights: 96 x 96 pixels, 1,280 features."""
+    from models.backbone import load_backbone
+
+    return load_backbone("efficientnet-lite0")

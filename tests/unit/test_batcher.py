@@ -1,0 +1,209 @@
+"""The batcher's promises, without a model: items are numbers, and computing one doubles it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.errors import Busy, Unavailable
+from service.serving.batcher import Batcher
+
+Run = Callable[[Sequence[int]], Sequence[int]]
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        yield executor
+
+
+class Device:
+    """Doubles numbers, one batch at a time, once its gate is open; remembers its batches."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.gate = threading.Event()
+        if not busy:
+            self.gate.set()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append(list(items))
+        assert self.gate.wait(10)
+        if -1 in items:
+            raise ZeroDivisionError("a bad item")
+        return [2 * item for item in items]
+
+    async def is_computing(self, batches: int = 1) -> None:
+        while len(self.batches) < batches:
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def started(
+    run: Run, executor: ThreadPoolExecutor, *, max_batch: int = 4, max_queue: int = 8
+) -> AsyncIterator[Batcher[int, int]]:
+    batcher = Batcher(run, executor=executor, max_batch=max_batch, max_queue=max_queue)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.stop()
+
+
+async def waiting(batcher: Batcher[int, int], items: Sequence[int]) -> asyncio.Task[list[int]]:
+    """A caller whose items are in the queue."""
+    before = batcher.depth
+    task = asyncio.create_task(batcher.submit(items))
+    while batcher.depth < before + len(items) and not task.done():
+        await asyncio.sleep(0)
+    return task
+
+
+def in_loop(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+def test_results_come_back_in_order(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor) as batcher:
+            assert await batcher.submit([3, 1, 2]) == [6, 2, 4]
+            assert await batcher.submit([]) == []
+
+    in_loop(scene())
+
+
+def test_what_gathers_while_the_device_is_busy_is_computed_together_up_to_max_batch(
+    executor: ThreadPoolExecutor,
+) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            others = [await waiting(batcher, [number]) for number in range(1, 7)]
+            device.gate.set()
+            assert await asyncio.gather(first, *others) == [[2 * number] for number in range(7)]
+            assert device.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+    in_loop(scene())
+
+
+def test_a_full_queue_refuses_a_request_as_a_whole(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor, max_queue=3) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            second = await waiting(batcher, [1, 2])
+            with pytest.raises(Busy) as refusal:
+                await batcher.submit([3, 4])
+            assert refusal.value.retry_after == 1
+            assert batcher.depth == 2
+            third = await waiting(batcher, [5])
+            device.gate.set()
+            assert await asyncio.gather(first, second, third) == [[0], [2, 4], [10]]
+            assert [item for batch in device.batches for item in batch] == [0, 1, 2, 5]
+
+    in_loop(scene())
+
+
+def test_items_of_a_caller_who_has_gone_are_dropped_and_neighbours_are_answered(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            gone = await waiting(batcher, [1, 2])
+            stays = await waiting(batcher, [3])
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            device.gate.set()
+            assert await asyncio.gather(first, stays) == [[0], [6]]
+            assert device.batches == [[0], [3]]
+
+    in_loop(scene())
+
+
+def test_a_caller_who_goes_during_the_computation_harms_nobody(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            gone, stays = await waiting(batcher, [1]), await waiting(batcher, [2])
+            device.gate.set()
+            await first
+            device.gate.clear()
+            await device.is_computing(2)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            device.gate.set()
+            assert await stays == [4]
+
+    in_loop(scene())
+
+
+def test_an_exception_reaches_every_caller_of_its_batch_and_the_next_batch_is_computed(
+    executor: ThreadPoolExecutor,
+) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            unlucky = [await waiting(batcher, [1, 2]), await waiting(batcher, [-1])]
+            device.gate.set()
+            assert await first == [0]
+            for error in await asyncio.gather(*unlucky, return_exceptions=True):
+                assert isinstance(error, ZeroDivisionError)
+            assert await batcher.submit([5]) == [10]
+
+    in_loop(scene())
+
+
+def test_a_wrong_number_of_results_is_an_error_and_never_a_mix_up(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(lambda items: [0] * (len(items) - 1), executor) as batcher:
+            with pytest.raises(RuntimeError, match="1 results for 2 items"):
+                await batcher.submit([1, 2])
+
+    in_loop(scene())
+
+
+def test_an_idle_batcher_uses_no_processor(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor) as batcher:
+            await batcher.submit([1])
+            before = time.process_time()
+            await asyncio.sleep(0.5)
+            assert time.process_time() - before < 0.05
+
+    in_loop(scene())
+
+
+def test_stopping_tells_those_who_wait_and_those_being_computed(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor) as batcher:
+            computed = await waiting(batcher, [0])
+            await device.is_computing()
+            queued = await waiting(batcher, [1])
+            await batcher.stop()
+            for caller in (computed, queued):
+                with pytest.raises(Unavailable, match="shutting down"):
+                    await asyncio.wait_for(caller, 1)
+            device.gate.set()
+
+    in_loop(scene())
+
+
+def test_a_batcher_that_never_started_can_be_stopped(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        await Batcher(Device(), executor=executor, max_batch=1, max_queue=1).stop()
+
+    in_loop(scene())

@@ -28,6 +28,10 @@ class CheckpointMismatch(ValueError):
     """The bytes are not the prompt they are said to be."""
 
 
+class OtherIdentity(CheckpointMismatch):
+    """The artifact is whole, and built from another backbone or with other settings."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a prompt must have been built from to be accepted."""
@@ -78,7 +82,8 @@ def load(data: bytes, *, key: str, digest: str, labels: Sequence[str], identity:
     }
     for name, value in expected.items():
         if header.get(name) != value:
-            raise CheckpointMismatch(f"The artifact's {name} is not the expected one.")
+            mismatch = OtherIdentity if name in ("backbone", "training") else CheckpointMismatch
+            raise mismatch(f"The artifact's {name} is not the expected one.")
     try:
         tensors = safetensors.torch.load(data)
         prompt = TrainedPrompt(

@@ -12,6 +12,7 @@ import os
 import platform
 
 import numpy as np
+import PIL
 import timm
 import torch
 
@@ -42,6 +43,7 @@ def fingerprint(*, threads: int, device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "numpy": np.__version__,
+        "pillow": PIL.__version__,
         "device": device.split(":")[0],
         "hardware": hardware,
         "threads": str(threads),

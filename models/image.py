@@ -2,8 +2,9 @@
 
 Promises: the picture as a person would see it (EXIF rotation applied, first frame of an animation, transparency on
 white, CMYK and 16-bit converted), as RGB uint8 [height, width, 3] with its shorter side at most `max_side`; all
-metadata is left behind. Size limits are checked from the header, before any pixel is decoded, so a decompression
-bomb costs nothing. Does not promise the same pixels across releases of the JPEG decoder.
+metadata is left behind. Size limits are checked from the header, before any pixel is decoded, so a decompression bomb
+above them costs nothing; below them, decoding takes up to 15 bytes a pixel. Does not promise the same pixels across
+releases of the JPEG decoder.
 """
 
 from __future__ import annotations

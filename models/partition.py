@@ -47,7 +47,8 @@ class Partition(Protocol):
     """What the service needs to know of a partition."""
 
     spec: PartitionSpec
-    digest: str
+    line_digest: str  # of what a position means
+    digest: str  # of the line and of how it is cut
 
     def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
         """Position of each sample on the line."""
@@ -86,7 +87,8 @@ class TreePartition:
         order, self._splits = _dendrogram(prototypes)
         # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
         public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
-        self.digest = sha256(b"oubli/partition/tree/1", canonical_json(asdict(spec)), *public)
+        self.line_digest = sha256(b"oubli/line/tree/1", *public)
+        self.digest = sha256(b"oubli/partition/tree/1", canonical_json(asdict(spec)), self.line_digest.encode())
         self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
         self._rank[order] = np.arange(len(order))
         self._in_order = prototypes[order]

@@ -7,6 +7,8 @@ one fixed order of summation: the same embedding gets the same prototype everywh
 
 from __future__ import annotations
 
+import threading
+
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +28,13 @@ class PrototypeRouter:
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
         index.add(self._prototypes)
         self._index = index
+        self._one_at_a_time = threading.Lock()  # FAISS's GPU indices are not thread-safe, not even for reading
 
     def nearest(self, embeddings: Embedding) -> npt.NDArray[np.int64]:
         """Index [n] of the prototype nearest to each embedding [n, dim]."""
         count = min(CANDIDATES, len(self._prototypes))
-        _, candidates = self._index.search(np.ascontiguousarray(embeddings, dtype=np.float32), count)
+        with self._one_at_a_time:
+            _, candidates = self._index.search(np.ascontiguousarray(embeddings, dtype=np.float32), count)
         candidates = np.sort(candidates, axis=1)
         scores = exact_dot(embeddings[:, None, :], self._prototypes[candidates])
         best = np.argmax(scores, axis=1)

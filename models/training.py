@@ -49,6 +49,11 @@ class TrainedPrompt:
     members: int
     sample_epochs: int
 
+    @property
+    def is_finite(self) -> bool:
+        """False if training diverged."""
+        return all(bool(tensor.isfinite().all()) for tensor in (self.values, self.weight, self.bias))
+
 
 def train(
     backbone: Backbone,

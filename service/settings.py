@@ -33,9 +33,12 @@ class Group(BaseModel):
 class PartitionSettings(Group):
     """How samples are divided into clusters."""
 
-    kind: Literal["tree"] = Field("tree", description="How clusters are made.")
+    kind: Literal["tree"] = Field("tree", description="How clusters are made; this release knows `tree`.")
     cap: int = Field(500, ge=2, description="Most samples in a cluster; bounds the cost of any deletion.")
     min: int = Field(100, ge=1, description="Fewest samples in a cluster; at most half of `cap`.")
+
+    anchors: int = Field(1000, ge=2, description="Anchors of the partition `anchors`; `tree` has none.")
+    clusters: int | None = Field(None, ge=1, description="Clusters of `anchors` and `random`; `tree` counts its own.")
 
     @model_validator(mode="after")
     def _sizes_can_be_met(self) -> Self:
@@ -139,7 +142,7 @@ class Settings(BaseSettings):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
     auth: bool = Field(True, description="Ask for API keys.")
     erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
-    log_level: str = Field("INFO", description="Least severe event that is logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe logged event.")
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
@@ -181,7 +184,8 @@ def describe() -> list[tuple[str, str, str]]:
         if isinstance(group, type) and issubclass(group, Group):
             for inner, setting in group.model_fields.items():
                 variable = f"OUBLI_{name}__{inner}".upper()
-                rows.append((variable, str(setting.default), setting.description or ""))
+                default = "" if setting.default is None else str(setting.default)
+                rows.append((variable, default, setting.description or ""))
         else:
             default = "" if field.default is None else str(field.default)
             rows.append((f"OUBLI_{name}".upper(), default, field.description or ""))

@@ -37,6 +37,7 @@ class Trainer:
             prompts.destroy_unpublished(session, clusters.release(session, worker=self._name))
             self._register(session)
         self._heart.start()
+        self._doorbell.ring(1)  # for what was left to do while nobody was here
 
     def interrupt(self) -> None:
         """Give up what is being trained, after the present batch, and train no more."""
@@ -86,7 +87,7 @@ class Trainer:
             try:
                 hold(self._context, claim)
             except LeaseLost:
-                self._lost = True
+                self._lost = self._claim is claim  # it may have ended by itself
 
     def _register(self, session: WriteSession) -> None:
         settings, now = self._context.settings, self._context.clock()

@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("backbone_digest", sa.String(length=64), nullable=True),
         sa.Column("backbone_name", sa.String(length=200), nullable=True),
+        sa.Column("line_digest", sa.String(length=64), nullable=True),
         sa.Column("partition_digest", sa.String(length=64), nullable=True),
         sa.Column("training_digest", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_state")),
@@ -125,6 +126,7 @@ def upgrade() -> None:
         "destructions",
         sa.Column("object_name", sa.String(length=200), nullable=False),
         sa.Column("erasure_id", sa.Uuid(as_uuid=False), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["erasure_id"], ["erasures.id"], name=op.f("fk_destructions_erasure_id")),
         sa.PrimaryKeyConstraint("object_name", name=op.f("pk_destructions")),
     )

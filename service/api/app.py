@@ -22,7 +22,6 @@ from service.api.routes import erasures, health, model, predict, samples
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
 from service.core.reconciler import Reconciler
-from service.errors import Misconfigured
 from service.serving.batcher import Batcher
 from service.serving.engine import Engine
 from service.settings import Settings
@@ -73,11 +72,7 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
     try:
         app.state.service = await asyncio.to_thread(_open, settings)
     except Exception as error:
-        if isinstance(error, Misconfigured):
-            app.state.failure = error
-        else:
-            log.exception("the service cannot start")
-            app.state.failure = Misconfigured(f"The service cannot start: {error}")
+        app.state.failure = error
         app.state.give_up()  # the server ends; whoever started it reads app.state.failure
         return
     app.state.service.embeddings.start()
@@ -107,8 +102,13 @@ def _open(settings: Settings) -> Service:
         device=device,
         embeddings=Batcher(engine.embed, **limits),
         predictions=Batcher(engine.predict, **limits),
-        reconciler=Reconciler(context, Doorbell(settings)),
+        # A withdrawn prompt leaves the memory of an idle replica too.
+        reconciler=Reconciler(context, Doorbell(settings), afterwards=lambda: _refresh(device, engine)),
     )
+
+
+def _refresh(device: ThreadPoolExecutor, engine: Engine) -> None:
+    device.submit(engine.refresh).result()
 
 
 async def _shut_down(service: Service) -> None:

@@ -59,6 +59,11 @@ def scope(name: str) -> Any:
     return Security(_check_key, scopes=[name])
 
 
+def caller(request: Request) -> str:
+    """Who sends this request, as far as one caller's Idempotency-Key must not be taken for another's."""
+    return request.headers.get("authorization", "")
+
+
 @dataclass(frozen=True)
 class Paging:
     """Which part of a list is asked for."""

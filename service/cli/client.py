@@ -38,6 +38,8 @@ class Client:
                 response = self._http.request(method, path, **arguments)
             except httpx.ConnectError:
                 raise Refused(f"Nothing answers at {self._http.base_url}. Start it with `oubli serve`.") from None
+            except httpx.TransportError as error:
+                raise Refused(f"The connection broke ({type(error).__name__}). Try again.") from None
             if response.status_code not in (429, 503):
                 break
             time.sleep(float(response.headers.get("Retry-After", "1")))

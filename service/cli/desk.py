@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -23,7 +23,10 @@ from service.settings import load_settings
 
 console = Console()
 UrlOption = Annotated[str | None, typer.Option("--url", help="Where the service is [default: OUBLI_URL or local].")]
+Item = TypeVar("Item")
+
 CHUNK = 64  # images in a request
+CHUNK_BYTES = 100_000_000  # ... or fewer, if they are large
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
@@ -59,8 +62,7 @@ def ingest(
     skipped = 0
     with progress_bar() as bar:
         task = bar.add_task(f"Ingesting {folder.name}", total=len(pictures))
-        for start in range(0, len(pictures), CHUNK):
-            chunk = pictures[start : start + CHUNK]
+        for chunk in chunks(pictures, size=lambda picture: picture.path.stat().st_size):
             fresh = [picture for picture in chunk if not _is_held(picture, held)]
             skipped += len(chunk) - len(fresh)
             failed += _contribute(client, fresh, owner)
@@ -73,12 +75,26 @@ def ingest(
         raise typer.Exit(1)
 
 
+def chunks(items: Sequence[Item], *, size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Consecutive items, at most CHUNK and CHUNK_BYTES together; a larger item goes alone."""
+    chunk: list[Item] = []
+    weight = 0
+    for item in items:
+        if chunk and (len(chunk) == CHUNK or weight + size(item) > CHUNK_BYTES):
+            yield chunk
+            chunk, weight = [], 0
+        chunk.append(item)
+        weight += size(item)
+    if chunk:
+        yield chunk
+
+
 def find_pictures(folder: Path) -> list[Picture]:
     """Image files below class folders, in the order of their names. Raises Invalid if there are none."""
     if not folder.is_dir():
         raise Invalid(f"{folder} is not a folder.")
     pictures = [
-        Picture(path, label.name)
+        Picture(path, label.name.strip())
         for label in sorted(folder.iterdir())
         if label.is_dir()
         for path in sorted(label.rglob("*"))
@@ -118,8 +134,7 @@ def predict(
     """Classify images."""
     client = _client(url, data)
     table = Table("file", "label", "score", "cluster", "")
-    for start in range(0, len(files), CHUNK):
-        chunk = files[start : start + CHUNK]
+    for chunk in chunks(files, size=lambda path: path.stat().st_size):
         images = [("image", (path.name, path.read_bytes())) for path in chunk]
         answers = client.request("POST", "/predict", files=images)["predictions"]
         for path, answer in zip(chunk, answers, strict=True):

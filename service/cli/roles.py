@@ -51,7 +51,7 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
     app.state.give_up = lambda: setattr(server, "should_exit", True)
     server.run()
     if app.state.failure is not None:
-        raise app.state.failure
+        raise app.state.failure  # Misconfigured ends `oubli serve`; anything else is tried again
 
 
 def _require_migrated(chosen: Settings) -> None:

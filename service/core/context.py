@@ -13,7 +13,7 @@ from service.artifacts import FolderStore, Store
 from service.clock import Clock, system_clock
 from service.errors import Misconfigured
 from service.registry import clusters, state
-from service.registry.engine import Registry
+from service.registry.engine import ReadSession, Registry
 from service.settings import Settings
 
 
@@ -35,8 +35,11 @@ class Context:
         return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
 
 
-def open_context(settings: Settings, *, clock: Clock = system_clock) -> Context:
-    """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured."""
+def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:
+    """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured.
+
+    read_only  change nothing: settings other than those that the registry was made with are refused.
+    """
     try:
         backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)
     except UnknownBackbone as error:
@@ -56,8 +59,30 @@ def open_context(settings: Settings, *, clock: Clock = system_clock) -> Context:
         training=training,
         clock=clock,
     )
-    bind(context)
+    if read_only:
+        check_bound(context)
+    else:
+        bind(context)
     return context
+
+
+def check_bound(context: Context) -> None:
+    """Raise Misconfigured unless the registry was made with these settings."""
+    with context.registry.read() as session:
+        require_bound(context, session)
+
+
+def require_bound(context: Context, session: ReadSession) -> None:
+    """The same within a transaction: another process may have bound the registry to other settings meanwhile."""
+    made_with = state.made_with(session)
+    ours = (context.backbone.digest, context.partition.line_digest, context.partition.digest, context.training.digest())
+    if made_with != ours:
+        names = ("backbone", "line", "partition", "training")
+        differ = [name for name, old, new in zip(names, made_with, ours, strict=False) if old != new]
+        raise Misconfigured(
+            f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "
+            "runs with; nothing has been changed."
+        )
 
 
 def bind(context: Context) -> None:
@@ -73,9 +98,15 @@ def bind(context: Context) -> None:
                 f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
                 f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
             )
+        if row.line_digest not in (None, context.partition.line_digest):
+            raise Misconfigured(
+                "The samples of this registry were located by another partition or another release of SciPy; their "
+                "positions mean nothing here. Use what made it, or another data folder; nothing has been changed."
+            )
         digests = (context.partition.digest, context.training.digest())
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
         row.backbone_digest = context.backbone.digest
+        row.line_digest = context.partition.line_digest
         row.backbone_name = context.backbone.name
         row.partition_digest, row.training_digest = digests

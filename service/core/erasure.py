@@ -188,13 +188,14 @@ def advance(context: Context) -> None:
     with context.registry.read() as session:
         if not erasures.unfinished(session):
             return
-    with context.registry.write() as session:
+    # Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
+    with context.registry.write(exclusive=True) as session:
         waiting = erasures.awaiting_destruction(session)
         present = {cluster.id: cluster for cluster in clusters.every(session)}
         for erasure in erasures.unfinished(session):
             if erasure.planned_epoch is None:
                 continue
-            _advance_one(context, session, erasure, present, bytes_gone=erasure.id not in waiting)
+            _advance_one(context, session, erasure, present, failed_destructions=waiting.get(erasure.id))
 
 
 def _advance_one(
@@ -203,17 +204,19 @@ def _advance_one(
     erasure: Erasure,
     present: dict[str, Cluster],
     *,
-    bytes_gone: bool,
+    failed_destructions: int | None,
 ) -> None:
+    """`failed_destructions` is None once all bytes are gone."""
     found = [_progress(context, session, erasure, touched, present) for touched in erasure.clusters]
     for touched, (reached, prompt) in zip(erasure.clusters, found, strict=True):
         if (touched.state, touched.prompt_after) != (reached, prompt):
             erasures.set_cluster(session, erasure.id, touched.cluster, state=reached, prompt_after=prompt)
     reached_states = {reached for reached, _ in found}
-    if bytes_gone and reached_states <= {states.COMPLETED, states.REMOVED}:
+    stuck = (failed_destructions or 0) >= context.settings.training.attempts
+    if failed_destructions is None and reached_states <= {states.COMPLETED, states.REMOVED}:
         after = states.COMPLETED
     else:
-        after = states.FAILED if states.FAILED in reached_states else states.RETRAINING
+        after = states.FAILED if stuck or states.FAILED in reached_states else states.RETRAINING
     if states.may_change(erasure.state, after):
         done = context.clock() if after == states.COMPLETED else None
         erasures.set_state(session, erasure.id, state=after, completed_at=done)

@@ -13,7 +13,7 @@ from service.core.context import Context
 from service.errors import Conflict, Invalid
 from service.registry import idempotency
 
-RUNNING = timedelta(minutes=1)  # after that, the first request is taken for dead
+RUNNING = timedelta(minutes=10)  # after that, the first request is taken for dead
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def request_digest(*parts: bytes) -> str:
 
 
 @contextmanager
-def once(context: Context, route: str, key: str | None, digest: str) -> Iterator[Ticket]:
-    """Run the block under this key; if it raises, the key is free again.
+def once(context: Context, route: str, key: str | None, digest: str, *, caller: str) -> Iterator[Ticket]:
+    """Run the block under this key; if it raises, the key is free again. Keys of different callers never meet.
 
     Raises Invalid if the key came with another request, Conflict while that is running or if its sample is erased.
     """
@@ -42,7 +42,7 @@ def once(context: Context, route: str, key: str | None, digest: str) -> Iterator
         return
     if not 1 <= len(key) <= 255 or not key.isprintable():
         raise Invalid("Idempotency-Key must have 1 to 255 printable characters.")
-    key_digest = hashlib.sha256(f"{route}\n{key}".encode()).hexdigest()
+    key_digest = hashlib.sha256(f"{route}\n{caller}\n{key}".encode()).hexdigest()
     resource_id = _begin(context, key_digest, digest)
     if resource_id is not None:
         yield Ticket(resource_id=resource_id)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,6 +21,8 @@ from service.registry import clusters, idempotency, prompts, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
 
+# A legal image can take 750 MB while it is decoded (50 megapixels with transparency): not forty at once.
+_DECODERS = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
 WHOLE_LINE = (0, 2**63 - 1)
 
 
@@ -54,7 +59,8 @@ def read_picture(context: Context, data: bytes) -> Picture:
     if len(data) > limit:
         raise TooLarge(f"The file is larger than {limit:,} bytes.")
     try:
-        pixels = decode(data, context.settings.intake.limits())
+        with _DECODERS:
+            pixels = decode(data, context.settings.intake.limits())
     except NotAnImage as error:
         raise UnsupportedMedia(str(error)) from None
     except (AbsurdDimensions, ImageError) as error:
@@ -91,14 +97,25 @@ def take_in(
                 context.store.put(name, sample_file.encode(newcomer.picture.pixels, newcomer.embedding))
         results = _record(context, newcomers, ids, positions, idempotency_key)
     except BaseException:
-        for name in written:
-            context.store.delete(name)
+        _destroy_all_but_recorded(context, ids, written)
         raise
     kept = {samples.object_name(result.id) for result in results if isinstance(result, Sample)}
     for name in written:
         if name not in kept:
             context.store.delete(name)
     return results
+
+
+def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str]) -> None:
+    """After a failed transaction. A commit may have succeeded and only its acknowledgement be lost: ask.
+
+    If the registry does not answer, the objects stay until `destroy_unrecorded` can ask.
+    """
+    with suppress(Exception), context.registry.read() as session:
+        recorded = {samples.object_name(sample.id) for sample in samples.find(session, ids)}
+        for name in written:
+            if name not in recorded:
+                context.store.delete(name)
 
 
 def _locate(context: Context, newcomers: Sequence[Newcomer]) -> list[int | ServiceError]:
@@ -225,6 +242,8 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
                 known = {samples.object_name(sample.id) for sample in samples.find(session, map(_id, names))}
             else:
                 known = prompts.known_objects(session, names)
+                # A training under way stores its prompt under its lease, which may be old by then.
+                known |= {prompts.unpublished_name(lease) for lease in clusters.leases(session)}
         orphans += [name for name in names if name not in known]
     for name in orphans:
         context.store.delete(name)

@@ -6,14 +6,19 @@ twice at once or not for an hour: the result is the same, sooner or later.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
 from service.core.context import Context
 from service.core.erasure import advance
+from service.core.intake import destroy_unrecorded
 from service.core.replan import replan
 from service.registry import clusters, idempotency, prompts, workers
 
+log = logging.getLogger(__name__)
+
 IDEMPOTENCY_KEPT = timedelta(days=1)
+UNRECORDED_KEPT = timedelta(minutes=10)  # far longer than any request lasts
 WORKERS_KEPT = timedelta(minutes=10)
 
 
@@ -37,18 +42,29 @@ def destroy_owed(context: Context) -> int:
         owed = prompts.owed(session)
     if not owed:
         return 0
+    gone: list[str] = []
+    failed: list[str] = []
     for name in owed:
-        context.store.delete(name)
-    if not context.registry.scrub():
-        return 0  # readers are in the way; the next pass tries again
+        try:
+            context.store.delete(name)
+            gone.append(name)
+        except OSError as error:  # the others must not wait for this one
+            log.error("object %s cannot be destroyed: %s", name, error.strerror)
+            failed.append(name)
+    scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
     with context.registry.write() as session:
-        prompts.destroyed(session, owed)
-    return len(owed)
+        prompts.destroyed(session, gone if scrubbed else [])
+        prompts.not_destroyed(session, failed)
+    return len(gone) if scrubbed else 0
 
 
 def tidy(context: Context) -> None:
-    """Forget what is too old to matter: idempotency keys, workers long silent. Once in a while is enough."""
+    """Forget what is too old to matter: idempotency keys, workers long silent, objects that a killed process left.
+
+    Once in a while is enough.
+    """
     now = context.clock()
+    destroy_unrecorded(context, older_than=UNRECORDED_KEPT)
     with context.registry.write() as session:
         idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
         workers.expire(session, before=now - WORKERS_KEPT)

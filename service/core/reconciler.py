@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from service.core.context import Context
 from service.core.doorbell import Doorbell
@@ -18,9 +19,10 @@ TIDY_EVERY = 720  # passes of the timer
 class Reconciler:
     """Runs `reconcile` and rings for the work that it finds."""
 
-    def __init__(self, context: Context, doorbell: Doorbell) -> None:
+    def __init__(self, context: Context, doorbell: Doorbell, *, afterwards: Callable[[], None] = lambda: None) -> None:
         self._context = context
         self._doorbell = doorbell
+        self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -63,8 +65,9 @@ class Reconciler:
         settings = self._context.settings
         with self._context.registry.read() as session:
             alive = self._context.clock() - settings.worker.fresh
-            idle = sum(worker.beat_at >= alive for worker in workers.every(session))
+            crew = sum(worker.beat_at >= alive for worker in workers.every(session))
             unfinished = clusters.unfinished(session)
-        self._doorbell.ring(min(waiting, max(idle, 1)))
+        self._doorbell.ring(min(waiting, crew))  # a worker that starts looks by itself
+        self._afterwards()
         usual = settings.worker.reconcile_seconds
-        return min(usual, settings.training.settle_seconds + 0.1) if unfinished else usual
+        return min(usual, settings.training.settle_seconds + 0.5) if unfinished else usual

@@ -7,14 +7,14 @@ only where the cut divides it, and it moves only the samples whose cluster chang
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from models.partition import Interval
 from models.spec import member_digest, prompt_key
 from service.core import states
-from service.core.context import Context
+from service.core.context import Context, require_bound
 from service.registry import clusters, erasures, prompts, samples, state
 from service.registry.clusters import Timing
 from service.registry.engine import ReadSession, WriteSession
@@ -67,6 +67,7 @@ def replan(context: Context) -> bool:
         if not clusters.to_plan(session, context.clock()):
             return False
     with context.registry.write(exclusive=True) as session:
+        require_bound(context, session)
         held = clusters.every(session)
         count = CountFromClusters(session, held)
         changed = _recut(context, session, held, context.partition.cut(count), count)
@@ -83,20 +84,21 @@ def _recut(
     held: Sequence[Cluster],
     cut: Sequence[Interval],
     count: CountFromClusters,
-) -> list[str]:
-    """Move from the old regions to the new; ids of the clusters whose region is new or another."""
+) -> dict[str, set[str]]:
+    """Move from the old regions to the new; for each cluster whose region is new or another, where its samples were."""
     old = {Interval(cluster.lo, cluster.hi): cluster for cluster in held}
     gone = {cluster.id: cluster for region, cluster in old.items() if region not in set(cut)}
     if not gone and len(cut) == len(held):
-        return []
+        return {}
     changes = [_change(region, list(gone.values()), count) for region in cut if region not in old]
-    changed = []
+    changed = {}
     # Rows are kept for the region that takes most of their samples, so that a split or a merge moves few ids.
     for change in sorted(changes, key=lambda change: -change.sources[0][0] if change.sources else 0):
         kept = next((source for _, source in change.sources if source.id in gone), None)
         if kept is not None:
             del gone[kept.id]
-        changed.append(_apply(context, session, change, kept))
+        cluster_id = _apply(context, session, change, kept)
+        changed[cluster_id] = {source.id for taken, source in change.sources if taken}
     prompts.destroy_unpublished(session, clusters.delete(session, list(gone)))
     state.bump_epoch(session)
     return changed
@@ -152,14 +154,16 @@ def _plan_keys(context: Context, session: WriteSession) -> None:
             clusters.adopt(session, cluster_id, key)
 
 
-def _note_erasures(session: WriteSession, changed: Sequence[str]) -> None:
-    """Erasures accepted since the last plan answer for everything that this plan has changed."""
+def _note_erasures(session: WriteSession, changed: Mapping[str, set[str]]) -> None:
+    """Erasures accepted since the last plan answer for everything that this plan has changed.
+
+    An older one answers for where the samples of its clusters have gone, while those were not served yet.
+    """
     epoch = state.epoch(session)
-    present = {cluster.id for cluster in clusters.every(session)}
     for erasure in erasures.unfinished(session):
         settled = (states.COMPLETED, states.REMOVED)
-        vanished = any(t.cluster not in present and t.state not in settled for t in erasure.clusters)
-        if erasure.planned_epoch is None or vanished:
-            erasures.touch(session, erasure.id, changed)
-        if erasure.planned_epoch is None:
+        owed = {touched.cluster for touched in erasure.clusters if touched.state not in settled}
+        new = erasure.planned_epoch is None
+        erasures.touch(session, erasure.id, [c for c, sources in changed.items() if new or sources & owed])
+        if new:
             erasures.set_state(session, erasure.id, state=states.RETRAINING, planned_epoch=epoch)

@@ -12,7 +12,7 @@ COMPLETED = "completed"
 FAILED = "failed"
 REMOVED = "removed"  # of a touched cluster: no survivor is left in it, or its members joined others
 
-# An erasure never goes back and never ends anywhere but in COMPLETED: a failed one is tried again.
+# An erasure ends in COMPLETED and nowhere else: a failed one is tried again.
 ERASURE_CHANGES = {
     WITHDRAWN: {RETRAINING, COMPLETED},
     RETRAINING: {COMPLETED, FAILED},

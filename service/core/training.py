@@ -16,7 +16,7 @@ from models import checkpoint, determinism
 from models.training import Member, TrainedPrompt, train
 from service.artifacts import ObjectMissing
 from service.core import sample_file
-from service.core.context import Context
+from service.core.context import Context, require_bound
 from service.core.replan import key_of
 from service.registry import clusters, prompts, samples, state
 from service.registry.clusters import Claim
@@ -88,6 +88,7 @@ def train_one(
 def _claim(context: Context, worker: str) -> Claim | None:
     settings = context.settings
     with context.registry.write() as session:
+        require_bound(context, session)
         claim = clusters.claim(
             session,
             worker=worker,
@@ -117,6 +118,8 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
 
     prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
     seconds = time.perf_counter() - started
+    if not prompt.is_finite:
+        raise CannotTrain("Training diverged. Lower training.prompt_lr or training.head_lr.")
     artifact = checkpoint.save(
         prompt,
         key=claim.key,
@@ -174,8 +177,9 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
                 seconds=built.seconds,
                 trained_at=context.clock(),
                 published_epoch=state.bump_epoch(session),
+                fingerprint=fingerprint(context),
             )
-            prompts.insert(session, record, fingerprint=fingerprint(context), member_ids=built.member_ids)
+            prompts.insert(session, record, member_ids=built.member_ids)
             if not clusters.publish(session, claim):
                 raise LeaseLost
             step("store")

@@ -105,7 +105,6 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
             unplanned=True,
             settles_at=settles_at,
             unsettled_since=sa.func.coalesce(ClusterRow.unsettled_since, sa.literal(now, UtcDateTime())),
-            **_FRESH,
         )
     )
 
@@ -302,6 +301,12 @@ def publish(session: WriteSession, claim: Claim) -> bool:
 def adopt(session: WriteSession, cluster_id: str, key: str) -> None:
     """Serve the desired prompt, which is already built."""
     session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **_SETTLED))
+
+
+def leases(session: ReadSession) -> list[str]:
+    """Tokens of all leases, expired ones included."""
+    held = sa.select(ClusterRow.lease_token).where(ClusterRow.lease_token.is_not(None))
+    return [token for token in session.execute(held).scalars() if token is not None]
 
 
 def give_up(session: WriteSession, claim: Claim) -> bool:

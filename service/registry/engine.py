@@ -7,8 +7,10 @@ for writes, so that a transaction never fails halfway for want of the lock. Post
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +69,11 @@ class Registry:
             yield session
 
     def scrub(self) -> bool:
-        """Remove what deleted rows left behind in the write-ahead log. False: readers were in the way, try again.
+        """Remove what deleted rows left behind in the database's files. False: others were in the way, try again.
 
-        SQLite only; on PostgreSQL dead rows go with VACUUM, which is the server's own business.
+        SQLite only; on PostgreSQL dead rows go with VACUUM, which is the server's own business. `secure_delete` is not
+        enough: it overwrites a row where it stands, not the copies that moving it between pages has left in free
+        space. So the file is written anew, and the log is cut to nothing.
         """
         if not self.is_sqlite:
             return True
@@ -77,12 +81,21 @@ class Registry:
         try:
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={_SCRUB_MS}")
+            cursor.execute("PRAGMA temp_store=MEMORY")
+            cursor.execute("VACUUM")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             ((busy, *_),) = cursor.fetchall()
-            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            return bool(busy == 0)
+        except sqlite3.OperationalError:  # "database is locked"
+            return False
         finally:
+            connection.cursor().execute(f"PRAGMA busy_timeout={_BUSY_MS}")
             connection.close()
-        return bool(busy == 0)
+
+    def is_current(self) -> bool:
+        """Whether the schema is exactly this release's, by the pooled connections."""
+        with self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision() == _head()
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -98,8 +111,11 @@ def _parse(url: str) -> sa.URL:
 
 def _make_engine(url: str, *, sqlite: bool) -> sa.Engine:
     if not sqlite:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-    engine = sa.create_engine(url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20)
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=True)
+    # Parameters are labels, owners, digests: they must not come into logs with an error's words.
+    engine = sa.create_engine(
+        url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -126,6 +142,12 @@ def _config(url: str) -> Config:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["url"] = url
     return config
+
+
+@cache
+def _head() -> str | None:
+    """The newest revision that this release knows."""
+    return ScriptDirectory.from_config(_config("")).get_current_head()
 
 
 def migrate(url: str) -> None:
@@ -163,7 +185,7 @@ def check_known(url: str) -> str | None:
 
 def is_migrated(url: str) -> bool:
     """Whether the schema is exactly this release's."""
-    return check_known(url) == ScriptDirectory.from_config(_config(url)).get_current_head()
+    return check_known(url) == _head()
 
 
 def check_migrations(url: str) -> None:

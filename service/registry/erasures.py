@@ -11,8 +11,9 @@ from uuid6 import uuid7
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Erasure, Page, TouchedCluster
-from service.registry.tables import DestructionRow, ErasureClusterRow, ErasureRow, ErasureSampleRow
+from service.registry.tables import DestructionRow, ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
+_CHUNK = 500  # ids in one IN list
 OPEN = ("withdrawn", "retraining", "failed")
 
 
@@ -85,6 +86,17 @@ def was_erased(session: ReadSession, sample_id: str) -> bool:
     return session.execute(statement).scalar_one()
 
 
+def erased_samples(session: ReadSession) -> set[str]:
+    """Ids of every sample that was ever erased."""
+    return set(session.execute(sa.select(ErasureSampleRow.sample_id)).scalars())
+
+
+def risen(session: ReadSession) -> list[str]:
+    """Ids that were erased and are held again: nothing ever gives a sample an old id."""
+    joined = sa.select(SampleRow.id).join(ErasureSampleRow, ErasureSampleRow.sample_id == SampleRow.id)
+    return list(session.execute(joined.distinct()).scalars())
+
+
 def page(session: ReadSession, *, limit: int, cursor: str | None = None, state: str | None = None) -> Page[Erasure]:
     """A page of erasures, newest first."""
     statement = sa.select(ErasureRow).order_by(ErasureRow.id.desc()).limit(limit + 1)
@@ -101,10 +113,14 @@ def unfinished(session: ReadSession) -> list[Erasure]:
     return _load(session, sa.select(ErasureRow).where(ErasureRow.state.in_(OPEN)).order_by(ErasureRow.id))
 
 
-def awaiting_destruction(session: ReadSession) -> set[str]:
-    """Erasures some of whose bytes are still to be destroyed."""
-    statement = sa.select(DestructionRow.erasure_id).where(DestructionRow.erasure_id.is_not(None)).distinct()
-    return {erasure_id for erasure_id in session.execute(statement).scalars() if erasure_id is not None}
+def awaiting_destruction(session: ReadSession) -> dict[str, int]:
+    """How often destroying the bytes of an erasure has failed, for those some of whose bytes are still there."""
+    statement = (
+        sa.select(DestructionRow.erasure_id, sa.func.max(DestructionRow.attempts))
+        .where(DestructionRow.erasure_id.is_not(None))
+        .group_by(DestructionRow.erasure_id)
+    )
+    return {str(row[0]): row[1] for row in session.execute(statement)}
 
 
 def touch(session: WriteSession, erasure_id: str, clusters: Sequence[str]) -> None:
@@ -154,20 +170,27 @@ def counts(session: ReadSession) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(statement)}
 
 
+def _count_samples(session: ReadSession, erasure_ids: Sequence[str]) -> dict[str, int]:
+    counted = (
+        sa.select(ErasureSampleRow.erasure_id, sa.func.count())
+        .where(ErasureSampleRow.erasure_id.in_(erasure_ids))
+        .group_by(ErasureSampleRow.erasure_id)
+    )
+    return {row[0]: row[1] for row in session.execute(counted)}
+
+
 def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasure]:
     rows = session.execute(statement).scalars().all()
     ids = [row.id for row in rows]
-    counted = (
-        sa.select(ErasureSampleRow.erasure_id, sa.func.count())
-        .where(ErasureSampleRow.erasure_id.in_(ids))
-        .group_by(ErasureSampleRow.erasure_id)
-    )
-    samples = {row[0]: row[1] for row in session.execute(counted)}
+    samples: dict[str, int] = {}
     clusters: dict[str, list[TouchedCluster]] = {erasure_id: [] for erasure_id in ids}
-    touched = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(ids))
-    for row in session.execute(touched.order_by(ErasureClusterRow.cluster_id)).scalars():
-        record = TouchedCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
-        clusters[row.erasure_id].append(record)
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        samples |= _count_samples(session, chunk)
+        touched = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
+        for row in session.execute(touched.order_by(ErasureClusterRow.cluster_id)).scalars():
+            record = TouchedCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
+            clusters[row.erasure_id].append(record)
     return [
         Erasure(
             id=row.id,

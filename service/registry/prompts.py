@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Prompt
-from service.registry.tables import ClusterRow, DestructionRow, ErasureRow, PromptMemberRow, PromptRow
+from service.registry.tables import ClusterRow, DestructionRow, ErasureRow, PromptMemberRow, PromptRow, SampleRow
 
 _CHUNK = 500
 
@@ -25,6 +25,7 @@ def _record(row: PromptRow) -> Prompt:
         seconds=row.seconds,
         trained_at=row.trained_at,
         published_epoch=row.published_epoch,
+        fingerprint=row.fingerprint,
     )
 
 
@@ -39,7 +40,7 @@ def get(session: ReadSession, keys: Iterable[str]) -> dict[str, Prompt]:
     return found
 
 
-def insert(session: WriteSession, prompt: Prompt, *, fingerprint: dict[str, str], member_ids: Sequence[str]) -> None:
+def insert(session: WriteSession, prompt: Prompt, *, member_ids: Sequence[str]) -> None:
     """Record a built prompt and its members."""
     session.add(
         PromptRow(
@@ -50,7 +51,7 @@ def insert(session: WriteSession, prompt: Prompt, *, fingerprint: dict[str, str]
             members=prompt.members,
             sample_epochs=prompt.sample_epochs,
             seconds=prompt.seconds,
-            fingerprint=fingerprint,
+            fingerprint=dict(prompt.fingerprint),
             published_epoch=prompt.published_epoch,
             trained_at=prompt.trained_at,
         )
@@ -70,12 +71,21 @@ def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:
     return sorted(keys)
 
 
+def strays(session: ReadSession) -> list[tuple[str, str]]:
+    """(prompt key, sample id) of every built prompt that has seen a sample which is not held."""
+    columns = sa.select(PromptMemberRow.prompt_key, PromptMemberRow.sample_id)
+    missing = ~sa.exists().where(SampleRow.id == PromptMemberRow.sample_id)
+    return [(row[0], row[1]) for row in session.execute(columns.where(missing))]
+
+
 def drop_unserved(session: WriteSession, *, erasure_id: str | None = None) -> list[str]:
     """Forget prompts that no cluster serves; their objects, which are now owed to destruction."""
     served = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
     rows = session.execute(sa.select(PromptRow.key, PromptRow.object_name).where(~served)).all()
     if rows:
-        session.execute(sa.delete(PromptRow).where(PromptRow.key.in_([row[0] for row in rows])))
+        for start in range(0, len(rows), _CHUNK):
+            chunk = [row[0] for row in rows[start : start + _CHUNK]]
+            session.execute(sa.delete(PromptRow).where(PromptRow.key.in_(chunk)))
         owe_destruction(session, [row[1] for row in rows], erasure_id=erasure_id)
     return [row[1] for row in rows]
 
@@ -86,7 +96,9 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for start in range(0, len(objects), _CHUNK):
-        rows = [{"object_name": name, "erasure_id": erasure_id} for name in objects[start : start + _CHUNK]]
+        rows = [
+            {"object_name": name, "erasure_id": erasure_id, "attempts": 0} for name in objects[start : start + _CHUNK]
+        ]
         session.execute(dialect.insert(DestructionRow).values(rows).on_conflict_do_nothing())
 
 
@@ -103,6 +115,14 @@ def destroyed(session: WriteSession, objects: Sequence[str]) -> None:
     for start in range(0, len(objects), _CHUNK):
         chunk = list(objects[start : start + _CHUNK])
         session.execute(sa.delete(DestructionRow).where(DestructionRow.object_name.in_(chunk)))
+
+
+def not_destroyed(session: WriteSession, objects: Sequence[str]) -> None:
+    """These objects could not be destroyed: count it."""
+    for start in range(0, len(objects), _CHUNK):
+        chunk = list(objects[start : start + _CHUNK])
+        statement = sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk))
+        session.execute(statement.values(attempts=DestructionRow.attempts + 1))
 
 
 def known_objects(session: ReadSession, objects: Sequence[str]) -> set[str]:

@@ -28,6 +28,23 @@ class Member:
     label: str
 
 
+@dataclass(frozen=True)
+class Held:
+    """What an audit needs to know of a sample."""
+
+    id: str
+    digest: str
+    label: str
+    position: int
+    cluster: str
+
+
+def every(session: ReadSession) -> list[Held]:
+    """All samples in arrival order."""
+    columns = (SampleRow.id, SampleRow.digest, SampleRow.label, SampleRow.position, SampleRow.cluster_id)
+    return [Held(*row) for row in session.execute(sa.select(*columns).order_by(SampleRow.seq))]
+
+
 def object_name(sample_id: str) -> str:
     """Where a sample's pixels and embedding are kept."""
     return f"samples/{sample_id}.safetensors"

@@ -21,6 +21,13 @@ def bump_epoch(session: WriteSession) -> int:
     return value
 
 
+def made_with(session: ReadSession) -> tuple[str | None, ...]:
+    """Digests of backbone, line, partition and training settings; () for a new registry."""
+    columns = (StateRow.backbone_digest, StateRow.line_digest, StateRow.partition_digest, StateRow.training_digest)
+    row = session.execute(sa.select(*columns)).one_or_none()
+    return tuple(row) if row is not None else ()
+
+
 def ensure(session: WriteSession) -> StateRow:
     """The row, made if this is a new registry."""
     row = session.get(StateRow, 1, with_for_update=True)

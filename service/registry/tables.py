@@ -1,6 +1,6 @@
 """What the registry holds. Migrations build it; `make check` compares the two on both dialects.
 
-Personal data is in three columns only: `owners.ref`, `samples.label` and, for an owner's erasure,
+Personal data is in four columns only: `owners.ref`, `samples.label`, `prompts.labels` and, for an owner's erasure,
 `erasures.owner_ref`. Images and embeddings are in the object store, under random names.
 """
 
@@ -56,6 +56,7 @@ class StateRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger)  # grows with every publication, withdrawal and re-cut
     backbone_digest: Mapped[str | None] = mapped_column(_Digest)
     backbone_name: Mapped[str | None] = mapped_column(String(200))
+    line_digest: Mapped[str | None] = mapped_column(_Digest)  # of what positions mean
     partition_digest: Mapped[str | None] = mapped_column(_Digest)
     training_digest: Mapped[str | None] = mapped_column(_Digest)
 
@@ -151,7 +152,7 @@ class ErasureRow(Base):
 
 
 class ErasureSampleRow(Base):
-    """All that remains of an erased sample: its random id."""
+    """All that remains of an erased sample: its id (UUIDv7: random, and the time of its arrival)."""
 
     __tablename__ = "erasure_samples"
     erasure_id: Mapped[str] = mapped_column(_Id, ForeignKey("erasures.id"), primary_key=True)
@@ -175,6 +176,7 @@ class DestructionRow(Base):
     __tablename__ = "destructions"
     object_name: Mapped[str] = mapped_column(String(200), primary_key=True)
     erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
+    attempts: Mapped[int] = mapped_column(Integer)
 
 
 class WorkerRow(Base):

@@ -58,7 +58,7 @@ class Engine:
         """Run both passes once, so that the first caller does not wait for them."""
         size = self._context.backbone.input_size
         embed(self._context.backbone, [torch.zeros((3, size, size), dtype=torch.uint8)])
-        self._refresh()
+        self.refresh()
 
     def embed(self, images: Sequence[Tensor]) -> list[Embedding]:
         """One embedding [dim] for each resized image."""
@@ -69,12 +69,12 @@ class Engine:
         embeddings = embed(self._context.backbone, [query.image for query in queries])
         answers: list[Answer | ServiceError | None] = [None] * len(queries)
         for _ in range(ROUNDS):
-            snapshot = self._refresh()
+            snapshot = self.refresh()
             open_places = [place for place, answer in enumerate(answers) if answer is None]
             if not open_places:
                 return [answer for answer in answers if answer is not None]
             self._answer(snapshot, queries, embeddings, open_places, answers)
-            now_served = set(self._refresh().bank.keys)
+            now_served = set(self.refresh().bank.keys)
             for place in open_places:
                 answer = answers[place]
                 if isinstance(answer, Answer) and answer.prompt not in now_served:
@@ -82,7 +82,8 @@ class Engine:
         gone = Unavailable("Prompts are being withdrawn faster than they can be used.")
         return [answer if answer is not None else gone for answer in answers]
 
-    def _refresh(self) -> Snapshot:
+    def refresh(self) -> Snapshot:
+        """What is served now; prompts that are not are dropped."""
         self._snapshot = take_snapshot(self._context, self._snapshot)
         return self._snapshot
 
@@ -126,7 +127,7 @@ class Engine:
         if not snapshot.served:
             return Unavailable("Nothing is served yet: no prompt has been trained.")
         if self._context.settings.serving.withdrawn == "abstain":
-            return Unavailable("The cluster of this image is being retrained after an erasure.")
+            return Unavailable("The cluster of this image serves no prompt just now; one is being trained.")
         regions = [snapshot.region(index) for index in snapshot.served]
         nearest = partition.nearest(embedding, int(position), regions)
         return _Route(snapshot.served[nearest], degraded=True)

@@ -72,6 +72,8 @@ def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
         return checkpoint.load(
             data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity
         )
+    except checkpoint.OtherIdentity:
+        return None  # of settings that have changed; its successor is being trained
     except (ObjectMissing, checkpoint.CheckpointMismatch) as error:
         with context.registry.read() as session:
             if prompt.key not in prompts.get(session, [prompt.key]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Response, status
+from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 
-from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.deps import PagingParameters, Running, Service, caller, scope
 from service.api.problems import responses
 from service.api.schemas.common import Listing
 from service.api.schemas.erasures import (
@@ -72,6 +72,7 @@ def delete_owner(
 )
 def create_erasure(
     service: Running,
+    request: Request,
     response: Response,
     body: ErasureRequest,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one erasure.")] = None,
@@ -83,7 +84,7 @@ def create_erasure(
         response.status_code = status.HTTP_200_OK
         return quote_of(erasure.quote(service.context, sample_ids=ids, owner=owner))
     digest = request_digest(body.model_dump_json().encode())
-    with once(service.context, "POST /erasures", idempotency_key, digest) as ticket:
+    with once(service.context, "POST /erasures", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
         elif owner is not None:

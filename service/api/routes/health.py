@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 from fastapi import APIRouter, Request, Response, status
@@ -13,7 +14,8 @@ from service.api.problems import responses
 from service.api.schemas.model import BackboneStatus, Live, Ready, Status, WorkerStatus
 from service.core.states import cluster_state
 from service.registry import clusters, erasures, samples, state, workers
-from service.registry.engine import is_migrated
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["operations"])
 
@@ -36,10 +38,13 @@ def ready(request: Request, response: Response) -> Ready:
     checks = {"migrated": False, "backbone": service is not None, "worker": False}
     if service is not None:
         context = service.context
-        checks["migrated"] = is_migrated(context.settings.database)
-        with context.registry.read() as session:
-            alive_since = context.clock() - context.settings.worker.fresh
-            checks["worker"] = any(worker.beat_at >= alive_since for worker in workers.every(session))
+        try:
+            checks["migrated"] = context.registry.is_current()
+            with context.registry.read() as session:
+                alive_since = context.clock() - context.settings.worker.fresh
+                checks["worker"] = any(worker.beat_at >= alive_since for worker in workers.every(session))
+        except Exception:  # whatever the database's reason: not ready, and no detail for strangers
+            log.exception("the registry does not answer")
     good = all(checks.values())
     response.status_code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
     return Ready(status="ok" if good else "not ready", **checks)

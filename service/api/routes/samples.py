@@ -9,7 +9,7 @@ import anyio.from_thread
 from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.deps import PagingParameters, Running, Service, caller, scope
 from service.api.problems import problem_of, responses
 from service.api.schemas.common import Listing
 from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, Sample, sample_of
@@ -34,6 +34,7 @@ _metadata = TypeAdapter(list[BatchMetadata])
 )
 def create_sample(
     service: Running,
+    request: Request,
     response: Response,
     image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")],
     label: Annotated[str, Form(min_length=1, max_length=128, description="What the image shows.")],
@@ -44,7 +45,7 @@ def create_sample(
     data = image.file.read()
     upload = Upload(data, check_text("label", label), check_text("owner", owner))
     digest = request_digest(data, upload.label.encode(), upload.owner.encode())
-    with once(service.context, "POST /samples", idempotency_key, digest) as ticket:
+    with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
         else:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.common import Problem, Reference, Schema
+from service.api.schemas.common import Problem, Schema
 from service.registry import records
 
 
@@ -25,10 +25,10 @@ class Sample(Schema):
 
 
 class BatchMetadata(BaseModel):
-    """What is said of one image of a batch."""
+    """What is said of one image of a batch; each must have 1 to 128 characters, or its image is refused."""
 
-    label: Reference
-    owner: Reference
+    label: str
+    owner: str
 
 
 class BatchItem(BaseModel):

@@ -1,0 +1,196 @@
+"""Does the service serve what its survivors imply, and nothing else? Recomputed from nothing, difference by difference.
+
+Three questions, each answered without the books that the service keeps for itself. Is the plan the one that `core.plan`
+computes from the survivors, and are their pixels (on request, their embeddings) what the registry says? Is every served
+prompt the artifact it is said to be (on request, what training from nothing gives)? Is anything left that mentions an
+erased sample? Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models import checkpoint
+from models.embedding import embed
+from models.training import Member, train
+from service.artifacts import ObjectMissing
+from service.core import sample_file
+from service.core.context import Context
+from service.core.plan import PlannedCluster, Survivor, plan
+from service.core.training import fingerprint
+from service.registry import clusters, erasures, prompts, samples
+from service.registry.records import Cluster, Prompt
+from service.registry.samples import Held
+
+Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be, or (`comparable` False) that cannot be told on this machine."""
+
+    subject: str
+    reason: str
+    comparable: bool = True
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How deep to look: embeddings again; prompts rebuilt: all, the first so many, or one cluster's."""
+
+    embeddings: bool = False
+    rebuild_all: bool = False
+    rebuild_count: int = 0
+    rebuild_cluster: str | None = None
+
+
+def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, done, total: None) -> Iterator[Finding]:
+    """Every difference, as it is found. A service at rest has none; one at work is reported as unfinished."""
+    with context.registry.read() as session:
+        held = samples.every(session)
+        served = clusters.every(session)
+        built = prompts.get(session, [c.serving_key for c in served if c.serving_key is not None])
+        strays = prompts.strays(session)
+        risen = erasures.risen(session)
+        erased = erasures.erased_samples(session)
+        owed = set(prompts.owed(session))
+    planned = plan(
+        [Survivor(sample.digest, sample.label, sample.position) for sample in held],
+        partition=context.partition,
+        backbone_digest=context.backbone.digest,
+        training=context.training,
+    )
+    yield from _plan(held, served, planned)
+    yield from _objects(context, held, scope, advance)
+    yield from _prompts(context, served, built, advance)
+    yield from _rebuilt(context, held, served, planned, built, scope, advance)
+    for key, sample_id in strays:
+        yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
+    for sample_id in risen:
+        yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
+    yield from _orphans(context, held, built, owed)
+    yield from _messages(context, erased)
+
+
+def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[PlannedCluster]) -> Iterator[Finding]:
+    by_region = {(cluster.lo, cluster.hi): cluster for cluster in served}
+    expected = {(wanted.region.lo, wanted.region.hi) for wanted in planned}
+    for cluster in served:
+        if cluster.differs:
+            yield Finding(f"cluster {cluster.id}", "is not finished: it waits for its plan or its training")
+    if any(cluster.unplanned for cluster in served):
+        return  # regions are about to change
+    for cluster in served:
+        if (cluster.lo, cluster.hi) not in expected:
+            yield Finding(f"cluster {cluster.id}", "has a region that the survivors do not imply")
+    for wanted in planned:
+        found = by_region.get((wanted.region.lo, wanted.region.hi))
+        if found is None:
+            yield Finding(f"region {wanted.region.lo:x}-{wanted.region.hi:x}", "is implied, and has no cluster")
+            continue
+        if found.samples != len(wanted.members):
+            yield Finding(f"cluster {found.id}", f"counts {found.samples} samples, and holds {len(wanted.members)}")
+        if found.serving_key not in (None, wanted.key) and not found.differs:
+            yield Finding(f"cluster {found.id}", "serves another key than its survivors imply")
+        for member in wanted.members:
+            if held[member].cluster != found.id:
+                yield Finding(f"sample {held[member].id}", f"is on the books of another cluster than {found.id}")
+
+
+def _objects(context: Context, held: Sequence[Held], scope: Scope, advance: Advance) -> Iterator[Finding]:
+    """Pixels by their digest; on request embeddings and positions by computing them again."""
+    for done, sample in enumerate(held, start=1):
+        advance("samples", done, len(held))
+        try:
+            data = context.store.get(samples.object_name(sample.id))
+            pixels, embedding = sample_file.decode(data, digest=sample.digest)
+        except ObjectMissing:
+            yield Finding(f"sample {sample.id}", "has no file in the store")
+            continue
+        except sample_file.DamagedSample as damage:
+            yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
+            continue
+        if scope.embeddings:
+            again = embed(context.backbone, [context.backbone.preprocessing.resize(pixels)])[0]
+            if not np.array_equal(again, embedding):
+                yield Finding(f"sample {sample.id}", "has another embedding than the one recorded at intake")
+        (position,) = context.partition.locate(embedding[None], [sample.digest])
+        if position != sample.position:
+            yield Finding(f"sample {sample.id}", "stands at another position than its embedding implies")
+
+
+def _prompts(
+    context: Context, served: Sequence[Cluster], built: dict[str, Prompt], advance: Advance
+) -> Iterator[Finding]:
+    for done, cluster in enumerate(served, start=1):
+        advance("prompts", done, len(served))
+        if cluster.serving_key is None:
+            continue
+        prompt = built[cluster.serving_key]
+        try:
+            data = context.store.get(prompt.object_name)
+            checkpoint.load(data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity)
+        except ObjectMissing:
+            yield Finding(f"cluster {cluster.id}", f"serves prompt {prompt.key}, which has no file in the store")
+        except checkpoint.CheckpointMismatch as mismatch:
+            yield Finding(f"cluster {cluster.id}", f"serves prompt {prompt.key}, which is damaged: {mismatch}")
+
+
+def _rebuilt(
+    context: Context,
+    held: Sequence[Held],
+    served: Sequence[Cluster],
+    planned: Sequence[PlannedCluster],
+    built: dict[str, Prompt],
+    scope: Scope,
+    advance: Advance,
+) -> Iterator[Finding]:
+    """Train from nothing what the plan asks for, and compare tensor bytes."""
+    wanted = {cluster.key: cluster for cluster in planned}
+    serving = [cluster for cluster in served if cluster.serving_key in wanted]
+    if scope.rebuild_cluster is not None:
+        serving = [cluster for cluster in serving if cluster.id == scope.rebuild_cluster]
+    elif not scope.rebuild_all:
+        serving = serving[: scope.rebuild_count]
+    for done, cluster in enumerate(serving, start=1):
+        advance("rebuilds", done, len(serving))
+        prompt = built[cluster.serving_key or ""]
+        if prompt.fingerprint != fingerprint(context):
+            yield Finding(f"cluster {cluster.id}", "cannot be compared: trained in another environment", False)
+            continue
+        try:
+            members = [_member(context, held[i]) for i in wanted[prompt.key].members]
+        except (ObjectMissing, sample_file.DamagedSample):
+            yield Finding(f"cluster {cluster.id}", "cannot be rebuilt: see its samples")
+            continue
+        again = train(context.backbone, context.training, key=prompt.key, members=members)
+        if checkpoint.tensor_digest(again) != prompt.digest:
+            yield Finding(f"cluster {cluster.id}", f"rebuilding prompt {prompt.key} gives other bytes")
+
+
+def _member(context: Context, sample: Held) -> Member:
+    pixels, _ = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest)
+    return Member(pixels, sample.label)
+
+
+def _orphans(context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str]) -> Iterator[Finding]:
+    known = {samples.object_name(sample.id) for sample in held}
+    known |= {prompt.object_name for prompt in built.values()} | owed
+    for prefix in ("samples", "prompts"):
+        for name in sorted(context.store.names(prefix)):
+            if name not in known:
+                yield Finding(f"object {name}", "belongs to nothing in the registry")
+
+
+def _messages(context: Context, erased: set[str]) -> Iterator[Finding]:
+    """Messages of the embedded broker that mention an erased sample; ours never mention any."""
+    folder: Path = context.settings.data_dir / "queue"
+    for path in sorted(folder.rglob("*.msg")):
+        text = path.read_text(errors="replace") if path.exists() else ""
+        for sample_id in erased:
+            if sample_id in text:
+                yield Finding(f"message {path.name}", f"mentions erased sample {sample_id}")

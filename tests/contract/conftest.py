@@ -1,0 +1,50 @@
+"""A world on each dialect: every contract test runs on SQLite and on PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import fresh_database, postgres
+from tests.world import MakeWorld, World, opened
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """One server for the run, started when the first test asks for it."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database."""
+    if dialect == "sqlite":
+        yield f"sqlite:///{tmp_path / 'data' / 'registry.db'}"
+    else:
+        with fresh_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+
+
+@pytest.fixture
+def make_world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeWorld]:
+    """A world with settings of the test's own choice. Its files need not outlive a power cut."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    with ExitStack() as stack:
+
+        def make(**groups: Any) -> World:
+            return stack.enter_context(opened(tmp_path / "data", database_url, **groups))
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world()

@@ -1,0 +1,287 @@
+"""Taking samples in: whole or not at all, each once, in one cluster."""
+
+import io
+import json
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+from uuid6 import uuid7
+
+from service.core import intake, sample_file
+from service.core.idempotency import RUNNING, Ticket, once, request_digest
+from service.core.reconcile import IDEMPOTENCY_KEPT, tidy
+from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
+from service.registry import clusters, idempotency, prompts, samples, workers
+from service.registry.records import Sample
+from tests.world import MakeWorld, World, accepted
+
+FIRST, OTHER = request_digest(b"body"), request_digest(b"other body")
+
+
+def png(width: int = 24, height: int = 16) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+# ----------------------------------------------------------------------------------------------- what is sent
+
+
+def test_an_upload_becomes_pixels_and_their_digest(world: World) -> None:
+    picture = intake.read_picture(world.context, png())
+    assert picture.pixels.shape == (16, 24, 3)
+    assert intake.read_picture(world.context, png()).digest == picture.digest
+
+
+def test_uploads_that_are_no_image_or_too_large_are_refused_in_words(make_world: MakeWorld) -> None:
+    world = make_world(intake={"max_bytes": 500, "max_pixels": 1000})
+    cases = [(b"hello", UnsupportedMedia), (png()[:60], Invalid), (png(100, 100), Invalid), (b"x" * 501, TooLarge)]
+    for data, error in cases:
+        with pytest.raises(error):
+            intake.read_picture(world.context, data)
+
+
+def test_owners_and_labels_are_trimmed_and_must_be_printable() -> None:
+    assert intake.check_text("label", "  Käse 犬 ") == "Käse 犬"
+    for wrong in ("", "   ", "x" * 129, "a\x00b", "a\nb"):
+        with pytest.raises(Invalid, match="label must"):
+            intake.check_text("label", wrong)
+
+
+# ------------------------------------------------------------------------------------------- what is recorded
+
+
+def test_what_is_taken_in_can_be_read_back(world: World) -> None:
+    newcomer = world.newcomer("dog", "bob")
+    (sample,) = map(accepted, world.take_in([newcomer]))
+    assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", newcomer.picture.digest)
+    with world.context.registry.read() as session:
+        assert samples.get(session, sample.id) == sample
+    pixels, embedding = sample_file.decode(
+        world.context.store.get(samples.object_name(sample.id)), digest=sample.digest
+    )
+    assert np.array_equal(pixels, newcomer.picture.pixels)
+    assert embedding.tobytes() == newcomer.embedding.tobytes()
+
+
+def test_a_batch_keeps_its_order(world: World) -> None:
+    newcomers = world.newcomers(20)
+    results = [accepted(result) for result in world.take_in(newcomers)]
+    assert [sample.digest for sample in results] == [newcomer.picture.digest for newcomer in newcomers]
+    assert [sample.id for sample in world.samples()] == [sample.id for sample in results]
+
+
+def test_nothing_is_half_stored_when_the_transaction_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add(3)
+    before = world.objects()
+
+    def fail(*args: object, **keywords: object) -> None:
+        raise RuntimeError("at the very end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clusters, "added", fail)
+        with pytest.raises(RuntimeError):
+            world.add(2)
+    assert world.objects() == before
+    assert len(world.samples()) == 3
+    world.settle()
+    world.check()
+
+
+def test_nothing_is_recorded_when_the_store_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = world.context.store.put
+    left = [2]
+
+    def fill_up(name: str, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("No space left on device")
+        put(name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.context.store, "put", fill_up)
+        with pytest.raises(OSError, match="No space left"):
+            world.add(4)
+    assert (world.objects(), world.samples(), world.clusters()) == (set(), [], [])
+
+
+def test_more_copies_of_one_picture_than_clusters_could_hold_are_refused(world: World) -> None:
+    most = world.context.partition.max_copies
+    newcomer = world.newcomer()
+    results = world.take_in([newcomer] * (most + 2))
+    assert [type(result) for result in results] == [Sample] * most + [Conflict] * 2
+    (refused,) = world.take_in([replace(newcomer, owner="another")])
+    assert isinstance(refused, Conflict)
+    assert len(world.objects()) == most
+    world.add(20)
+    world.settle()
+    world.check()
+    assert max(cluster.samples for cluster in world.clusters()) <= world.context.settings.partition.cap
+    world.erase(next(iter(world.held)))
+    assert isinstance(world.take_in([newcomer])[0], Sample)
+
+
+def test_an_image_without_features_is_refused_and_its_neighbours_are_taken(world: World) -> None:
+    blank = world.newcomer()
+    blank = replace(blank, embedding=np.full_like(blank.embedding, np.nan))
+    first, refused, last = world.take_in([world.newcomer(), blank, world.newcomer()])
+    assert isinstance(refused, Invalid)
+    assert [sample.id for sample in world.samples()] == [accepted(first).id, accepted(last).id]
+    assert len(world.objects()) == 2
+
+
+def test_a_refused_newcomer_leaves_no_trace_of_their_owner(world: World) -> None:
+    newcomer = world.newcomer()
+    world.take_in([newcomer] * world.context.partition.max_copies)
+    world.settle()
+    world.take_in([replace(newcomer, owner="refused")])
+    assert world.found_in_files(b"refused") == []
+
+
+# ----------------------------------------------------------------------------------------------------- at once
+
+
+def at_once(world: World, batches: list[list[intake.Newcomer]]) -> list[Sample | ServiceError]:
+    """Take all batches in from threads of their own, started together."""
+    together = Barrier(len(batches))
+    results: list[Sample | ServiceError] = []
+
+    def send(batch: list[intake.Newcomer]) -> None:
+        together.wait(10)
+        results.extend(intake.take_in(world.context, batch))
+
+    threads = [Thread(target=send, args=(batch,)) for batch in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_first_samples_that_come_at_once_make_one_cluster(world: World) -> None:
+    results = at_once(world, [[newcomer] for newcomer in world.newcomers(6)])
+    assert [type(result) for result in results] == [Sample] * 6
+    (cluster,) = world.clusters()
+    assert ((cluster.lo, cluster.hi), cluster.samples) == (intake.WHOLE_LINE, 6)
+
+
+def test_batches_that_name_new_owners_in_different_orders_do_not_wait_for_each_other_for_ever(world: World) -> None:
+    world.add(1)
+    for turn in range(5):
+        batch = [world.newcomer(owner=f"owner {turn} {i}") for i in range(12)]
+        results = at_once(world, [batch, batch[::-1]])
+        assert [type(result) for result in results] == [Sample] * 24
+
+
+# ------------------------------------------------------------------------------------------------- idempotency
+
+
+def request(
+    world: World, key: str | None, digest: str = FIRST, *, route: str = "POST /samples", caller: str = "app"
+) -> AbstractContextManager[Ticket]:
+    return once(world.context, route, key, digest, caller=caller)
+
+
+def upload(world: World, ticket: Ticket) -> str:
+    (sample,) = intake.take_in(world.context, [world.newcomer()], idempotency_key=ticket.key_digest)
+    return accepted(sample).id
+
+
+def test_a_request_repeated_is_answered_with_what_the_first_made(world: World) -> None:
+    with request(world, "key") as ticket:
+        made = upload(world, ticket)
+    with request(world, "key") as ticket:
+        assert ticket == Ticket(resource_id=made)
+    with request(world, "key", route="POST /erasures") as ticket:
+        assert ticket.resource_id is None  # another route, another key
+    with request(world, "key", caller="another") as ticket:
+        assert ticket.resource_id is None
+
+
+def test_without_a_key_every_request_is_the_first(world: World) -> None:
+    with request(world, None) as ticket:
+        assert ticket == Ticket()
+
+
+def refuse(world: World, error: type[ServiceError], words: str, *, key: str = "key", digest: str = FIRST) -> None:
+    with pytest.raises(error, match=words), request(world, key, digest):
+        pytest.fail("the block must not run")
+
+
+def test_a_key_with_another_body_is_refused(world: World) -> None:
+    with request(world, "key") as ticket:
+        upload(world, ticket)
+    refuse(world, Invalid, "another request", digest=OTHER)
+
+
+def test_a_key_whose_first_request_still_runs_is_refused_until_that_is_taken_for_dead(world: World) -> None:
+    with request(world, "key"):
+        refuse(world, Conflict, "still running")
+        world.time.advance(RUNNING.total_seconds() + 1)
+        with request(world, "key") as second:
+            assert second.key_digest is not None
+
+
+def test_a_key_is_free_again_when_its_request_failed(world: World) -> None:
+    def fail() -> None:
+        with request(world, "key"):
+            raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            fail()
+
+
+def test_a_late_retry_does_not_bring_an_erased_sample_back(world: World) -> None:
+    with request(world, "key") as ticket:
+        made = upload(world, ticket)
+    world.erase(made)
+    refuse(world, Conflict, "has been erased")
+    world.settle()
+    refuse(world, Conflict, "has been erased")
+    assert world.found_in_files(FIRST.encode()) == []
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "line\nbreak"])
+def test_a_key_of_odd_characters_or_length_is_refused(world: World, key: str) -> None:
+    refuse(world, Invalid, "1 to 255 printable", key=key)
+
+
+def test_old_keys_and_silent_workers_are_tidied_away(world: World) -> None:
+    with request(world, "key") as ticket:
+        upload(world, ticket)
+    with world.context.registry.write() as session:
+        workers.register(session, name="silent", device="cpu", now=world.time())
+    world.time.advance(IDEMPOTENCY_KEPT.total_seconds() + 1)
+    tidy(world.context)
+    with world.context.registry.read() as session:
+        assert idempotency.get(session, ticket.key_digest or "") is None
+        assert workers.every(session) == []
+
+
+# ----------------------------------------------------------------------------------------------------- orphans
+
+
+@pytest.fixture
+def orphans(world: World) -> list[str]:
+    """Objects of processes that were killed between storing and recording."""
+    names = [samples.object_name(str(uuid7())), prompts.unpublished_name(str(uuid7()))]
+    for name in names:
+        world.context.store.put(name, json.dumps(name).encode())
+    return names
+
+
+def test_only_old_objects_that_no_row_knows_are_destroyed(world: World, orphans: list[str]) -> None:
+    world.add(6)
+    world.settle()
+    hour = timedelta(hours=1)
+    assert intake.destroy_unrecorded(world.context, older_than=hour) == 0
+    assert set(orphans) <= world.objects()
+    world.time.advance(2 * hour.total_seconds())
+    assert intake.destroy_unrecorded(world.context, older_than=hour) == 2
+    world.check()

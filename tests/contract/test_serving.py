@@ -1,0 +1,314 @@
+"""Answering: from what is served now and nothing else, whatever is withdrawn meanwhile."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from models.bank import PromptBank
+from models.partition import Interval
+from service.core.intake import Newcomer
+from service.errors import Invalid, ServiceError, Unavailable
+from service.serving import engine as engine_module
+from service.serving.engine import Answer, Engine, Query
+from service.serving.snapshot import take_snapshot
+from tests.world import MakeWorld, World
+
+
+@pytest.fixture
+def settled(world: World) -> World:
+    """Several clusters, everything trained."""
+    world.add(30)
+    world.settle()
+    assert len(world.clusters()) >= 3
+    return world
+
+
+@pytest.fixture
+def engine(settled: World) -> Engine:
+    """Warm, and knowing everything that is served."""
+    engine = Engine(settled.context)
+    engine.warm_up()
+    return engine
+
+
+def query(world: World, newcomer: Newcomer) -> Query:
+    resized = world.context.backbone.preprocessing.resize(newcomer.picture.pixels)
+    return Query(resized, newcomer.picture.digest)
+
+
+def queries(world: World, count: int) -> list[Query]:
+    return [query(world, newcomer) for newcomer in world.newcomers(count)]
+
+
+def answered(results: list[Answer | ServiceError]) -> list[Answer]:
+    """All of them, if all were answered."""
+    assert [type(result) for result in results] == [Answer] * len(results), results
+    return [result for result in results if isinstance(result, Answer)]
+
+
+def withdraw_all(world: World) -> None:
+    """Erase one sample of every cluster."""
+    world.erase(*{sample.cluster: sample.id for sample in world.samples()}.values())
+
+
+# ----------------------------------------------------------------------------------------------------- answers
+
+
+def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(settled: World, engine: Engine) -> None:
+    newcomers = settled.newcomers(24)
+    answers = answered(engine.predict([query(settled, newcomer) for newcomer in newcomers]))
+    assert len({answer.cluster for answer in answers}) > 1
+    held = {cluster.id: cluster for cluster in settled.clusters()}
+    for newcomer, answer in zip(newcomers, answers, strict=True):
+        (position,) = settled.context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
+        own = held[answer.cluster]
+        assert own.lo <= position < own.hi
+        assert (answer.prompt, answer.tier, answer.degraded) == (own.serving_key, "prompt", False)
+
+
+def test_scores_are_probabilities_best_first_of_the_clusters_labels(settled: World, engine: Engine) -> None:
+    for answer in answered(engine.predict(queries(settled, 8))):
+        scores = [score for _, score in answer.scores]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1.0, abs=1e-5)
+        assert {label for label, _ in answer.scores} == {"cat", "dog"}
+
+
+def test_clusters_with_fewer_labels_than_others_never_answer_with_a_label_they_have_not(world: World) -> None:
+    world.take_in([world.newcomer(("cat", "dog", "cow")[i % 3]) for i in range(30)])
+    world.settle()
+    only = world.clusters()[0]
+    others = [s.id for s in world.samples() if s.cluster == only.id and s.label != "cat"]
+    world.erase(*others)
+    world.settle()
+    world.check()
+    labels = {key: set(prompt.labels) for key, prompt in take_snapshot(world.context, None).loaded.items()}
+    for answer in answered(Engine(world.context).predict(queries(world, 16))):
+        assert {label for label, _ in answer.scores} == labels[answer.prompt]
+
+
+def test_an_image_is_answered_alike_alone_and_among_others(settled: World, engine: Engine) -> None:
+    many = queries(settled, 9)
+    together = answered(engine.predict(many))
+    for alone, among in zip(many, together, strict=True):
+        (answer,) = answered(engine.predict([alone]))
+        assert (answer.prompt, answer.scores[0][0]) == (among.prompt, among.scores[0][0])
+        assert answer.scores[0][1] == pytest.approx(among.scores[0][1], abs=1e-5)
+
+
+def test_an_empty_batch_has_no_answers(engine: Engine) -> None:
+    assert engine.predict([]) == []
+
+
+def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = engine_module.embed
+
+    def blind(backbone: object, images: object) -> object:
+        rows = embed(backbone, images)  # type: ignore[arg-type]
+        rows[1] = np.nan
+        return rows
+
+    monkeypatch.setattr(engine_module, "embed", blind)
+    first, refused, last = engine.predict(queries(settled, 3))
+    assert isinstance(refused, Invalid)
+    assert isinstance(first, Answer)
+    assert isinstance(last, Answer)
+
+
+def test_intake_gets_the_same_embedding_from_the_engine_as_from_the_model(settled: World, engine: Engine) -> None:
+    newcomers = settled.newcomers(3)
+    for newcomer, row in zip(newcomers, engine.embed([query(settled, n).image for n in newcomers]), strict=True):
+        assert row.tobytes() == newcomer.embedding.tobytes()
+
+
+# ------------------------------------------------------------------------------------------------ withdrawn
+
+
+def test_nothing_is_answered_before_anything_is_trained(world: World) -> None:
+    engine = Engine(world.context)
+    engine.warm_up()
+    for count in (0, 5):  # neither without clusters nor with an untrained one
+        world.add(count)
+        world.reconcile()
+        (refused,) = engine.predict(queries(world, 1))
+        assert isinstance(refused, Unavailable)
+        assert refused.retry_after == 2
+
+
+def test_a_withdrawn_prompt_is_never_used_again(settled: World, engine: Engine) -> None:
+    asked = queries(settled, 24)
+    before = answered(engine.predict(asked))
+    withdrawn = before[0]
+    victim = next(sample for sample in settled.samples() if sample.cluster == withdrawn.cluster)
+    settled.erase(victim.id)
+    after = answered(engine.predict(asked))
+    assert withdrawn.prompt not in {answer.prompt for answer in after}
+    for old, new in zip(before, after, strict=True):
+        assert new.degraded == (old.prompt == withdrawn.prompt)
+        if not new.degraded:
+            assert new == old
+
+
+def test_an_image_whose_cluster_serves_nothing_is_answered_by_the_nearest_that_does(
+    settled: World, engine: Engine
+) -> None:
+    newcomers = settled.newcomers(16)
+    asked = [query(settled, newcomer) for newcomer in newcomers]
+    gone = answered(engine.predict(asked))[0].cluster
+    settled.erase(next(sample.id for sample in settled.samples() if sample.cluster == gone))
+    left = [cluster for cluster in settled.clusters() if cluster.serving_key]
+    regions = [Interval(cluster.lo, cluster.hi) for cluster in left]
+    for newcomer, answer in zip(newcomers, answered(engine.predict(asked)), strict=True):
+        if answer.degraded:
+            (position,) = settled.context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
+            nearest = left[settled.context.partition.nearest(newcomer.embedding, int(position), regions)]
+            assert (answer.cluster, answer.prompt) == (nearest.id, nearest.serving_key)
+
+
+def test_abstaining_refuses_those_images_and_only_those(make_world: MakeWorld) -> None:
+    world = make_world(serving={"withdrawn": "abstain"})
+    world.add(30)
+    world.settle()
+    engine = Engine(world.context)
+    asked = queries(world, 16)
+    before = answered(engine.predict(asked))
+    gone = before[0].cluster
+    world.erase(next(sample.id for sample in world.samples() if sample.cluster == gone))
+    for old, new in zip(before, engine.predict(asked), strict=True):
+        if old.cluster == gone:
+            assert isinstance(new, Unavailable)
+        else:
+            assert new == old
+
+
+def test_when_everything_is_withdrawn_nothing_is_answered_until_it_is_trained_again(
+    settled: World, engine: Engine
+) -> None:
+    withdraw_all(settled)
+    assert {type(result) for result in engine.predict(queries(settled, 4))} == {Unavailable}
+    settled.settle()
+    assert not any(answer.degraded for answer in answered(engine.predict(queries(settled, 4))))
+
+
+def before_computing(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> list[int]:
+    """Do something between the look at what is served and the forward pass; the sizes of the passes made."""
+    compute = PromptBank.probabilities
+    passes: list[int] = []
+
+    def hooked(bank: PromptBank, backbone: object, images: object, rows: object) -> object:
+        passes.append(len(rows))  # type: ignore[arg-type]
+        what()
+        return compute(bank, backbone, images, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PromptBank, "probabilities", hooked)
+    return passes
+
+
+def test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = queries(settled, 24)
+    before = answered(engine.predict(asked))
+    gone = before[0]
+    victims = [next(sample.id for sample in settled.samples() if sample.cluster == gone.cluster)]
+    passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    after = answered(engine.predict(asked))
+    affected = sum(answer.prompt == gone.prompt for answer in before)
+    assert passes == [24, affected]
+    assert gone.prompt not in {answer.prompt for answer in after}
+    assert sum(answer.degraded for answer in after) == affected
+
+
+def test_a_retraining_published_meanwhile_answers_with_the_new_prompt(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = [True]
+
+    def replace_all() -> None:
+        if pending:
+            pending.pop()
+            withdraw_all(settled)
+            settled.settle()
+
+    asked = queries(settled, 6)
+    before_computing(monkeypatch, replace_all)
+    for answer in answered(engine.predict(asked)):
+        assert answer.prompt in settled.serving_keys()
+        assert not answer.degraded
+
+
+def test_withdrawals_without_end_are_given_up_in_the_end(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_all() -> None:
+        withdraw_all(settled)
+        settled.settle()
+
+    settled.add(30)
+    settled.settle()
+    monkeypatch.setattr(engine_module, "ROUNDS", 3)
+    passes = before_computing(monkeypatch, replace_all)
+    (refused,) = engine.predict(queries(settled, 1))
+    assert isinstance(refused, Unavailable)
+    assert passes == [1, 1, 1]
+
+
+def test_an_erasure_of_another_cluster_changes_no_answer(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = queries(settled, 1)
+    (before,) = answered(engine.predict(asked))
+    victims = [next(sample.id for sample in settled.samples() if sample.cluster != before.cluster)]
+    passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    assert answered(engine.predict(asked)) == [before]
+    assert passes == [1]
+
+
+# --------------------------------------------------------------------------------------------------- snapshots
+
+
+def test_a_snapshot_is_kept_while_the_epoch_stands_and_keeps_what_both_share(settled: World) -> None:
+    first = take_snapshot(settled.context, None)
+    assert take_snapshot(settled.context, first) is first
+    settled.erase(next(iter(settled.held)))
+    second = take_snapshot(settled.context, first)
+    assert second.epoch > first.epoch
+    assert len(second.served) == len(first.served) - 1
+    assert all(second.loaded[key] is first.loaded[key] for key in second.loaded)
+    assert set(second.bank.keys) == set(second.loaded) == set(settled.serving_keys())
+
+
+def test_additions_alone_do_not_move_the_epoch(settled: World) -> None:
+    first = take_snapshot(settled.context, None)
+    settled.add(1)
+    assert take_snapshot(settled.context, first) is first
+
+
+def test_a_prompt_withdrawn_while_it_is_read_is_not_taken_for_damaged(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = settled.context.store.get
+    victims = [next(iter(settled.held))]
+
+    def get(name: str) -> bytes:
+        if victims:
+            settled.erase(victims.pop())
+            settled.reconcile()
+        return read(name)
+
+    monkeypatch.setattr(settled.context.store, "get", get)
+    snapshot = take_snapshot(settled.context, None)
+    served = {snapshot.bank.keys[row] for row in snapshot.rows if row is not None}
+    assert served >= set(settled.serving_keys())
+    assert set(take_snapshot(settled.context, snapshot).bank.keys) == set(settled.serving_keys())
+
+
+def test_places_before_the_first_and_behind_the_last_region_have_no_cluster(settled: World) -> None:
+    snapshot = take_snapshot(settled.context, None)
+    end = snapshot.held[-1].hi
+    assert (snapshot.covering(-1), snapshot.covering(end)) == (None, None)
+    assert snapshot.covering(0) == 0
+    assert snapshot.covering(end - 1) == len(snapshot.held) - 1

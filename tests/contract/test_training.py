@@ -1,0 +1,539 @@
+"""Training: crashes, fences, leases, quiet times, damage. Whatever happens, what is served is what survivors imply."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+
+from models.training import TrainedPrompt
+from service.core import erasure, intake, training
+from service.core.context import open_context
+from service.errors import Misconfigured, ServiceError
+from service.registry import clusters, prompts, samples
+from service.registry.clusters import Claim
+from service.serving.snapshot import take_snapshot
+from tests.world import MakeWorld, World
+
+STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]
+
+
+@pytest.fixture
+def planned(world: World) -> World:
+    """One cluster that waits for a worker."""
+    world.add(8)
+    assert world.reconcile() == 1
+    return world
+
+
+def lease(world: World) -> float:
+    return world.context.settings.worker.lease_seconds
+
+
+def prompt_objects(world: World) -> list[str]:
+    return [name for name in world.objects() if name.startswith("prompts/")]
+
+
+def meanwhile(step: str, what: Callable[[], object]) -> training.Step:
+    """Do something, once, when the worker comes to that step."""
+    left = [what]
+
+    def hook(name: str) -> None:
+        if name == step and left:
+            left.pop()()
+
+    return hook
+
+
+# ----------------------------------------------------------------------------------------------------- crashes
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_killed_at_any_step_is_replaced_when_its_lease_ends(planned: World, step: str) -> None:
+    assert planned.kill_at(step)
+    with planned.context.registry.read() as session:
+        assert prompts.known_objects(session, prompt_objects(planned)) == set()
+    assert planned.serving_keys() == []
+    if step != "claim":
+        planned.time.advance(lease(planned) - 1)
+        assert not planned.train("heir")
+        planned.time.advance(1)
+    assert planned.train("heir")
+    planned.settle()
+    planned.check()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample(planned: World, step: str) -> None:
+    planned.kill_at(step)
+    planned.erase(next(iter(planned.held)))
+    planned.settle()
+    planned.check()
+
+
+def test_what_a_killed_worker_had_stored_goes_when_its_cluster_joins_others(world: World) -> None:
+    world.add(14)
+    world.settle()
+    smallest = min(world.clusters(), key=lambda cluster: cluster.samples)
+    mine = [sample.id for sample in world.samples() if sample.cluster == smallest.id]
+    world.erase(mine[0])
+    world.reconcile()
+    assert world.kill_at("commit")
+    world.time.advance(lease(world))
+    world.erase(*mine[1:])
+    world.settle()
+    world.check()
+
+
+def test_what_a_killed_worker_had_stored_goes_when_its_cluster_vanishes_in_a_new_cut(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.add(30)
+    world.reconcile()
+    while world.kill_at("commit"):
+        pass
+    assert len(prompt_objects(world)) == len(world.clusters()) > 2
+    world.restart(partition={"cap": 60})
+    world.settle()
+    world.check()
+    assert len(world.clusters()) == 1
+
+
+def test_a_worker_that_dies_in_an_orderly_way_takes_what_it_stored_along(planned: World) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        planned.train(step=meanwhile("commit", interrupt))
+    assert prompt_objects(planned) == []
+
+
+# ------------------------------------------------------------------------------------- what changes meanwhile
+
+
+@pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])
+def test_a_training_is_fenced_off_by_an_erasure(planned: World, step: str) -> None:
+    victim = next(iter(planned.held))
+    assert planned.train(step=meanwhile(step, lambda: planned.erase(victim)))
+    assert planned.serving_keys() == []
+    assert prompt_objects(planned) == []
+    planned.settle()
+    planned.check()
+
+
+@pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])
+def test_an_addition_lets_the_training_under_way_finish_and_is_trained_next(planned: World, step: str) -> None:
+    planned.train(step=meanwhile(step, lambda: planned.add(2)))
+    with planned.context.registry.read() as session:
+        (served,) = prompts.get(session, planned.serving_keys()).values()
+    assert served.members == 8
+    assert planned.reconcile() == 1
+    planned.settle()
+    planned.check()
+
+
+def test_a_sample_erased_after_it_came_during_a_training_leaves_that_training_in_vain(planned: World) -> None:
+    late: list[str] = []
+    planned.train(step=meanwhile("build", lambda: late.append(planned.add(1)[0].id)))
+    planned.erase(late[0])
+    planned.settle()
+    planned.check()
+
+
+def test_an_erasure_right_before_the_members_are_listed_is_no_failure(planned: World) -> None:
+    """The worker holds a lease, and finds members that are not those of its key."""
+    victim = next(iter(planned.held))
+    planned.train(step=meanwhile("build", lambda: planned.erase(victim)))
+    assert {cluster.failure for cluster in planned.clusters()} == {None}
+
+
+def test_an_erasure_while_members_are_loaded_is_no_failure(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = next(reversed(planned.held))
+    read = planned.context.store.get
+    pending = [victim]
+
+    def get(name: str) -> bytes:
+        if pending:
+            planned.erase(pending.pop())
+            planned.reconcile()
+        return read(name)
+
+    monkeypatch.setattr(planned.context.store, "get", get)
+    planned.train()
+    assert {(cluster.failure, cluster.attempts) for cluster in planned.clusters()} == {(None, 0)}
+    planned.settle()
+    planned.check()
+
+
+# ------------------------------------------------------------------------------------------------------ leases
+
+
+def test_a_worker_that_was_late_publishes_nothing(planned: World) -> None:
+    """It stood still for longer than its lease, just before publishing; another has trained meanwhile."""
+
+    def overtake() -> None:
+        planned.time.advance(lease(planned))
+        planned.reconcile()
+        assert planned.train("other")
+
+    planned.train("late", step=meanwhile("publish", overtake))
+    assert len(prompt_objects(planned)) == 1
+    planned.settle()
+    planned.check()
+
+
+def test_a_worker_that_was_overtaken_gives_up_at_the_end_of_the_epoch(planned: World) -> None:
+    seen: list[str] = []
+
+    def overtake() -> None:
+        planned.time.advance(lease(planned))
+        assert planned.kill_at("build", "other")
+
+    hook = meanwhile("epoch 1", overtake)
+    planned.train("late", step=lambda name: (seen.append(name), hook(name))[0])
+    assert seen == ["claim", "build", "epoch 1"]
+
+
+def test_every_epoch_renews_the_lease(make_world: MakeWorld) -> None:
+    world = make_world(training={"epochs": 4})
+    world.add(8)
+    world.reconcile()
+
+    def slow(name: str) -> None:
+        if name.startswith("epoch"):
+            world.time.advance(lease(world) - 1)
+            assert not world.train("thief")
+
+    assert world.train(step=slow)
+    world.settle()
+    world.check()
+
+
+def test_a_heartbeat_can_keep_a_lease_and_is_told_when_it_ends(planned: World) -> None:
+    told: list[Claim | None] = []
+    training.train_one(planned.context, worker="w", held=told.append)
+    held, ended = told
+    assert held is not None
+    assert ended is None
+    with pytest.raises(training.LeaseLost):
+        training.hold(planned.context, held)
+
+
+def test_an_interrupted_worker_gives_its_lease_back_at_once(planned: World) -> None:
+    assert training.train_one(planned.context, worker="leaving", interrupted=lambda: True)
+    assert planned.serving_keys() == []
+    assert planned.train("other")
+    planned.settle()
+    planned.check()
+
+
+def test_nothing_to_do_is_said_so(world: World) -> None:
+    assert world.reconcile() == 0
+    assert not world.train()
+
+
+# ------------------------------------------------------------------------------------------------- quiet times
+
+
+@pytest.fixture
+def patient(make_world: MakeWorld) -> World:
+    """Additions are trained after 5 quiet seconds, or 12 seconds after the first of them."""
+    return make_world(training={"settle_seconds": 5, "settle_max_seconds": 12})
+
+
+def test_additions_are_trained_once_it_is_quiet(patient: World) -> None:
+    patient.add(4)
+    assert patient.reconcile() == 0
+    patient.time.advance(4)
+    patient.add(1)
+    patient.time.advance(4)
+    assert patient.reconcile() == 0
+    patient.time.advance(1)
+    assert patient.reconcile() == 1
+
+
+def test_additions_that_never_end_do_not_put_training_off_for_ever(patient: World) -> None:
+    waiting = []
+    for _ in range(5):
+        patient.add(1)
+        waiting.append(patient.reconcile())
+        patient.time.advance(4)
+    assert waiting == [0, 0, 0, 1, 1]  # 12 seconds after the first
+
+
+def test_an_erasure_waits_for_no_quiet(patient: World) -> None:
+    patient.add(6)
+    patient.settle()
+    patient.add(1)
+    assert patient.reconcile() == 0
+    patient.erase(next(iter(patient.held)))
+    assert patient.reconcile() == 1
+
+
+def test_a_training_of_additions_ends_their_wait(patient: World) -> None:
+    patient.add(4)
+    patient.time.advance(12)
+    patient.reconcile()
+    patient.train()
+    patient.add(1)
+    assert patient.reconcile() == 0
+    patient.time.advance(5)
+    assert patient.reconcile() == 1
+
+
+# ------------------------------------------------------------------------------------------------------ failing
+
+
+def test_a_full_disk_serves_nothing_and_is_tried_again(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planned.context.store, "put", full)
+        assert planned.train()
+    (cluster,) = planned.clusters()
+    assert (cluster.serving_key, cluster.attempts) == (None, 1)
+    assert cluster.failure == "OSError while training; see the worker's log."
+    assert not planned.train()
+    planned.time.advance(planned.context.settings.training.retry_seconds)
+    assert planned.train()
+    planned.settle()
+    planned.check()
+
+
+def test_pauses_double_with_every_failure_up_to_ten_minutes(planned: World) -> None:
+    (sample, *_) = planned.held
+    planned.file_of(samples.object_name(sample)).unlink()
+    pauses = []
+    for _ in range(8):
+        assert planned.train()
+        pause = 0
+        while not planned.reconcile():
+            planned.time.advance(10)
+            pause += 10
+        pauses.append(pause)
+    assert pauses == [10, 20, 40, 80, 160, 320, 600, 600]
+
+
+def test_new_samples_neither_hide_a_failure_nor_shorten_its_pause(planned: World) -> None:
+    (sample, *_) = planned.held
+    planned.file_of(samples.object_name(sample)).unlink()
+    planned.train()
+    planned.add(1)
+    assert planned.reconcile() == 0
+    assert sample in (planned.clusters()[0].failure or "")
+    planned.time.advance(planned.context.settings.training.retry_seconds)
+    assert planned.reconcile() == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "one bit", "empty"])
+def test_a_damaged_artifact_is_given_up_by_serving_and_built_again(planned: World, damage: str) -> None:
+    planned.settle()
+    (name,) = prompt_objects(planned)
+    path = planned.file_of(name)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage == "one bit" else b"")
+    assert take_snapshot(planned.context, None).served == []
+    assert planned.serving_keys() == []
+    planned.settle()
+    planned.check()
+    assert len(take_snapshot(planned.context, None).served) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- settings
+
+
+def test_other_training_settings_make_every_prompt_anew_and_change_nothing_while_nothing_changes(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world()
+    world.add(14)
+    world.settle()
+    before = world.serving_keys()
+    world.restart()
+    assert world.is_settled()
+    world.restart(training={"head_lr": 0.2})
+    world.settle()
+    world.check()
+    assert not set(before) & set(world.serving_keys())
+
+
+def test_a_training_under_old_settings_comes_to_nothing(planned: World) -> None:
+    old = planned.context
+    planned.train(step=meanwhile("publish", lambda: planned.restart(training={"head_lr": 0.2})))
+    old.registry.close()
+    assert planned.serving_keys() == []
+    planned.settle()
+    planned.check()
+
+
+def test_the_same_survivors_give_the_same_bytes_whatever_was_forgotten(make_world: MakeWorld) -> None:
+    """The one idea: erased as if it had never been there."""
+    world = make_world()
+    survivors = world.newcomers(12)
+    guests = world.newcomers(9, owner="guest")
+    for pair in zip(survivors, guests, strict=False):
+        world.take_in(pair)
+        world.settle()
+    world.take_in(survivors[len(guests) :])
+    world.erase_owner("guest")
+    world.settle()
+    incremental = tensors(world)
+    world.erase_owner("ann")
+    world.settle()
+    assert tensors(world) == {}
+    world.take_in(survivors)
+    world.settle()
+    world.check()
+    assert tensors(world) == incremental
+
+
+def tensors(world: World) -> dict[str, str]:
+    """Digest of the learned tensors of each served prompt."""
+    with world.context.registry.read() as session:
+        return {key: prompt.digest for key, prompt in prompts.get(session, world.serving_keys()).items()}
+
+
+# ----------------------------------------------------------------------------------------------------- at once
+
+
+@contextmanager
+def running(*works: Callable[[], object]) -> Iterator[None]:
+    """Each in a thread of its own for as long as the block lasts; what one raises fails the test."""
+    raised: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(60)
+    assert raised == []
+
+
+def test_two_workers_share_the_work(world: World) -> None:
+    world.add(40)
+    world.reconcile()
+    counts = {"one": 0, "two": 0}
+
+    def work(name: str) -> None:
+        while world.train(name):
+            counts[name] += 1
+
+    with running(lambda: work("one"), lambda: work("two")):
+        pass
+    assert sum(counts.values()) >= len(world.clusters())
+    world.settle()
+    world.check()
+
+
+def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: World) -> None:
+    """Nobody is turned away, nobody waits for ever, and in the end everything is as the survivors imply."""
+    newcomers = [world.newcomers(3, owner=f"owner {turn % 4}") for turn in range(24)]
+    world.add(24)
+    world.settle()
+    failed: list[object] = []
+    done: list[bool] = []
+
+    def add(batches: list[list[intake.Newcomer]]) -> None:
+        for batch in batches:
+            results = intake.take_in(world.context, batch)
+            failed.extend(result for result in results if isinstance(result, ServiceError))
+
+    def erase(ids: list[str]) -> None:
+        for sample_id in ids:
+            erasure.erase_sample(world.context, sample_id)
+
+    def work(name: str) -> None:
+        while len(done) < 3:
+            world.train(name)
+
+    def plan() -> None:
+        while len(done) < 3:
+            world.reconcile()
+
+    def then_done(action: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                action()
+            finally:
+                done.append(True)
+
+        return run
+
+    doomed = list(world.held)
+    with running(
+        then_done(lambda: add(newcomers[::2])),
+        then_done(lambda: add(newcomers[1::2])),
+        then_done(lambda: erase(doomed)),
+        lambda: work("one"),
+        lambda: work("two"),
+        plan,
+    ):
+        pass
+    assert failed == []
+    assert {cluster.failure for cluster in world.clusters()} <= {None}
+    world.held = {sample.id: sample for sample in world.samples()}
+    assert not set(doomed) & set(world.held)
+    assert len(world.held) == 72
+    world.settle()
+    world.check()
+
+
+def test_a_training_that_diverges_is_shown_with_its_remedy_and_never_served(make_world: MakeWorld) -> None:
+    world = make_world(training={"head_lr": 1e30, "prompt_lr": 1e30, "epochs": 3})
+    world.add(8)
+    world.reconcile()
+    world.train()
+    (cluster,) = world.clusters()
+    assert cluster.serving_key is None
+    assert cluster.failure == "Training diverged. Lower training.prompt_lr or training.head_lr."
+
+
+def test_a_process_with_other_settings_than_the_registrys_changes_nothing(make_world: MakeWorld) -> None:
+    world, other = make_world(), make_world(training={"head_lr": 0.2})
+    world.add(6)  # anybody may bring samples
+    for work in (world.reconcile, world.train):
+        with pytest.raises(Misconfigured, match=r"other settings \(training\)"):
+            work()
+    with pytest.raises(Misconfigured, match="nothing has been changed"):
+        open_context(world.context.settings, read_only=True)
+    assert open_context(other.context.settings, read_only=True).training == other.context.training
+    other.held = world.held
+    other.settle()
+    other.check()
+
+
+def test_a_prompt_of_one_label_needs_no_training(world: World) -> None:
+    world.take_in([world.newcomer("cat") for _ in range(4)])
+    world.settle()
+    world.check()
+    with world.context.registry.read() as session:
+        (prompt,) = prompts.get(session, world.serving_keys()).values()
+    assert (prompt.labels, prompt.sample_epochs) == (("cat",), 0)
+
+
+def test_an_unforeseen_error_is_shown_and_tried_again(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **keywords: object) -> TrainedPrompt:
+        raise RuntimeError("secret details")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", broken)
+        assert planned.train()
+    (cluster,) = planned.clusters()
+    assert cluster.failure == "RuntimeError while training; see the worker's log."
+    with planned.context.registry.read() as session:
+        assert clusters.unfinished(session)
+    planned.settle()
+    planned.check()

@@ -1,0 +1,250 @@
+"""Any history of additions, erasures, crashes and restarts ends where the survivors alone would have led.
+
+The oracle is `service.core.plan`, fed with the test's own books. `OUBLI_EXAMPLES` sets how many histories are tried.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from service.core import erasure, reconcile, replan
+from service.core.intake import WHOLE_LINE, Newcomer
+from service.errors import NotFound
+from service.registry import prompts, samples
+from service.registry.engine import ReadSession
+from service.registry.records import Sample
+from service.registry.tables import ErasureSampleRow, PromptMemberRow
+from tests.servers import fresh_database, postgres
+from tests.world import World, opened
+
+EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "15"))
+PICTURES = 40  # few enough that the same picture comes again
+LINE_END = 16 << 48  # of the tiny backbone's 16 leaves
+
+owners = st.sampled_from(["ann", "bob", "cy"])
+labels = st.sampled_from(["cat", "dog"])
+pictures = st.integers(0, PICTURES - 1)
+steps = st.sampled_from(["claim", "build", "epoch 1", "publish", "store", "commit"])
+places = st.integers(0, 10_000)  # of a survivor, counted around
+sizes = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)])
+
+
+@cache
+def gallery() -> list[Newcomer]:
+    """The pictures that people send, made once."""
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as world:
+        return world.newcomers(PICTURES)
+
+
+class History(RuleBasedStateMachine):
+    """One service and everything that may happen to it, in any order."""
+
+    world: World
+    server: str | None = None  # a PostgreSQL server; SQLite without one
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.erased: list[str] = []
+
+    @initialize(size=sizes)
+    def open(self, size: tuple[int, int]) -> None:
+        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        url = self.stack.enter_context(fresh_database(self.server)) if self.server else None
+        self.world = self.stack.enter_context(opened(folder, url, partition={"cap": size[0], "min": size[1]}))
+
+    def survivor(self, place: int) -> Sample:
+        return list(self.world.held.values())[place % len(self.world.held)]
+
+    # ------------------------------------------------------------------------------------------- what people do
+
+    @rule(chosen=st.lists(st.tuples(pictures, labels), min_size=1, max_size=14), owner=owners)
+    def add(self, chosen: list[tuple[int, str]], owner: str) -> None:
+        self.world.take_in([replace(gallery()[picture], label=label, owner=owner) for picture, label in chosen])
+
+    @precondition(lambda self: self.world.held)
+    @rule(place=places)
+    def erase_a_sample(self, place: int) -> None:
+        sample = self.survivor(place)
+        self.world.erase(sample.id)
+        self.erased.append(sample.id)
+
+    @precondition(lambda self: len(self.world.held) > 1)
+    @rule(place=places, count=st.integers(2, 8))
+    def erase_a_batch(self, place: int, count: int) -> None:
+        chosen = {self.survivor(place + 3 * i).id for i in range(count)}
+        erasure.erase_samples(self.world.context, sorted(chosen))
+        for sample_id in chosen:
+            del self.world.held[sample_id]
+        self.erased += sorted(chosen)
+
+    @rule(owner=owners)
+    def erase_an_owner(self, owner: str) -> None:
+        theirs = [sample.id for sample in self.world.held.values() if sample.owner == owner]
+        try:
+            self.world.erase_owner(owner)
+        except NotFound:
+            assert not theirs
+        self.erased += theirs
+
+    @precondition(lambda self: self.erased)
+    @rule(place=places)
+    def erase_again(self, place: int) -> None:
+        before = len(self.world.erasures())
+        with suppress(NotFound):
+            assert self.world.erase(self.erased[place % len(self.erased)]).state != "completed"
+        assert len(self.world.erasures()) == before
+
+    # ------------------------------------------------------------------------------------- what the service does
+
+    @rule()
+    def reconcile(self) -> None:
+        self.world.reconcile()
+
+    @rule()
+    def plan_only(self) -> None:
+        replan.replan(self.world.context)
+
+    @rule()
+    def destroy_only(self) -> None:
+        reconcile.destroy_owed(self.world.context)
+
+    @rule(count=st.integers(1, 4))
+    def train(self, count: int) -> None:
+        for _ in range(count):
+            self.world.train()
+
+    @rule(step=steps)
+    def train_and_die(self, step: str) -> None:
+        self.world.kill_at(step)
+
+    @precondition(lambda self: self.world.held)
+    @rule(step=steps.filter(lambda name: name not in ("store", "commit")), place=places)
+    def erase_during_training(self, step: str, place: int) -> None:
+        self.world.reconcile()
+        pending = [place]
+
+        def hook(name: str) -> None:
+            if name == step and pending:
+                self.erase_a_sample(pending.pop())
+
+        self.world.train(step=hook)
+
+    @rule(chosen=st.lists(st.tuples(pictures, labels), min_size=1, max_size=3), owner=owners)
+    def add_during_training(self, chosen: list[tuple[int, str]], owner: str) -> None:
+        pending = [chosen]
+
+        def hook(name: str) -> None:
+            if name == "publish" and pending:
+                self.add(pending.pop(), owner)
+
+        self.world.train(step=hook)
+
+    @rule(seconds=st.sampled_from([1, 25, 700]))
+    def wait(self, seconds: int) -> None:
+        self.world.time.advance(seconds)
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    @rule(size=sizes)
+    def restart_with_other_sizes(self, size: tuple[int, int]) -> None:
+        self.world.restart(partition={"cap": size[0], "min": size[1]})
+
+    # ----------------------------------------------------------------------------------------- what always holds
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadSession]:
+        with self.world.context.registry.read() as session:
+            yield session
+
+    @invariant()
+    def what_is_held_is_what_was_not_erased(self) -> None:
+        assert [sample.id for sample in self.world.samples()] == list(self.world.held)
+
+    @invariant()
+    def no_served_prompt_has_seen_an_erased_sample(self) -> None:
+        served = self.world.serving_keys()
+        with self.reading() as session:
+            statement = sa.select(PromptMemberRow.sample_id).where(PromptMemberRow.prompt_key.in_(served))
+            assert set(session.execute(statement).scalars()) <= set(self.world.held)
+            built = prompts.get(session, served)
+        assert set(built) == set(served)
+        assert {prompt.object_name for prompt in built.values()} <= self.world.objects()
+
+    @invariant()
+    def every_erasure_is_on_record_and_completed_ones_have_left_no_object(self) -> None:
+        with self.reading() as session:
+            rows = session.execute(sa.select(ErasureSampleRow.sample_id, ErasureSampleRow.erasure_id)).all()
+        states = {found.id: found.state for found in self.world.erasures()}
+        assert sorted(sample for sample, _ in rows) == sorted(self.erased)
+        completed = {samples.object_name(sample) for sample, found in rows if states[found] == "completed"}
+        assert not completed & self.world.objects()
+
+    @invariant()
+    def regions_cover_the_line_and_hold_their_own(self) -> None:
+        clusters = self.world.clusters()
+        members = Counter(sample.cluster for sample in self.world.samples())
+        assert {cluster.id: cluster.samples for cluster in clusters if cluster.samples} == members
+        if not clusters:
+            return
+        assert clusters[0].lo == 0
+        assert clusters[-1].hi in (LINE_END, WHOLE_LINE[1])
+        assert all(before.hi == after.lo for before, after in pairwise(clusters))
+        regions = {cluster.id: range(cluster.lo, cluster.hi) for cluster in clusters}
+        assert all(sample.position in regions[sample.cluster] for sample in self.world.samples())
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "world"):
+                self.world.settle()
+                self.world.check()
+        finally:
+            self.stack.close()
+
+
+def run(machine: type[History], examples: int) -> None:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.timeout(60 + 20 * EXAMPLES)
+def test_any_history_ends_where_its_survivors_lead() -> None:
+    run(History, EXAMPLES)
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(60 + 20 * EXAMPLES)
+def test_any_history_ends_where_its_survivors_lead_on_postgresql() -> None:
+    with postgres() as url:
+
+        class OnPostgres(History):
+            server = url
+
+        run(OnPostgres, max(2, EXAMPLES // 4))

@@ -1,0 +1,273 @@
+"""A small service to try things on: tiny backbone, a clock that only tests move, and its own books of who survives.
+
+`World.check` compares the registry with the oracle (`service.core.plan`), fed from these books and not from the
+registry's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import determinism, embedding
+from models.image import pixel_digest
+from service.artifacts import Store
+from service.clock import system_clock
+from service.core import erasure, intake, reconcile, training
+from service.core.context import Context, open_context
+from service.core.plan import PlannedCluster, Survivor, plan
+from service.errors import ServiceError
+from service.registry import clusters, erasures, prompts, samples
+from service.registry.engine import migrate
+from service.registry.records import Cluster, Erasure, Sample
+from service.settings import Settings
+
+SIDE = 16  # pixels of a sample's image
+
+sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+
+
+class Killed(BaseException):
+    """The process has died: nothing of it runs any more, no matter what it would have caught."""
+
+
+class Time:
+    """A clock that moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = system_clock()
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class DyingStore:
+    """The store of a process that is about to die: it may write, and will never come to clean up."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def delete(self, name: str) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def settings(folder: Path, url: str | None = None, **groups: Any) -> Settings:
+    """Small clusters and short trainings; `groups` override, as in `partition={"cap": 20}`."""
+    given: dict[str, Any] = {
+        "partition": {"cap": 12, "min": 4},
+        "training": {"epochs": 1, "settle_seconds": 0, "prompt_size": 2, "threads": 1, "batch_size": 8},
+        "serving": {"threads": 1},
+    }
+    for name, values in groups.items():
+        given[name] = {**given.get(name, {}), **values} if isinstance(values, dict) else values
+    return Settings(data_dir=folder, database_url=url, backbone="tiny", **given)
+
+
+class World:
+    """One data folder and database, and what was done to them."""
+
+    def __init__(self, folder: Path, url: str | None = None, **groups: Any) -> None:
+        determinism.configure(threads=1, device="cpu")
+        self.folder = folder
+        self.time = Time()
+        self.held: dict[str, Sample] = {}  # survivors, in order of arrival
+        self._url = url
+        self._groups = groups
+        self._random = np.random.default_rng(20404)
+        self.context = self._open()
+
+    def _open(self) -> Context:
+        chosen = settings(self.folder, self._url, **self._groups)
+        migrate(chosen.database)
+        return open_context(chosen, clock=self.time)
+
+    def close(self) -> None:
+        self.context.registry.close()
+
+    def restart(self, **groups: Any) -> None:
+        """Another process opens the same data, perhaps with other settings."""
+        self.close()
+        self._groups = {**self._groups, **groups}
+        self.context = self._open()
+
+    # ---------------------------------------------------------------------------------------------- intake
+
+    def newcomer(self, label: str = "cat", owner: str = "ann") -> intake.Newcomer:
+        """A sample nobody has seen: noise in a colour of its own, so that the tree can tell it apart."""
+        noise = self._random.integers(0, 256, (SIDE, SIDE, 3)) * self._random.random((1, 1, 3))
+        pixels = noise.astype(np.uint8)
+        resized = self.context.backbone.preprocessing.resize(pixels)
+        (vector,) = embedding.embed(self.context.backbone, [resized])
+        return intake.Newcomer(intake.Picture(pixels, pixel_digest(pixels)), vector, label, owner)
+
+    def newcomers(self, count: int, owner: str = "ann") -> list[intake.Newcomer]:
+        """Newcomers of two labels, so that every cluster has something to learn."""
+        return [self.newcomer(("cat", "dog")[i % 2], owner) for i in range(count)]
+
+    def take_in(self, newcomers: Sequence[intake.Newcomer]) -> list[Sample | ServiceError]:
+        results = intake.take_in(self.context, newcomers)
+        self.held.update({result.id: result for result in results if isinstance(result, Sample)})
+        return results
+
+    def add(self, count: int = 1, owner: str = "ann") -> list[Sample]:
+        """New samples, taken in by one request."""
+        return [accepted(result) for result in self.take_in(self.newcomers(count, owner))]
+
+    # --------------------------------------------------------------------------------------------- erasure
+
+    def erase(self, *ids: str) -> Erasure:
+        """One erasure of these samples."""
+        found = (
+            erasure.erase_sample(self.context, ids[0]) if len(ids) == 1 else erasure.erase_samples(self.context, ids)
+        )
+        for sample_id in ids:
+            self.held.pop(sample_id, None)
+        return found
+
+    def erase_owner(self, owner: str) -> Erasure:
+        found = erasure.erase_owner(self.context, owner)
+        self.held = {i: sample for i, sample in self.held.items() if sample.owner != owner}
+        return found
+
+    # ---------------------------------------------------------------------------------------------- working
+
+    def reconcile(self) -> int:
+        return reconcile.reconcile(self.context)
+
+    def train(self, worker: str = "worker", step: training.Step = lambda name: None) -> bool:
+        """Train one cluster, if one waits."""
+        return training.train_one(self.context, worker=worker, step=step)
+
+    def kill_at(self, name: str, worker: str = "doomed") -> bool:
+        """A worker that dies as that step begins; False if it found nothing to train, or never came so far."""
+
+        def die(step: str) -> None:
+            if step == name:
+                raise Killed(step)
+
+        doomed = replace(self.context, store=DyingStore(self.context.store))
+        try:
+            training.train_one(doomed, worker=worker, step=die)
+        except Killed:
+            return True
+        return False
+
+    def settle(self) -> None:
+        """Reconcile and train until nothing is left to do, however long leases, pauses and quiet times last."""
+        for _ in range(200):
+            if self.reconcile():
+                while self.train():
+                    pass
+            elif self.is_settled():
+                return
+            else:
+                self.time.advance(60)
+        raise AssertionError(f"Never settles: {self.clusters()} {self.erasures()}")
+
+    def is_settled(self) -> bool:
+        with self.context.registry.read() as session:
+            owed = prompts.owed(session)
+            return not (clusters.unfinished(session) or erasures.unfinished(session) or owed)
+
+    # ---------------------------------------------------------------------------------------------- looking
+
+    def clusters(self) -> list[Cluster]:
+        with self.context.registry.read() as session:
+            return clusters.every(session)
+
+    def cluster_of(self, sample: Sample) -> Cluster:
+        """Its cluster now, which may be another than at intake."""
+        with self.context.registry.read() as session:
+            found = samples.get(session, sample.id)
+            assert found is not None
+            cluster = clusters.get(session, found.cluster)
+            assert cluster is not None
+            return cluster
+
+    def erasures(self) -> list[Erasure]:
+        with self.context.registry.read() as session:
+            return list(erasures.page(session, limit=10_000).items)
+
+    def erasure(self, erasure_id: str) -> Erasure:
+        with self.context.registry.read() as session:
+            found = erasures.get(session, erasure_id)
+            assert found is not None
+            return found
+
+    def samples(self) -> list[Sample]:
+        with self.context.registry.read() as session:
+            return list(samples.page(session, limit=100_000).items)
+
+    def serving_keys(self) -> list[str]:
+        return [cluster.serving_key for cluster in self.clusters() if cluster.serving_key]
+
+    def objects(self) -> set[str]:
+        """Everything that the store holds."""
+        return {name for prefix in ("samples", "prompts") for name in self.context.store.names(prefix)}
+
+    def file_of(self, object_name: str) -> Path:
+        """Where an object lies in the data folder."""
+        (path,) = (self.folder / "objects").rglob(object_name.rsplit("/", 1)[1])
+        return path
+
+    def found_in_files(self, data: bytes) -> list[str]:
+        """The files of the data folder that hold these bytes."""
+        return [path.name for path in self.folder.rglob("*") if path.is_file() and data in path.read_bytes()]
+
+    # --------------------------------------------------------------------------------------------- checking
+
+    def plan(self) -> list[PlannedCluster]:
+        """What the survivors imply, by the oracle."""
+        return plan(
+            [Survivor(sample.digest, sample.label, sample.position) for sample in self.held.values()],
+            partition=self.context.partition,
+            backbone_digest=self.context.backbone.digest,
+            training=self.context.training,
+        )
+
+    def check(self) -> None:
+        """Settled, the service is what the survivors imply, and holds nothing else."""
+        planned = self.plan()
+        found = self.clusters()
+        assert [sample.id for sample in self.samples()] == list(self.held)
+        assert [(cluster.lo, cluster.hi) for cluster in found] == [tuple(cluster.region) for cluster in planned]
+        assert [cluster.samples for cluster in found] == [len(cluster.members) for cluster in planned]
+        assert [cluster.desired_key for cluster in found] == [cluster.key for cluster in planned]
+        assert [cluster.serving_key for cluster in found] == [cluster.key for cluster in planned]
+        assert {erasure.state for erasure in self.erasures()} <= {"completed"}
+        with self.context.registry.read() as session:
+            built = prompts.get(session, self.serving_keys()).values()
+        expected = {samples.object_name(sample_id) for sample_id in self.held}
+        assert self.objects() == expected | {prompt.object_name for prompt in built}
+
+
+def accepted(result: Sample | ServiceError) -> Sample:
+    """The sample that an intake must have made."""
+    assert isinstance(result, Sample), result
+    return result
+
+
+@contextmanager
+def opened(folder: Path, url: str | None = None, **groups: Any) -> Iterator[World]:
+    """A world for as long as the block lasts."""
+    world = World(folder, url, **groups)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+MakeWorld = Callable[..., World]

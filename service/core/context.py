@@ -59,10 +59,11 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         training=training,
         clock=clock,
     )
-    if read_only:
-        check_bound(context)
-    else:
-        bind(context)
+    try:
+        check_bound(context) if read_only else bind(context)
+    except BaseException:
+        context.registry.close()
+        raise
     return context
 
 

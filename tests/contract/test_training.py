@@ -509,7 +509,9 @@ def test_a_process_with_other_settings_than_the_registrys_changes_nothing(make_w
             work()
     with pytest.raises(Misconfigured, match="nothing has been changed"):
         open_context(world.context.settings, read_only=True)
-    assert open_context(other.context.settings, read_only=True).training == other.context.training
+    reader = open_context(other.context.settings, read_only=True)
+    assert reader.training == other.context.training
+    reader.registry.close()
     other.held = world.held
     other.settle()
     other.check()

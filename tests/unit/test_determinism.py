@@ -49,7 +49,7 @@ def test_on_a_gpu_nothing_is_rounded_to_tf32_and_cublas_keeps_one_workspace():
 def test_a_fingerprint_names_what_bits_depend_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
     cpu, gpu = (determinism.fingerprint(threads=3, device=device) for device in ("cpu", "cuda:1"))
-    assert set(cpu) == {"torch", "timm", "numpy", "device", "hardware", "threads"}
+    assert set(cpu) == {"torch", "timm", "numpy", "pillow", "device", "hardware", "threads"}
     assert cpu["threads"] == "3"
     assert gpu["device"] == "cuda"
     assert gpu["hardware"].startswith("H200 / cuda")

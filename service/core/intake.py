@@ -131,8 +131,8 @@ def _locate(context: Context, newcomers: Sequence[Newcomer]) -> list[int | Servi
     return places
 
 
-class _NoCluster(Exception):
-    """There is no cluster yet, and this transaction may not make one."""
+class _MustBeAlone(Exception):
+    """There is no cluster yet, or others bring copies of the same picture just now: not with others at once."""
 
 
 def _record(
@@ -144,7 +144,7 @@ def _record(
 ) -> list[Sample | ServiceError]:
     try:
         return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=False)
-    except _NoCluster:  # the very first sample makes the one cluster; that must not happen twice at once
+    except _MustBeAlone:
         return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=True)
 
 
@@ -159,6 +159,7 @@ def _record_all(
 ) -> list[Sample | ServiceError]:
     results: list[Sample | ServiceError] = []
     arrivals: Counter[str] = Counter()
+    most = context.partition.max_copies
     with context.registry.write(exclusive=exclusive) as session:
         places = _refuse_copies(context, session, newcomers, positions)
         taken = zip(newcomers, places, strict=True)
@@ -174,6 +175,9 @@ def _record_all(
         settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
         for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
             clusters.added(session, cluster, count, settles_at=settles_at, now=now)
+        # Copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
+        if not exclusive and samples.has_more_copies(session, (n.picture.digest for n in newcomers), than=most):
+            raise _MustBeAlone
         if idempotency_key is not None and isinstance(results[0], Sample):
             idempotency.finish(session, idempotency_key, results[0].id)
     return results
@@ -216,7 +220,7 @@ def _record_one(
     cluster = clusters.covering(session, position)
     if cluster is None:
         if not exclusive:
-            raise _NoCluster
+            raise _MustBeAlone
         lo, hi = WHOLE_LINE
         cluster = clusters.create(session, lo=lo, hi=hi, now=now)
     return samples.insert(

@@ -185,6 +185,17 @@ def copies(session: ReadSession, digest: str, position: int) -> int:
     return session.execute(statement).scalar_one()
 
 
+def has_more_copies(session: ReadSession, digests: Iterable[str], *, than: int) -> bool:
+    """Whether there are more than so many samples of one of these pictures."""
+    wanted = list(set(digests))
+    for start in range(0, len(wanted), _CHUNK):
+        pictures = sa.select(SampleRow.digest).where(SampleRow.digest.in_(wanted[start : start + _CHUNK]))
+        grouped = pictures.group_by(SampleRow.digest, SampleRow.position).having(sa.func.count() > than)
+        if session.execute(grouped.limit(1)).one_or_none() is not None:
+            return True
+    return False
+
+
 def count_between(session: ReadSession, lo: int, hi: int) -> int:
     """How many samples stand at lo <= position < hi."""
     statement = sa.select(sa.func.count()).where(SampleRow.position >= lo, SampleRow.position < hi)

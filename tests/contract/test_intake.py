@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -176,6 +177,14 @@ def test_batches_that_name_new_owners_in_different_orders_do_not_wait_for_each_o
         batch = [world.newcomer(owner=f"owner {turn} {i}") for i in range(12)]
         results = at_once(world, [batch, batch[::-1]])
         assert [type(result) for result in results] == [Sample] * 24
+
+
+def test_copies_of_one_picture_that_come_at_once_are_not_too_many_together(world: World) -> None:
+    world.add(1)
+    most = world.context.partition.max_copies
+    newcomer = world.newcomer()
+    results = at_once(world, [[newcomer] * most] * 4)
+    assert Counter(map(type, results)) == {Sample: most, Conflict: 3 * most}
 
 
 # ------------------------------------------------------------------------------------------------- idempotency

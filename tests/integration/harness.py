@@ -55,7 +55,7 @@ class Picture:
 
 def cifar_pictures() -> list[Picture]:
     """Small JPEG photographs, where this machine has them: `OUBLI_TEST_DATA`/jpegs/<class>-<number>.jpg."""
-    folder = Path(os.environ.get("OUBLI_TEST_DATA", "/work/shared/data")) / "jpegs"
+    folder = Path(os.environ.get("OUBLI_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / "jpegs"
     return [Picture(path.name, path.read_bytes(), path.stem.split("-")[0]) for path in sorted(folder.glob("*.jpg"))]
 
 

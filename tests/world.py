@@ -32,6 +32,8 @@ from service.settings import Settings
 SIDE = 16  # pixels of a sample's image
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+_on_postgres = pytest.param("postgres", marks=pytest.mark.postgres)
+postgres_only = pytest.mark.parametrize("dialect", [_on_postgres], indirect=True)
 
 
 class Killed(BaseException):

@@ -52,6 +52,8 @@ def destroy_owed(context: Context) -> int:
             log.error("object %s cannot be destroyed: %s", name, error.strerror)
             failed.append(name)
     scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
+    if not scrubbed:
+        log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
     with context.registry.write() as session:
         prompts.destroyed(session, gone if scrubbed else [])
         prompts.not_destroyed(session, failed)

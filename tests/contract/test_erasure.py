@@ -10,10 +10,10 @@ from uuid6 import uuid7
 
 from service.core import erasure, reconcile, states
 from service.core.erasure import Quote
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
 from service.registry import clusters, erasures, prompts, samples, state
 from service.registry.records import Erasure, Sample
-from tests.world import MakeWorld, World, accepted, sqlite_only
+from tests.world import MakeWorld, World, accepted, postgres_only, sqlite_only
 
 Result = TypeVar("Result")
 
@@ -179,6 +179,41 @@ def test_an_owner_and_one_of_their_samples_erased_at_once_are_both_forgotten(set
         results = at_once([lambda o=owner: settled.erase_owner(o), lambda s=mine[1]: settled.erase(s.id)])
         assert {type(result) for result in results} == {Erasure}, results
     assert sum(found.samples for found in settled.erasures()) == 20
+    settled.settle()
+    settled.check()
+
+
+def overtaken(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> Erasure:
+    """Erase a sample and its owner's others; others are faster, between our finding the samples and locking them."""
+    left = iter(list(world.held)[:times])
+    lock = clusters.lock
+    busy: list[bool] = []
+
+    def overtake(*args: object, **keywords: object) -> None:
+        if not busy and (victim := next(left, None)):
+            busy.append(True)
+            world.erase(victim)
+            busy.clear()
+        lock(*args, **keywords)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clusters, "lock", overtake)
+        return world.erase_owner("ann")
+
+
+@postgres_only
+def test_an_erasure_that_is_overtaken_takes_what_is_left(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = overtaken(settled, monkeypatch, times=2)
+    assert found.samples == 28
+    settled.settle()
+    settled.check()
+
+
+@postgres_only
+def test_an_erasure_that_is_overtaken_again_and_again_says_so(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match="Try again"):
+        overtaken(settled, monkeypatch, times=erasure.TRIES)
+    assert len(settled.held) == 30 - erasure.TRIES
     settled.settle()
     settled.check()
 

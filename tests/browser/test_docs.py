@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,24 +10,13 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 
 from tests.integration.harness import Picture, Service, cifar_pictures, digit_pictures
+from tests.programs import program
 
 pytestmark = pytest.mark.browser
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 MILLISECONDS = 60_000
-
-
-def chromium() -> str:
-    """Debian's Chromium; as root it is installed where it is missing."""
-    if not shutil.which("chromium") and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update", "-qq"], ["install", "-qq", "-y", "--no-install-recommends", "chromium"]):
-            subprocess.run(["apt-get", *arguments], env=quiet, stdin=subprocess.DEVNULL, check=False)
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("There is no chromium here, and it could not be installed.")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +44,7 @@ def page(desk: Service) -> Iterator[Page]:
             route.abort()
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=QUIET)
+        browser = playwright.chromium.launch(executable_path=program("chromium"), args=QUIET)
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(MILLISECONDS)
         page.route("**/*", guard)

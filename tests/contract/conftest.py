@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from service.registry import state
+from service.registry.engine import Registry, migrate
 from tests.servers import fresh_database, postgres
 from tests.world import MakeWorld, World, opened
 
@@ -48,3 +50,30 @@ def make_world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world()
+
+
+@pytest.fixture
+def planned(world: World) -> World:
+    """One cluster that waits for a worker."""
+    world.add(8)
+    assert world.reconcile() == 1
+    return world
+
+
+@pytest.fixture
+def settled(world: World) -> World:
+    """Several clusters, everything trained."""
+    world.add(30)
+    world.settle()
+    assert len(world.clusters()) >= 3
+    return world
+
+
+@pytest.fixture
+def registry(database_url: str) -> Iterator[Registry]:
+    migrate(database_url)
+    registry = Registry(database_url)
+    with registry.write() as session:
+        state.ensure(session)
+    yield registry
+    registry.close()

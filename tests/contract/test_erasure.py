@@ -1,33 +1,15 @@
 """What an erasure promises, from the accepting transaction to the last byte."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from typing import TypeVar
+from collections.abc import Callable
 
 import pytest
 from uuid6 import uuid7
 
 from service.core import erasure, reconcile, states
-from service.core.erasure import Quote
-from service.errors import NotFound, Unavailable
+from service.errors import NotFound
 from service.registry import clusters, erasures, prompts, samples, state
 from service.registry.records import Erasure, Sample
-from tests.world import MakeWorld, World, accepted, postgres_only, sqlite_only
-
-Result = TypeVar("Result")
-
-STRANGE_OWNER = "owner-ΩΨ-zanzibar-4711"
-STRANGE_LABEL = "label-ЖЮ-quetzalcoatl-0815"
-
-
-@pytest.fixture
-def settled(world: World) -> World:
-    """Several clusters, everything trained."""
-    world.add(30)
-    world.settle()
-    assert len(world.clusters()) >= 3
-    return world
+from tests.world import MakeWorld, World, sqlite_only
 
 
 def epoch(world: World) -> int:
@@ -35,20 +17,7 @@ def epoch(world: World) -> int:
         return state.epoch(session)
 
 
-def at_once(calls: Sequence[Callable[[], Result]]) -> list[Result | BaseException]:
-    """Run all from threads of their own, started together; for each, its result or what it raised."""
-    together = Barrier(len(calls))
-
-    def run(call: Callable[[], Result]) -> Result:
-        together.wait(10)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as executor:
-        futures = [executor.submit(run, call) for call in calls]
-    return [future.exception() or future.result() for future in futures]
-
-
-# ------------------------------------------------------------------------------------------------- accepting
+# ---------------------------------------------------------------------------------------------------------- accepting
 
 
 def test_accepting_withdraws_every_prompt_that_has_seen_the_sample(settled: World) -> None:
@@ -160,79 +129,7 @@ def test_erasing_everything_leaves_nothing_at_all(settled: World) -> None:
     settled.check()
 
 
-# ------------------------------------------------------------------------------------------------- at once
-
-
-def test_of_many_erasures_of_one_sample_at_once_there_is_one(settled: World) -> None:
-    sample = next(iter(settled.held))
-    found = at_once([lambda: settled.erase(sample)] * 6)
-    assert {type(result) for result in found} == {Erasure}
-    assert len(settled.erasures()) == 1
-    settled.settle()
-    settled.check()
-
-
-def test_an_owner_and_one_of_their_samples_erased_at_once_are_both_forgotten(settled: World) -> None:
-    for turn in range(5):
-        owner = f"owner {turn}"
-        mine = settled.add(4, owner=owner)
-        results = at_once([lambda o=owner: settled.erase_owner(o), lambda s=mine[1]: settled.erase(s.id)])
-        assert {type(result) for result in results} == {Erasure}, results
-    assert sum(found.samples for found in settled.erasures()) == 20
-    settled.settle()
-    settled.check()
-
-
-def overtaken(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> Erasure:
-    """Erase a sample and its owner's others; others are faster, between our finding the samples and locking them."""
-    left = iter(list(world.held)[:times])
-    lock = clusters.lock
-    busy: list[bool] = []
-
-    def overtake(*args: object, **keywords: object) -> None:
-        if not busy and (victim := next(left, None)):
-            busy.append(True)
-            world.erase(victim)
-            busy.clear()
-        lock(*args, **keywords)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(clusters, "lock", overtake)
-        return world.erase_owner("ann")
-
-
-@postgres_only
-def test_an_erasure_that_is_overtaken_takes_what_is_left(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = overtaken(settled, monkeypatch, times=2)
-    assert found.samples == 28
-    settled.settle()
-    settled.check()
-
-
-@postgres_only
-def test_an_erasure_that_is_overtaken_again_and_again_says_so(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unavailable, match="Try again"):
-        overtaken(settled, monkeypatch, times=erasure.TRIES)
-    assert len(settled.held) == 30 - erasure.TRIES
-    settled.settle()
-    settled.check()
-
-
-def test_heirs_of_one_prompt_can_be_erased_from_at_once(world: World) -> None:
-    """Each erasure locks the clusters of the other: in one order, or both would wait for ever."""
-    world.add(12)
-    world.settle()
-    world.add(20)
-    world.reconcile()
-    assert len(set(world.serving_keys())) == 1
-    one_each = {sample.cluster: sample.id for sample in world.samples()}
-    results = at_once([lambda i=sample_id: world.erase(i) for sample_id in one_each.values()])
-    assert {type(result) for result in results} == {Erasure}, results
-    world.settle()
-    world.check()
-
-
-# ----------------------------------------------------------------------------------------------- seeing through
+# ----------------------------------------------------------------------------------------------------- seeing through
 
 
 def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_serves(settled: World) -> None:
@@ -346,44 +243,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
     assert settled.erasure(found.id).clusters == before
 
 
-# ------------------------------------------------------------------------------------------------ no byte left
-
-
-@pytest.mark.parametrize("hasty", [False, True], ids=["in turn", "bytes before plan"])
-def test_no_file_holds_anything_of_an_erased_sample(world: World, hasty: bool) -> None:
-    world.add(14)
-    stranger = world.newcomer(STRANGE_LABEL, STRANGE_OWNER)
-    (sample,) = map(accepted, world.take_in([stranger]))
-    traces = {
-        "pixels": stranger.picture.pixels.tobytes()[:96],
-        "embedding": stranger.embedding.tobytes(),
-        "owner": STRANGE_OWNER.encode(),
-        "label": STRANGE_LABEL.encode(),
-        "escaped label": STRANGE_LABEL.encode("ascii", "backslashreplace"),
-        "digest": stranger.picture.digest.encode(),
-    }
-    world.settle()
-    assert world.found_in_files(traces["pixels"])
-    world.erase(sample.id)
-    if hasty:  # another process, in the midst of its pass, destroys before anybody has planned
-        reconcile.destroy_owed(world.context)
-    world.settle()
-    world.check()
-    assert {name: world.found_in_files(trace) for name, trace in traces.items()} == {name: [] for name in traces}
-
-
-def test_of_an_erased_owner_only_the_record_of_the_erasure_is_left(world: World) -> None:
-    world.add(6)
-    world.add(6, owner=STRANGE_OWNER)
-    world.settle()
-    found = world.erase_owner(STRANGE_OWNER)
-    world.settle()
-    world.check()
-    assert world.erasure(found.id).owner == STRANGE_OWNER
-    assert {sample.owner for sample in world.samples()} == {"ann"}
-
-
-# ------------------------------------------------------------------------------------------------------ failing
+# ------------------------------------------------------------------------------------------------------------ failing
 
 
 def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tuple[Erasure, bytes, Sample]:
@@ -437,55 +297,7 @@ def test_erasing_the_damaged_sample_mends_the_cluster(settled: World) -> None:
     assert settled.erasure(failed.id).state == "completed"
 
 
-# -------------------------------------------------------------------------------------------------------- quotes
-
-
-def work_done(world: World) -> int:
-    """Train all there is; the sample-epochs it took."""
-    before = set(world.serving_keys())
-    world.settle()
-    with world.context.registry.read() as session:
-        built = prompts.get(session, set(world.serving_keys()) - before)
-    return sum(prompt.sample_epochs for prompt in built.values())
-
-
-def test_a_quote_is_what_is_then_retrained(settled: World) -> None:
-    for picked in (lambda ids: ids[:1], lambda ids: ids[::4], lambda ids: ids[:9]):
-        ids = picked(list(settled.held))
-        before = {cluster.id for cluster in settled.clusters()}
-        quoted = erasure.quote(settled.context, sample_ids=ids)
-        assert settled.clusters()  # a quote changes nothing
-        found = settled.erase(*ids)
-        assert work_done(settled) == quoted.sample_epochs
-        assert {touched.cluster for touched in settled.erasure(found.id).clusters} & before <= set(quoted.clusters)
-        assert quoted.samples == len(ids)
-        assert quoted.full_sample_epochs == len(settled.held) * settled.context.training.epochs
-        assert quoted.seconds is not None
-
-
-def test_a_quote_for_an_owner_changes_nothing(settled: World) -> None:
-    settled.add(3, owner="bob")
-    settled.settle()
-    quoted = erasure.quote(settled.context, owner="bob")
-    settled.check()
-    assert quoted.samples == 3
-    settled.erase_owner("bob")
-    assert work_done(settled) == quoted.sample_epochs
-
-
-def test_a_quote_before_any_training_knows_no_duration(world: World) -> None:
-    (sample,) = world.add(1)
-    assert erasure.quote(world.context, sample_ids=[sample.id]) == Quote(1, (sample.cluster,), 0, None, 0)
-
-
-def test_nothing_is_quoted_for_what_is_not_held(settled: World) -> None:
-    unknown: list[dict[str, object]] = [{"owner": "nobody"}, {"sample_ids": [str(uuid7())]}, {"sample_ids": []}]
-    for what in unknown:
-        with pytest.raises(NotFound):
-            erasure.quote(settled.context, **what)  # type: ignore[arg-type]
-
-
-# -------------------------------------------------------------------------------------------------------- states
+# ------------------------------------------------------------------------------------------------------------- states
 
 
 def test_an_erasure_never_leaves_completed() -> None:
@@ -517,9 +329,8 @@ def test_clusters_are_shown_in_words(make_world: MakeWorld) -> None:
 
 
 def test_counts_by_state_and_ids_ever_erased_are_known(settled: World) -> None:
-    kept, erased = list(settled.held)[:2]
+    erased = next(iter(settled.held))
     settled.erase(erased)
     with settled.context.registry.read() as session:
         assert erasures.counts(session) == {"withdrawn": 1}
-        assert erasures.was_erased(session, erased)
-        assert not erasures.was_erased(session, kept)
+        assert erasures.erased_samples(session) == {erased}

@@ -1,11 +1,9 @@
 """The registry's repositories, on SQLite and PostgreSQL alike."""
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from threading import Barrier, Thread
 
 import pytest
 import sqlalchemy as sa
@@ -14,65 +12,15 @@ from uuid6 import uuid7
 from service.clock import system_clock
 from service.core import access
 from service.errors import Forbidden, Invalid, Misconfigured, Unauthorized
-from service.registry import clusters, erasures, idempotency, paging, prompts, samples, state, workers
-from service.registry.clusters import Claim
-from service.registry.engine import Registry, WriteSession, check_known, check_migrations, is_migrated, migrate
-from service.registry.records import Prompt
+from service.registry import clusters, erasures, idempotency, paging, samples, state, workers
+from service.registry.engine import Registry, check_known, check_migrations, is_migrated, migrate
+from tests.rows import LEASE, NOW, make_cluster, make_sample
 from tests.world import sqlite_only
 
-NOW = system_clock()
-LEASE = timedelta(seconds=20)
-PATIENCE = timedelta(seconds=30)
 WRONG_CURSORS = ["", "!", "é", "====", "AAAA", paging.encode("-1"), paging.encode("9" * 19), "/etc/passwd", "\x00"]
 
 
-@pytest.fixture
-def registry(database_url: str) -> Iterator[Registry]:
-    migrate(database_url)
-    registry = Registry(database_url)
-    with registry.write() as session:
-        state.ensure(session)
-    yield registry
-    registry.close()
-
-
-def make_cluster(session: WriteSession, *, lo: int = 0, key: str | None = "a" * 64) -> str:
-    """A cluster that waits to be trained."""
-    cluster = clusters.create(session, lo=lo, hi=lo + 100, now=NOW)
-    if key is not None:
-        clusters.plan(session, cluster, key, through=0)
-    return cluster
-
-
-def make_sample(
-    session: WriteSession, cluster: str, *, owner: str = "ann", label: str = "cat", position: int = 0
-) -> str:
-    sample_id = str(uuid7())
-    samples.insert(
-        session,
-        sample_id=sample_id,
-        owner=owner,
-        label=label,
-        digest="d" * 64,
-        position=position,
-        cluster=cluster,
-        now=NOW,
-    )
-    return sample_id
-
-
-def claim(registry: Registry, worker: str = "worker", *, after: float = 0.0) -> Claim | None:
-    with registry.write() as session:
-        now = NOW + timedelta(seconds=after)
-        return clusters.claim(session, worker=worker, now=now, lease=LEASE, patience=PATIENCE)
-
-
-def make_prompt(session: WriteSession, key: str, member_ids: list[str]) -> None:
-    record = Prompt(key, prompts.unpublished_name(str(uuid7())), "d" * 64, ("cat",), len(member_ids), 0, 0.0, NOW, 1)
-    prompts.insert(session, record, member_ids=member_ids)
-
-
-# ------------------------------------------------------------------------------------------------ the schema
+# --------------------------------------------------------------------------------------------------------- the schema
 
 
 def test_migrations_build_exactly_what_the_tables_declare(database_url: str) -> None:
@@ -143,7 +91,7 @@ def test_a_read_session_sees_one_moment(registry: Registry) -> None:
         assert state.epoch(session) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- paging
+# ------------------------------------------------------------------------------------------------------------- paging
 
 
 def test_samples_are_paged_in_order_of_arrival_each_once(registry: Registry) -> None:
@@ -210,123 +158,7 @@ def test_a_cursor_that_no_answer_held_is_refused(registry: Registry) -> None:
                     list_page(session, limit=2, cursor=cursor)
 
 
-# ---------------------------------------------------------------------------------------------------- leases
-
-
-def test_a_cluster_is_leased_to_one_worker_at_a_time(registry: Registry) -> None:
-    with registry.write() as session:
-        cluster = make_cluster(session)
-    first = claim(registry, "first")
-    assert first is not None
-    assert first.cluster == cluster
-    assert claim(registry, "second") is None
-
-
-def test_workers_that_claim_at_once_get_different_clusters(registry: Registry) -> None:
-    with registry.write() as session:
-        made = {make_cluster(session, lo=100 * place, key=f"{place}" * 64) for place in range(3)}
-    claims: list[Claim | None] = []
-    together = Barrier(5)
-
-    def work(name: str) -> None:
-        together.wait()
-        claims.append(claim(registry, name))
-
-    threads = [Thread(target=work, args=(f"worker {i}",)) for i in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    leased = [found.cluster for found in claims if found is not None]
-    assert len(leased) == len(set(leased))
-    assert set(leased) <= made
-    while (late := claim(registry)) is not None:  # PostgreSQL may have sent a loser away empty-handed
-        leased.append(late.cluster)
-    assert sorted(leased) == sorted(made)
-
-
-def test_an_expired_lease_is_taken_over_and_names_what_it_replaces(registry: Registry) -> None:
-    with registry.write() as session:
-        make_cluster(session)
-    dead = claim(registry, "dead")
-    assert dead is not None
-    assert claim(registry, "heir", after=19.9) is None
-    heir = claim(registry, "heir", after=20)
-    assert heir is not None
-    assert heir.replaced == dead.token
-    with registry.write() as session:
-        assert not clusters.renew(session, dead, until=NOW + 9 * LEASE)
-        assert not clusters.publish(session, dead)
-        assert not clusters.give_up(session, dead)
-        assert not clusters.fail(session, dead, failure="late", retry_at=NOW)
-        assert clusters.renew(session, heir, until=NOW + 3 * LEASE)
-    assert claim(registry, "third", after=59) is None
-
-
-def test_a_lease_whose_key_is_no_longer_desired_can_only_be_given_up(registry: Registry) -> None:
-    with registry.write() as session:
-        cluster = make_cluster(session, key="a" * 64)
-    held = claim(registry)
-    assert held is not None
-    with registry.write() as session:
-        make_prompt(session, held.key, [str(uuid7())])
-        clusters.plan(session, cluster, "b" * 64, through=0)
-        assert not clusters.renew(session, held, until=NOW + LEASE)
-        assert not clusters.publish(session, held)
-        assert clusters.give_up(session, held)
-    again = claim(registry)
-    assert again is not None
-    assert again.key == "b" * 64
-
-
-def test_a_published_key_is_served_and_waits_no_more(registry: Registry) -> None:
-    with registry.write() as session:
-        make_cluster(session)
-    held = claim(registry)
-    assert held is not None
-    with registry.write() as session:
-        make_prompt(session, held.key, [str(uuid7())])
-        assert clusters.publish(session, held)
-        assert not clusters.publish(session, held)
-        (cluster,) = clusters.every(session)
-        assert cluster.serving_key == cluster.desired_key == held.key
-        assert clusters.waiting(session, now=NOW, patience=PATIENCE) == 0
-
-
-def test_a_failed_training_pauses_before_it_is_tried_again(registry: Registry) -> None:
-    with registry.write() as session:
-        make_cluster(session)
-    held = claim(registry)
-    assert held is not None
-    with registry.write() as session:
-        assert clusters.fail(session, held, failure="no", retry_at=NOW + timedelta(seconds=10))
-    assert claim(registry, after=9) is None
-    assert claim(registry, after=10) is not None
-
-
-def test_a_worker_that_leaves_gives_all_its_leases_back(registry: Registry) -> None:
-    with registry.write() as session:
-        make_cluster(session, lo=0)
-        make_cluster(session, lo=100)
-    held = {claim(registry, "leaver"), claim(registry, "leaver")}
-    with registry.write() as session:
-        assert set(clusters.release(session, worker="leaver")) == {found.token for found in held if found}
-        assert clusters.release(session, worker="leaver") == []
-    assert claim(registry) is not None
-
-
-def test_deletions_are_trained_before_additions(registry: Registry) -> None:
-    with registry.write() as session:
-        make_cluster(session, lo=0)
-        bereft = make_cluster(session, lo=100)
-        clusters.removed(session, bereft, 0)
-        clusters.plan(session, bereft, "c" * 64, through=0)
-    first = claim(registry)
-    assert first is not None
-    assert first.cluster == bereft
-
-
-# ------------------------------------------------------------------------------------- keys, workers, samples
+# --------------------------------------------------------------------------------------------- keys, workers, samples
 
 
 def test_an_idempotency_key_belongs_to_its_first_request(registry: Registry) -> None:
@@ -425,7 +257,7 @@ def test_places_outside_every_region_have_no_cluster(registry: Registry) -> None
     assert all(before[1] == after[0] for before, after in pairwise(edges))
 
 
-# ----------------------------------------------------------------------------------------------------- scrub
+# -------------------------------------------------------------------------------------------------------------- scrub
 
 
 @sqlite_only

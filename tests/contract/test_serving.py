@@ -16,15 +16,6 @@ from tests.world import MakeWorld, World
 
 
 @pytest.fixture
-def settled(world: World) -> World:
-    """Several clusters, everything trained."""
-    world.add(30)
-    world.settle()
-    assert len(world.clusters()) >= 3
-    return world
-
-
-@pytest.fixture
 def engine(settled: World) -> Engine:
     """Warm, and knowing everything that is served."""
     engine = Engine(settled.context)

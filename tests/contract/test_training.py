@@ -1,171 +1,19 @@
-"""Training: crashes, fences, leases, quiet times, damage. Whatever happens, what is served is what survivors imply."""
+"""Training: leases, quiet times, damage, settings. Whatever happens, what is served is what survivors imply."""
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
 
 import pytest
 
 from models.training import TrainedPrompt
-from service.core import erasure, intake, training
+from service.core import training
 from service.core.context import open_context
-from service.errors import Misconfigured, ServiceError
+from service.errors import Misconfigured
 from service.registry import clusters, prompts, samples
 from service.registry.clusters import Claim
 from service.serving.snapshot import take_snapshot
-from tests.world import MakeWorld, World
+from tests.world import MakeWorld, World, lease, meanwhile, prompt_objects
 
-STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]
-
-
-@pytest.fixture
-def planned(world: World) -> World:
-    """One cluster that waits for a worker."""
-    world.add(8)
-    assert world.reconcile() == 1
-    return world
-
-
-def lease(world: World) -> float:
-    return world.context.settings.worker.lease_seconds
-
-
-def prompt_objects(world: World) -> list[str]:
-    return [name for name in world.objects() if name.startswith("prompts/")]
-
-
-def meanwhile(step: str, what: Callable[[], object]) -> training.Step:
-    """Do something, once, when the worker comes to that step."""
-    left = [what]
-
-    def hook(name: str) -> None:
-        if name == step and left:
-            left.pop()()
-
-    return hook
-
-
-# ----------------------------------------------------------------------------------------------------- crashes
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_worker_killed_at_any_step_is_replaced_when_its_lease_ends(planned: World, step: str) -> None:
-    assert planned.kill_at(step)
-    with planned.context.registry.read() as session:
-        assert prompts.known_objects(session, prompt_objects(planned)) == set()
-    assert planned.serving_keys() == []
-    if step != "claim":
-        planned.time.advance(lease(planned) - 1)
-        assert not planned.train("heir")
-        planned.time.advance(1)
-    assert planned.train("heir")
-    planned.settle()
-    planned.check()
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample(planned: World, step: str) -> None:
-    planned.kill_at(step)
-    planned.erase(next(iter(planned.held)))
-    planned.settle()
-    planned.check()
-
-
-def test_what_a_killed_worker_had_stored_goes_when_its_cluster_joins_others(world: World) -> None:
-    world.add(14)
-    world.settle()
-    smallest = min(world.clusters(), key=lambda cluster: cluster.samples)
-    mine = [sample.id for sample in world.samples() if sample.cluster == smallest.id]
-    world.erase(mine[0])
-    world.reconcile()
-    assert world.kill_at("commit")
-    world.time.advance(lease(world))
-    world.erase(*mine[1:])
-    world.settle()
-    world.check()
-
-
-def test_what_a_killed_worker_had_stored_goes_when_its_cluster_vanishes_in_a_new_cut(make_world: MakeWorld) -> None:
-    world = make_world()
-    world.add(30)
-    world.reconcile()
-    while world.kill_at("commit"):
-        pass
-    assert len(prompt_objects(world)) == len(world.clusters()) > 2
-    world.restart(partition={"cap": 60})
-    world.settle()
-    world.check()
-    assert len(world.clusters()) == 1
-
-
-def test_a_worker_that_dies_in_an_orderly_way_takes_what_it_stored_along(planned: World) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        planned.train(step=meanwhile("commit", interrupt))
-    assert prompt_objects(planned) == []
-
-
-# ------------------------------------------------------------------------------------- what changes meanwhile
-
-
-@pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])
-def test_a_training_is_fenced_off_by_an_erasure(planned: World, step: str) -> None:
-    victim = next(iter(planned.held))
-    assert planned.train(step=meanwhile(step, lambda: planned.erase(victim)))
-    assert planned.serving_keys() == []
-    assert prompt_objects(planned) == []
-    planned.settle()
-    planned.check()
-
-
-@pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])
-def test_an_addition_lets_the_training_under_way_finish_and_is_trained_next(planned: World, step: str) -> None:
-    planned.train(step=meanwhile(step, lambda: planned.add(2)))
-    with planned.context.registry.read() as session:
-        (served,) = prompts.get(session, planned.serving_keys()).values()
-    assert served.members == 8
-    assert planned.reconcile() == 1
-    planned.settle()
-    planned.check()
-
-
-def test_a_sample_erased_after_it_came_during_a_training_leaves_that_training_in_vain(planned: World) -> None:
-    late: list[str] = []
-    planned.train(step=meanwhile("build", lambda: late.append(planned.add(1)[0].id)))
-    planned.erase(late[0])
-    planned.settle()
-    planned.check()
-
-
-def test_an_erasure_right_before_the_members_are_listed_is_no_failure(planned: World) -> None:
-    """The worker holds a lease, and finds members that are not those of its key."""
-    victim = next(iter(planned.held))
-    planned.train(step=meanwhile("build", lambda: planned.erase(victim)))
-    assert {cluster.failure for cluster in planned.clusters()} == {None}
-
-
-def test_an_erasure_while_members_are_loaded_is_no_failure(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    victim = next(reversed(planned.held))
-    read = planned.context.store.get
-    pending = [victim]
-
-    def get(name: str) -> bytes:
-        if pending:
-            planned.erase(pending.pop())
-            planned.reconcile()
-        return read(name)
-
-    monkeypatch.setattr(planned.context.store, "get", get)
-    planned.train()
-    assert {(cluster.failure, cluster.attempts) for cluster in planned.clusters()} == {(None, 0)}
-    planned.settle()
-    planned.check()
-
-
-# ------------------------------------------------------------------------------------------------------ leases
+# ------------------------------------------------------------------------------------------------------------- leases
 
 
 def test_a_worker_that_was_late_publishes_nothing(planned: World) -> None:
@@ -232,7 +80,7 @@ def test_nothing_to_do_is_said_so(world: World) -> None:
     assert not world.train()
 
 
-# ------------------------------------------------------------------------------------------------- quiet times
+# -------------------------------------------------------------------------------------------------------- quiet times
 
 
 @pytest.fixture
@@ -281,7 +129,7 @@ def test_a_training_of_additions_ends_their_wait(patient: World) -> None:
     assert patient.reconcile() == 1
 
 
-# ------------------------------------------------------------------------------------------------------ failing
+# ------------------------------------------------------------------------------------------------------------ failing
 
 
 def test_a_full_disk_serves_nothing_and_is_tried_again(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +191,7 @@ def test_a_damaged_artifact_is_given_up_by_serving_and_built_again(planned: Worl
     assert len(take_snapshot(planned.context, None).served) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------------------------- settings
 
 
 def test_other_training_settings_make_every_prompt_anew_and_change_nothing_while_nothing_changes(
@@ -395,100 +243,6 @@ def tensors(world: World) -> dict[str, str]:
     """Digest of the learned tensors of each served prompt."""
     with world.context.registry.read() as session:
         return {key: prompt.digest for key, prompt in prompts.get(session, world.serving_keys()).items()}
-
-
-# ----------------------------------------------------------------------------------------------------- at once
-
-
-@contextmanager
-def running(*works: Callable[[], object]) -> Iterator[None]:
-    """Each in a thread of its own for as long as the block lasts; what one raises fails the test."""
-    raised: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.join(60)
-    assert raised == []
-
-
-def test_two_workers_share_the_work(world: World) -> None:
-    world.add(40)
-    world.reconcile()
-    counts = {"one": 0, "two": 0}
-
-    def work(name: str) -> None:
-        while world.train(name):
-            counts[name] += 1
-
-    with running(lambda: work("one"), lambda: work("two")):
-        pass
-    assert sum(counts.values()) >= len(world.clusters())
-    world.settle()
-    world.check()
-
-
-def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: World) -> None:
-    """Nobody is turned away, nobody waits for ever, and in the end everything is as the survivors imply."""
-    newcomers = [world.newcomers(3, owner=f"owner {turn % 4}") for turn in range(24)]
-    world.add(24)
-    world.settle()
-    failed: list[object] = []
-    done: list[bool] = []
-
-    def add(batches: list[list[intake.Newcomer]]) -> None:
-        for batch in batches:
-            results = intake.take_in(world.context, batch)
-            failed.extend(result for result in results if isinstance(result, ServiceError))
-
-    def erase(ids: list[str]) -> None:
-        for sample_id in ids:
-            erasure.erase_sample(world.context, sample_id)
-
-    def work(name: str) -> None:
-        while len(done) < 3:
-            world.train(name)
-
-    def plan() -> None:
-        while len(done) < 3:
-            world.reconcile()
-
-    def then_done(action: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                action()
-            finally:
-                done.append(True)
-
-        return run
-
-    doomed = list(world.held)
-    with running(
-        then_done(lambda: add(newcomers[::2])),
-        then_done(lambda: add(newcomers[1::2])),
-        then_done(lambda: erase(doomed)),
-        lambda: work("one"),
-        lambda: work("two"),
-        plan,
-    ):
-        pass
-    assert failed == []
-    assert {cluster.failure for cluster in world.clusters()} <= {None}
-    world.held = {sample.id: sample for sample in world.samples()}
-    assert not set(doomed) & set(world.held)
-    assert len(world.held) == 72
-    world.settle()
-    world.check()
 
 
 def test_a_training_that_diverges_is_shown_with_its_remedy_and_never_served(make_world: MakeWorld) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from service.settings import describe
 from tests.integration.harness import REPOSITORY, Picture, Service
+from tests.programs import program
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -41,8 +39,8 @@ def run(script: str, service: Service, folder: Path) -> list[object]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the walk is told in curl")
 def test_the_walk_works_word_for_word(service: Service, pictures: list[Picture], tmp_path: Path) -> None:
+    program("curl")
     for name, picture in zip(("cat.jpg", "dog.jpg"), pictures, strict=False):
         (tmp_path / name).write_bytes(picture.data)
     before, after = walk()

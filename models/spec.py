@@ -60,11 +60,20 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class PartitionSpec:
-    """Settings of a partition. `cap` and `min` are numbers of samples in a cluster."""
+    """Settings of a partition; each kind looks at its own.
+
+    cap, min            of `tree`: samples in a cluster.
+    anchors             of `anchors`: how many survivors the centroids are means of.
+    clusters            of `random`: how many; of `anchors`: how many at most, instead of the threshold.
+    distance_threshold  of `anchors`: average linkage joins below this distance of unit vectors (0 to 2).
+    """
 
     kind: str = "tree"
     cap: int = 500
     min: int = 100
+    anchors: int = 1000
+    clusters: int | None = None
+    distance_threshold: float = 1.05
 
 
 def member_digest(image_digest: str, label: str) -> str:

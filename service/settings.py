@@ -33,12 +33,19 @@ class Group(BaseModel):
 class PartitionSettings(Group):
     """How samples are divided into clusters."""
 
-    kind: Literal["tree"] = Field("tree", description="How clusters are made; this release knows `tree`.")
-    cap: int = Field(500, ge=2, description="Most samples in a cluster; bounds the cost of any deletion.")
-    min: int = Field(100, ge=1, description="Fewest samples in a cluster; at most half of `cap`.")
-
-    anchors: int = Field(1000, ge=2, description="Anchors of the partition `anchors`; `tree` has none.")
-    clusters: int | None = Field(None, ge=1, description="Clusters of `anchors` and `random`; `tree` counts its own.")
+    kind: Literal["tree", "anchors", "random", "pinned"] = Field(
+        "tree", description="How clusters are made: `tree`, `anchors`, `random` or `pinned`."
+    )
+    cap: int = Field(500, ge=2, description="`tree`: most samples in a cluster; bounds the cost of any deletion.")
+    min: int = Field(100, ge=1, description="`tree`: fewest samples in a cluster; at most half of `cap`.")
+    anchors: int = Field(1000, ge=2, description="`anchors`: samples that centroids are made of.")
+    clusters: int | None = Field(
+        None, ge=1, description="`random`: clusters, 16 unless set. `anchors`: most clusters, instead of a threshold."
+    )
+    distance_threshold: float = Field(
+        1.05, gt=0, le=2, description="`anchors`: groups closer than this are joined (average linkage, unit vectors)."
+    )
+    centroids: Path | None = Field(None, description="`pinned`: a .npy file of centroids [clusters, features].")
 
     @model_validator(mode="after")
     def _sizes_can_be_met(self) -> Self:
@@ -48,7 +55,23 @@ class PartitionSettings(Group):
 
     def spec(self) -> PartitionSpec:
         """As a value of `models`."""
-        return PartitionSpec(kind=self.kind, cap=self.cap, min=self.min)
+        return PartitionSpec(
+            kind=self.kind,
+            cap=self.cap,
+            min=self.min,
+            anchors=self.anchors,
+            clusters=16 if self.kind == "random" and self.clusters is None else self.clusters,
+            distance_threshold=self.distance_threshold,
+        )
+
+    def read_centroids(self) -> bytes | None:
+        """The file of `pinned`. Raises Misconfigured."""
+        if self.kind != "pinned" or self.centroids is None:
+            return None
+        try:
+            return self.centroids.read_bytes()
+        except OSError as error:
+            raise Misconfigured(f"partition.centroids: {self.centroids} cannot be read ({error.strerror}).") from None
 
 
 class TrainingSettings(Group):

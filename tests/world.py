@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 
 from models import determinism, embedding
+from models.embedding import Embedding
 from models.image import pixel_digest
 from service.artifacts import Store
 from service.clock import system_clock
 from service.core import erasure, intake, reconcile, training
 from service.core.context import Context, open_context
-from service.core.plan import PlannedCluster, Survivor, plan
+from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
-from service.registry import clusters, erasures, prompts, samples
+from service.registry import clusters, erasures, layouts, prompts, samples
 from service.registry.engine import migrate
 from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
@@ -87,6 +88,7 @@ class World:
         self.folder = folder
         self.time = Time()
         self.held: dict[str, Sample] = {}  # survivors, in order of arrival
+        self.vectors: dict[str, Embedding] = {}  # by image digest
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -114,13 +116,16 @@ class World:
         pixels = noise.astype(np.uint8)
         resized = self.context.backbone.preprocessing.resize(pixels)
         (vector,) = embedding.embed(self.context.backbone, [resized])
-        return intake.Newcomer(intake.Picture(pixels, pixel_digest(pixels)), vector, label, owner)
+        picture = intake.Picture(pixels, pixel_digest(pixels))
+        self.vectors[picture.digest] = vector
+        return intake.Newcomer(picture, vector, label, owner)
 
     def newcomers(self, count: int, owner: str = "ann") -> list[intake.Newcomer]:
         """Newcomers of two labels, so that every cluster has something to learn."""
         return [self.newcomer(("cat", "dog")[i % 2], owner) for i in range(count)]
 
     def take_in(self, newcomers: Sequence[intake.Newcomer]) -> list[Sample | ServiceError]:
+        self.vectors |= {newcomer.picture.digest: newcomer.embedding for newcomer in newcomers}
         results = intake.take_in(self.context, newcomers)
         self.held.update({result.id: result for result in results if isinstance(result, Sample)})
         return results
@@ -219,7 +224,7 @@ class World:
 
     def objects(self) -> set[str]:
         """Everything that the store holds."""
-        return {name for prefix in ("samples", "prompts") for name in self.context.store.names(prefix)}
+        return {name for prefix in ("samples", "prompts", "layouts") for name in self.context.store.names(prefix)}
 
     def file_of(self, object_name: str) -> Path:
         """Where an object lies in the data folder."""
@@ -234,8 +239,11 @@ class World:
 
     def plan(self) -> list[PlannedCluster]:
         """What the survivors imply, by the oracle."""
+        held = list(self.held.values())
+        embeddings = np.stack([self.vectors[sample.digest] for sample in held]) if held else np.empty((0, 0))
+        places = locate([sample.digest for sample in held], embeddings, partition=self.context.partition)
         return plan(
-            [Survivor(sample.digest, sample.label, sample.position) for sample in self.held.values()],
+            [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
             partition=self.context.partition,
             backbone_digest=self.context.backbone.digest,
             training=self.context.training,
@@ -253,7 +261,9 @@ class World:
         assert {erasure.state for erasure in self.erasures()} <= {"completed"}
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()
+            layout = layouts.current(session).object
         expected = {samples.object_name(sample_id) for sample_id in self.held}
+        expected |= {layout} if layout is not None else set()
         assert self.objects() == expected | {prompt.object_name for prompt in built}
 
 

@@ -8,22 +8,24 @@ erased sample? Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from models import checkpoint
-from models.embedding import embed
+from models.embedding import Embedding, embed
 from models.training import Member, train
 from service.artifacts import ObjectMissing
-from service.core import sample_file
+from service.core import layouts, sample_file
 from service.core.context import Context
-from service.core.plan import PlannedCluster, Survivor, plan
+from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.training import fingerprint
 from service.registry import clusters, erasures, prompts, samples
-from service.registry.records import Cluster, Prompt
+from service.registry import layouts as layout_rows
+from service.registry.records import Cluster, LayoutInForce, Prompt
 from service.registry.samples import Held
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
@@ -58,21 +60,27 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         risen = erasures.risen(session)
         erased = erasures.erased_samples(session)
         owed = set(prompts.owed(session))
+        record = layout_rows.current(session)
+        anchors = layout_rows.anchors(session)
+    vectors: dict[str, Embedding] = {}
+    yield from _objects(context, held, scope, advance, vectors)
+    places = _places(context, held, vectors)
+    yield from _layout(context, held, served, record, anchors)
+    yield from _positions(held, served, places)
     planned = plan(
-        [Survivor(sample.digest, sample.label, sample.position) for sample in held],
+        [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
         partition=context.partition,
         backbone_digest=context.backbone.digest,
         training=context.training,
     )
     yield from _plan(held, served, planned)
-    yield from _objects(context, held, scope, advance)
     yield from _prompts(context, served, built, advance)
     yield from _rebuilt(context, held, served, planned, built, scope, advance)
     for key, sample_id in strays:
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
-    yield from _orphans(context, held, built, owed)
+    yield from _orphans(context, held, built, owed | {str(record.object)})
     yield from _messages(context, erased)
 
 
@@ -101,8 +109,10 @@ def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[Pla
                 yield Finding(f"sample {held[member].id}", f"is on the books of another cluster than {found.id}")
 
 
-def _objects(context: Context, held: Sequence[Held], scope: Scope, advance: Advance) -> Iterator[Finding]:
-    """Pixels by their digest; on request embeddings and positions by computing them again."""
+def _objects(
+    context: Context, held: Sequence[Held], scope: Scope, advance: Advance, vectors: dict[str, Embedding]
+) -> Iterator[Finding]:
+    """Pixels by their digest; on request embeddings by computing them again. Recorded ones are put into `vectors`."""
     for done, sample in enumerate(held, start=1):
         advance("samples", done, len(held))
         try:
@@ -118,8 +128,52 @@ def _objects(context: Context, held: Sequence[Held], scope: Scope, advance: Adva
             again = embed(context.backbone, [context.backbone.preprocessing.resize(pixels)])[0]
             if not np.array_equal(again, embedding):
                 yield Finding(f"sample {sample.id}", "has another embedding than the one recorded at intake")
-        (position,) = context.partition.locate(embedding[None], [sample.digest])
-        if position != sample.position:
+        vectors[sample.id] = embedding
+
+
+def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedding]) -> list[int]:
+    """Where everybody stands, from nothing; a sample whose file is damaged stands where it is said to."""
+    if len(vectors) < len(held) and context.partition.window(len(held)):
+        return [sample.position for sample in held]  # it may have been an anchor: the layout cannot be fitted
+    whole = [sample for sample in held if sample.id in vectors]
+    embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
+    found = locate([sample.digest for sample in whole], embeddings, partition=context.partition)
+    located = dict(zip((sample.id for sample in whole), found, strict=True))
+    return [located.get(sample.id, sample.position) for sample in held]
+
+
+def _layout(
+    context: Context,
+    held: Sequence[Held],
+    served: Sequence[Cluster],
+    record: LayoutInForce,
+    anchors: Sequence[tuple[int, str]],
+) -> Iterator[Finding]:
+    """Is the layout in force the one that the survivors imply, fitted on survivors only, and whole?"""
+    window = held[: context.partition.window(len(held))]
+    digest, wanted = layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
+    if record.failure is not None:
+        yield Finding("partition", record.failure)
+    if record.digest != digest:
+        if not any(cluster.unplanned for cluster in served):
+            yield Finding("partition", "another layout is in force than the survivors imply")
+    elif [sample_id for _, sample_id in anchors] != wanted:
+        yield Finding("partition", "the layout in force has other anchors than the survivors imply")
+    if record.object is not None:
+        try:
+            data = context.store.get(record.object)
+        except ObjectMissing:
+            yield Finding(f"object {record.object}", "is the layout in force, and has no file in the store")
+        else:
+            if hashlib.sha256(data).hexdigest() != record.checksum:
+                yield Finding(f"object {record.object}", "is the layout in force, and is damaged")
+
+
+def _positions(held: Sequence[Held], served: Sequence[Cluster], places: Sequence[int]) -> Iterator[Finding]:
+    if any(cluster.unplanned for cluster in served):
+        return  # everybody may be about to move
+    for sample, place in zip(held, places, strict=True):
+        if place != sample.position:
             yield Finding(f"sample {sample.id}", "stands at another position than its embedding implies")
 
 
@@ -180,7 +234,7 @@ def _member(context: Context, sample: Held) -> Member:
 def _orphans(context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str]) -> Iterator[Finding]:
     known = {samples.object_name(sample.id) for sample in held}
     known |= {prompt.object_name for prompt in built.values()} | owed
-    for prefix in ("samples", "prompts"):
+    for prefix in ("samples", "prompts", "layouts"):
         for name in sorted(context.store.names(prefix)):
             if name not in known:
                 yield Finding(f"object {name}", "belongs to nothing in the registry")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.backbone import Backbone, UnknownBackbone, load_backbone
 from models.checkpoint import Identity
@@ -11,6 +11,8 @@ from models.prompt import covered_pixels
 from models.spec import TrainingSpec
 from service.artifacts import FolderStore, Store
 from service.clock import Clock, system_clock
+from service.core import layouts
+from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
 from service.registry import clusters, state
 from service.registry.engine import ReadSession, Registry
@@ -28,6 +30,7 @@ class Context:
     partition: Partition
     training: TrainingSpec
     clock: Clock = system_clock
+    layout_cache: LayoutCache = field(default_factory=LayoutCache, compare=False)
 
     @property
     def identity(self) -> Identity:
@@ -47,7 +50,9 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     training = settings.training.spec()
     try:
         covered_pixels(training.prompt, backbone.input_size)
-        partition = make_partition(settings.partition.spec(), backbone.prototypes)
+        partition = make_partition(
+            settings.partition.spec(), backbone.prototypes, centroids=settings.partition.read_centroids()
+        )
     except ValueError as error:
         raise Misconfigured(str(error)) from error
     context = Context(
@@ -76,9 +81,9 @@ def check_bound(context: Context) -> None:
 def require_bound(context: Context, session: ReadSession) -> None:
     """The same within a transaction: another process may have bound the registry to other settings meanwhile."""
     made_with = state.made_with(session)
-    ours = (context.backbone.digest, context.partition.line_digest, context.partition.digest, context.training.digest())
+    ours = (context.backbone.digest, context.partition.digest, context.training.digest())
     if made_with != ours:
-        names = ("backbone", "line", "partition", "training")
+        names = ("backbone", "partition", "training")
         differ = [name for name, old, new in zip(names, made_with, ours, strict=False) if old != new]
         raise Misconfigured(
             f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "
@@ -89,6 +94,7 @@ def require_bound(context: Context, session: ReadSession) -> None:
 def bind(context: Context) -> None:
     """Record what the registry is made with; make every plan anew where that has changed.
 
+    Another partition is put in force by a worker, in one move (`core.move`); until then the old one is.
     Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
     """
     with context.registry.write(exclusive=True) as session:
@@ -99,15 +105,13 @@ def bind(context: Context) -> None:
                 f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
                 f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
             )
-        if row.line_digest not in (None, context.partition.line_digest):
-            raise Misconfigured(
-                "The samples of this registry were located by another partition or another release of SciPy; their "
-                "positions mean nothing here. Use what made it, or another data folder; nothing has been changed."
-            )
         digests = (context.partition.digest, context.training.digest())
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
         row.backbone_digest = context.backbone.digest
-        row.line_digest = context.partition.line_digest
         row.backbone_name = context.backbone.name
         row.partition_digest, row.training_digest = digests
+        session.flush()
+        if not clusters.every(session) and row.layout_digest != context.partition.line_digest:
+            layout = layouts.public(context)
+            layouts.put_in_force(context, session, context.partition.line_digest, layout)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service.core import states
+from service.core import layouts, states
 from service.core.context import Context
-from service.core.replan import CountFromClusters
+from service.core.recut import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import clusters, erasures, idempotency, prompts, samples, state
+from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
 
@@ -108,7 +109,8 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
     if samples.delete(session, ids) != len(ids):
         raise _Raced
     withdrawn = clusters.withdraw(session, prompts.containing(session, ids), now=now)
-    if withdrawn:
+    # An anchor has no say any more in where others are routed.
+    if layout_rows.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
     idempotency.forget_requests(session, ids)
     erasure_id = erasures.create(
@@ -139,7 +141,10 @@ class Quote:
 
 
 def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None = None) -> Quote:
-    """Cut the line as it would be, and count what would have to be retrained. Changes nothing."""
+    """Cut the line as it would be, and count what would have to be retrained. Changes nothing.
+
+    Where the erasure would change a fitted layout, everybody may move: then the quote is everything, an upper bound.
+    """
     with context.registry.read() as session:
         if owner is not None:
             found = samples.of_owner(session, owner)
@@ -161,11 +166,16 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
 
     regions = {(cluster.lo, cluster.hi) for cluster in held}
     touched = {sample.cluster for sample in found}
+    everybody = samples.count(session) - len(found)
     retrained = 0
-    for region in context.partition.cut(left):
-        if (region.lo, region.hi) not in regions or left(*region) != count(*region):
-            retrained += left(*region)
-            touched |= {c.id for c in held if c.lo < region.hi and region.lo < c.hi and c.samples}
+    gone = [sample.id for sample in found]
+    if layout_rows.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
+        touched, retrained = {cluster.id for cluster in held if cluster.samples}, everybody
+    else:
+        for region in context.partition.cut(left):
+            if (region.lo, region.hi) not in regions or left(*region) != count(*region):
+                retrained += left(*region)
+                touched |= {c.id for c in held if c.lo < region.hi and region.lo < c.hi and c.samples}
     epochs = context.training.epochs
     pace = _seconds_per_sample_epoch(session, held)
     return Quote(
@@ -173,7 +183,7 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
         clusters=tuple(sorted(touched)),
         sample_epochs=retrained * epochs,
         seconds=retrained * epochs * pace if pace is not None else None,
-        full_sample_epochs=(samples.count(session) - len(found)) * epochs,
+        full_sample_epochs=everybody * epochs,
     )
 
 

@@ -14,16 +14,18 @@ from uuid6 import uuid7
 
 from models.embedding import DegenerateEmbedding, Embedding, check
 from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decode, pixel_digest
-from service.core import sample_file
+from service.core import layouts, sample_file
 from service.core.context import Context
-from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
+from service.errors import Conflict, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
 from service.registry import clusters, idempotency, prompts, samples
+from service.registry import layouts as layout_rows
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
 
 # A legal image can take 750 MB while it is decoded (50 megapixels with transparency): not forty at once.
 _DECODERS = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
 WHOLE_LINE = (0, 2**63 - 1)
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,15 @@ def take_in(
     Objects are written first: what the registry knows is always in the store. If the transaction fails they are
     destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
     """
-    positions = _locate(context, newcomers)
     ids = [str(uuid7()) for _ in newcomers]
     written: list[str] = []
     try:
-        for sample_id, newcomer, position in zip(ids, newcomers, positions, strict=True):
-            if isinstance(position, int):
+        for sample_id, newcomer in zip(ids, newcomers, strict=True):
+            if _flaw(newcomer) is None:
                 name = samples.object_name(sample_id)
                 written.append(name)
                 context.store.put(name, sample_file.encode(newcomer.picture.pixels, newcomer.embedding))
-        results = _record(context, newcomers, ids, positions, idempotency_key)
+        results = _record(context, newcomers, ids, idempotency_key)
     except BaseException:
         _destroy_all_but_recorded(context, ids, written)
         raise
@@ -118,41 +119,69 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
                 context.store.delete(name)
 
 
-def _locate(context: Context, newcomers: Sequence[Newcomer]) -> list[int | ServiceError]:
-    places: list[int | ServiceError] = []
+def _flaw(newcomer: Newcomer) -> Invalid | None:
+    """Why this one cannot be located by anything."""
+    try:
+        check(newcomer.embedding)
+    except DegenerateEmbedding as error:
+        return Invalid(str(error))
+    return None
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Where newcomers stand, or why not, in the layout of that digest."""
+
+    layout: str | None
+    positions: Sequence[int | ServiceError]
+
+
+def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
+    """While positions mean nothing, any will do: everybody is about to be located anew."""
+    digest, layout = layouts.in_force(context)
+    positions: list[int | ServiceError] = []
     for newcomer in newcomers:
-        try:
-            check(newcomer.embedding)
-        except DegenerateEmbedding as error:
-            places.append(Invalid(str(error)))
-            continue
-        (position,) = context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
-        places.append(int(position))
-    return places
+        flaw = _flaw(newcomer)
+        if flaw is not None:
+            positions.append(flaw)
+        elif layout is None:
+            positions.append(0)
+        else:
+            positions.append(int(layout.locate(newcomer.embedding[None], [newcomer.picture.digest])[0]))
+    return _Located(digest if layout is not None else None, positions)
 
 
 class _MustBeAlone(Exception):
     """There is no cluster yet, or others bring copies of the same picture just now: not with others at once."""
 
 
+class _Moved(Exception):
+    """Another layout has been put in force meanwhile."""
+
+
 def _record(
     context: Context,
     newcomers: Sequence[Newcomer],
     ids: Sequence[str],
-    positions: Sequence[int | ServiceError],
     idempotency_key: str | None,
 ) -> list[Sample | ServiceError]:
-    try:
-        return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=False)
-    except _MustBeAlone:
-        return _record_all(context, newcomers, ids, positions, idempotency_key, exclusive=True)
+    exclusive = False
+    for _ in range(TRIES):
+        located = _locate(context, newcomers)
+        try:
+            return _record_all(context, newcomers, ids, located, idempotency_key, exclusive=exclusive)
+        except _MustBeAlone:
+            exclusive = True
+        except _Moved:
+            continue
+    raise Unavailable(layouts.MOVING)
 
 
 def _record_all(
     context: Context,
     newcomers: Sequence[Newcomer],
     ids: Sequence[str],
-    positions: Sequence[int | ServiceError],
+    located: _Located,
     idempotency_key: str | None,
     *,
     exclusive: bool,
@@ -161,7 +190,9 @@ def _record_all(
     arrivals: Counter[str] = Counter()
     most = context.partition.max_copies
     with context.registry.write(exclusive=exclusive) as session:
-        places = _refuse_copies(context, session, newcomers, positions)
+        if layout_rows.digest(session) != located.layout:
+            raise _Moved
+        places = _refuse_copies(context, session, newcomers, located.positions)
         taken = zip(newcomers, places, strict=True)
         samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
         for newcomer, sample_id, place in zip(newcomers, ids, places, strict=True):
@@ -176,7 +207,8 @@ def _record_all(
         for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
             clusters.added(session, cluster, count, settles_at=settles_at, now=now)
         # Copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
-        if not exclusive and samples.has_more_copies(session, (n.picture.digest for n in newcomers), than=most):
+        digests = (newcomer.picture.digest for newcomer in newcomers)
+        if not exclusive and most is not None and samples.has_more_copies(session, digests, than=most):
             raise _MustBeAlone
         if idempotency_key is not None and isinstance(results[0], Sample):
             idempotency.finish(session, idempotency_key, results[0].id)
@@ -191,6 +223,8 @@ def _refuse_copies(
 ) -> list[int | ServiceError]:
     """The positions, with a Conflict in place of those that are one copy of a picture too many."""
     most = context.partition.max_copies
+    if most is None:
+        return list(positions)
     coming: Counter[tuple[str, int]] = Counter()
     places: list[int | ServiceError] = []
     for newcomer, position in zip(newcomers, positions, strict=True):
@@ -239,11 +273,13 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
     """Destroy objects that no row knows: left by a process that was killed between storing and recording."""
     horizon = (context.clock() - older_than).timestamp() * 1000
     orphans: list[str] = []
-    for prefix in ("samples", "prompts"):
+    for prefix in ("samples", "prompts", "layouts"):
         names = [name for name in context.store.names(prefix) if _born(name) < horizon]
         with context.registry.read() as session:
             if prefix == "samples":
                 known = {samples.object_name(sample.id) for sample in samples.find(session, map(_id, names))}
+            elif prefix == "layouts":
+                known = {name for name in (layout_rows.current(session).object,) if name is not None}
             else:
                 known = prompts.known_objects(session, names)
                 # A training under way stores its prompt under its lease, which may be old by then.

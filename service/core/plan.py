@@ -1,7 +1,7 @@
 """F: what the service must have learned, computed from the survivors and nothing else.
 
-This is the oracle. It keeps no books: no clusters, no counts, no history. Whatever order things were added and erased
-in, the registry must arrive at exactly this (`tests/stateful`).
+This is the oracle. It keeps no books: no clusters, no counts, no history, no layout. Whatever order things were added
+and erased in, the registry must arrive at exactly this (`tests/stateful`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.embedding import Embedding
 from models.partition import Interval, Partition
 from models.spec import TrainingSpec, member_digest, prompt_key
 
@@ -31,6 +32,15 @@ class PlannedCluster:
     region: Interval
     members: tuple[int, ...]
     key: str
+
+
+def locate(digests: Sequence[str], embeddings: Embedding, *, partition: Partition) -> list[int]:
+    """Where survivors stand: image digests and embeddings [n, dim] in arrival order."""
+    if not digests:
+        return []
+    chosen = partition.anchors(digests[: partition.window(len(digests))])
+    positions: list[int] = partition.fit(embeddings[chosen]).locate(embeddings, digests).tolist()
+    return positions
 
 
 def plan(

@@ -22,15 +22,16 @@ UNRECORDED_KEPT = timedelta(minutes=10)  # far longer than any request lasts
 WORKERS_KEPT = timedelta(minutes=10)
 
 
-def reconcile(context: Context) -> int:
-    """One pass; how many clusters wait for a worker."""
-    replan(context)
+def reconcile(context: Context, *, refit: bool = True) -> int:
+    """One pass; how much waits for a worker: clusters, or (without `refit`) a move to another layout."""
+    replan(context, refit=refit)
     destroy_owed(context)
     advance(context)
     now = context.clock()
     patience = timedelta(seconds=context.settings.training.settle_max_seconds)
     with context.registry.read() as session:
-        return clusters.waiting(session, now=now, patience=patience)
+        unplanned = bool(clusters.to_plan(session, now))
+        return max(clusters.waiting(session, now=now, patience=patience), int(unplanned))
 
 
 def destroy_owed(context: Context) -> int:

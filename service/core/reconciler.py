@@ -61,7 +61,7 @@ class Reconciler:
 
     def _pass(self) -> float:
         """One look; seconds until the next."""
-        waiting = reconcile(self._context)
+        waiting = reconcile(self._context, refit=False)
         settings = self._context.settings
         with self._context.registry.read() as session:
             alive = self._context.clock() - settings.worker.fresh

@@ -1,4 +1,4 @@
-"""Keeping the plan, as samples come and go: re-cut where counts have crossed a bound, recompute changed keys.
+"""Keeping the plan, as samples come and go: regions where they must change, and the keys of changed clusters.
 
 Must arrive at what `core.plan` computes from nothing. It does so from the clusters' own counts, looking into a cluster
 only where the cut divides it, and it moves only the samples whose cluster changes. One exclusive transaction.
@@ -6,132 +6,67 @@ only where the cut divides it, and it moves only the samples whose cluster chang
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 
-from models.partition import Interval
 from models.spec import member_digest, prompt_key
-from service.core import states
+from service.core import layouts, move, states
 from service.core.context import Context, require_bound
+from service.core.recut import recut
 from service.registry import clusters, erasures, prompts, samples, state
-from service.registry.clusters import Timing
-from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Cluster
+from service.registry import layouts as layout_rows
+from service.registry.engine import WriteSession
+
+log = logging.getLogger(__name__)
 
 
-class CountFromClusters:
-    """How many survivors stand in an interval, from the clusters' counts; partial clusters are counted in SQL."""
+def replan(context: Context, *, refit: bool = True) -> bool:
+    """Bring the plan up to date; whether anything had changed.
 
-    def __init__(self, session: ReadSession, held: Sequence[Cluster]) -> None:
-        self._session = session
-        self._held = held
-        self._starts = [cluster.lo for cluster in held]
-        self._before = [0, *accumulate(cluster.samples for cluster in held)]
-        self._known: dict[int, int] = {}
-
-    def __call__(self, lo: int, hi: int) -> int:
-        """Survivors at lo <= position < hi."""
-        return self._below(hi) - self._below(lo)
-
-    def _below(self, position: int) -> int:
-        if position not in self._known:
-            self._known[position] = self._count_below(position)
-        return self._known[position]
-
-    def _count_below(self, position: int) -> int:
-        index = bisect_right(self._starts, position) - 1
-        if index < 0:
-            return 0
-        cluster = self._held[index]
-        if position == cluster.lo:
-            return self._before[index]
-        if position >= cluster.hi:
-            return self._before[index + 1]
-        return self._before[index] + samples.count_between(self._session, cluster.lo, position)
-
-
-@dataclass(frozen=True)
-class _Change:
-    """A region that the new cut has and the old one had not, with the clusters it takes samples from."""
-
-    region: Interval
-    count: int
-    sources: tuple[tuple[int, Cluster], ...]  # (samples taken, cluster), most first
-
-
-def replan(context: Context) -> bool:
-    """Bring the plan up to date; whether anything had changed."""
+    refit  Move everybody if another layout is wanted. That can take a while, so an API process leaves it to a worker:
+           then nothing is planned until it has been done.
+    """
     with context.registry.read() as session:
         if not clusters.to_plan(session, context.clock()):
             return False
-    with context.registry.write(exclusive=True) as session:
-        require_bound(context, session)
-        held = clusters.every(session)
-        count = CountFromClusters(session, held)
-        changed = _recut(context, session, held, context.partition.cut(count), count)
-        _plan_keys(context, session)
-        prompts.drop_unserved(session)
-        samples.prune_owners(session)
-        _note_erasures(session, changed)
+        moving = not layouts.is_in_force(context, session)
+    if not moving:
+        return _plan(context, None)
+    if not refit:
+        return False
+    try:
+        return _plan(context, move.prepare(context))
+    except move.Overtaken:
+        return True  # the next pass looks again
+    except move.CannotMove as failure:
+        log.error("samples cannot be moved to another layout: %s", failure)
+        with context.registry.write() as session:
+            layout_rows.note_failure(session, str(failure))
+        return False
+
+
+def _plan(context: Context, prepared: move.Move | None) -> bool:
+    stored: str | None = None
+    try:
+        with context.registry.write(exclusive=True) as session:
+            require_bound(context, session)
+            if prepared is not None:
+                anchors = prepared.anchors
+                stored = layouts.put_in_force(context, session, prepared.digest, prepared.layout, anchors=anchors)
+                changed = move.carry_out(context, session, prepared)
+            elif layouts.is_in_force(context, session):
+                changed = recut(context, session)
+            else:
+                raise move.Overtaken
+            _plan_keys(context, session)
+            prompts.drop_unserved(session)
+            samples.prune_owners(session)
+            _note_erasures(session, changed)
+    except BaseException:
+        if stored is not None:
+            context.store.delete(stored)
+        raise
     return True
-
-
-def _recut(
-    context: Context,
-    session: WriteSession,
-    held: Sequence[Cluster],
-    cut: Sequence[Interval],
-    count: CountFromClusters,
-) -> dict[str, set[str]]:
-    """Move from the old regions to the new; for each cluster whose region is new or another, where its samples were."""
-    old = {Interval(cluster.lo, cluster.hi): cluster for cluster in held}
-    gone = {cluster.id: cluster for region, cluster in old.items() if region not in set(cut)}
-    if not gone and len(cut) == len(held):
-        return {}
-    changes = [_change(region, list(gone.values()), count) for region in cut if region not in old]
-    changed = {}
-    # Rows are kept for the region that takes most of their samples, so that a split or a merge moves few ids.
-    for change in sorted(changes, key=lambda change: -change.sources[0][0] if change.sources else 0):
-        kept = next((source for _, source in change.sources if source.id in gone), None)
-        if kept is not None:
-            del gone[kept.id]
-        cluster_id = _apply(context, session, change, kept)
-        changed[cluster_id] = {source.id for taken, source in change.sources if taken}
-    prompts.destroy_unpublished(session, clusters.delete(session, list(gone)))
-    state.bump_epoch(session)
-    return changed
-
-
-def _change(region: Interval, candidates: Sequence[Cluster], count: CountFromClusters) -> _Change:
-    sources = []
-    for cluster in candidates:
-        lo, hi = max(region.lo, cluster.lo), min(region.hi, cluster.hi)
-        if lo < hi:
-            sources.append((count(lo, hi), cluster))
-    sources.sort(key=lambda source: (-source[0], source[1].lo))
-    return _Change(region, count(*region), tuple(sources))
-
-
-def _apply(context: Context, session: WriteSession, change: _Change, kept: Cluster | None) -> str:
-    """Make the cluster of a changed region. It inherits what is served there, which only survivors have built."""
-    givers = [cluster for taken, cluster in change.sources if taken]
-    timing = Timing(
-        urgent=any(cluster.urgent for cluster in givers),
-        settles_at=max((c.settles_at for c in givers if c.settles_at), default=None),
-        unsettled_since=min((c.unsettled_since for c in givers if c.unsettled_since), default=None),
-    )
-    region = change.region
-    if kept is None:
-        serving = next((cluster.serving_key for cluster in givers if cluster.serving_key), None)
-        cluster_id = clusters.create(session, lo=region.lo, hi=region.hi, now=context.clock(), serving_key=serving)
-    else:
-        cluster_id = kept.id
-    token = clusters.reshape(session, cluster_id, lo=region.lo, hi=region.hi, samples=change.count, timing=timing)
-    prompts.destroy_unpublished(session, [token] if token else [])
-    samples.move(session, lo=region.lo, hi=region.hi, cluster=cluster_id)
-    return cluster_id
 
 
 def key_of(context: Context, members: Sequence[samples.Member]) -> str:

@@ -108,13 +108,21 @@ def unfinished(session: ReadSession) -> list[Erasure]:
 
 
 def awaiting_destruction(session: ReadSession) -> dict[str, int]:
-    """How often destroying the bytes of an erasure has failed, for those some of whose bytes are still there."""
+    """How often destroying the bytes of an erasure has failed, for those some of whose bytes are still there.
+
+    Beside its own samples an erasure waits for every prompt and layout that was owed to destruction before it was
+    planned: whichever event withdrew them, they may have been built from its samples.
+    """
+    own = DestructionRow.erasure_id == ErasureRow.id
+    built = ~DestructionRow.object_name.startswith("samples/")
+    before = DestructionRow.owed_epoch <= ErasureRow.planned_epoch
     statement = (
-        sa.select(DestructionRow.erasure_id, sa.func.max(DestructionRow.attempts))
-        .where(DestructionRow.erasure_id.is_not(None))
-        .group_by(DestructionRow.erasure_id)
+        sa.select(ErasureRow.id, sa.func.max(DestructionRow.attempts))
+        .join(DestructionRow, sa.or_(own, sa.and_(built, before)))
+        .where(ErasureRow.state.in_(OPEN))
+        .group_by(ErasureRow.id)
     )
-    return {str(row[0]): row[1] for row in session.execute(statement)}
+    return {row[0]: row[1] for row in session.execute(statement)}
 
 
 def touch(session: WriteSession, erasure_id: str, clusters: Sequence[str]) -> None:

@@ -9,7 +9,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Prompt
-from service.registry.tables import ClusterRow, DestructionRow, ErasureRow, PromptMemberRow, PromptRow, SampleRow
+from service.registry.tables import (
+    ClusterRow,
+    DestructionRow,
+    ErasureRow,
+    PromptMemberRow,
+    PromptRow,
+    SampleRow,
+    StateRow,
+)
 
 _CHUNK = 500
 
@@ -95,9 +103,11 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
     if not objects:
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    epoch = session.execute(sa.select(StateRow.epoch)).scalar_one()
     for start in range(0, len(objects), _CHUNK):
         rows = [
-            {"object_name": name, "erasure_id": erasure_id, "attempts": 0} for name in objects[start : start + _CHUNK]
+            {"object_name": name, "erasure_id": erasure_id, "owed_epoch": epoch, "attempts": 0}
+            for name in objects[start : start + _CHUNK]
         ]
         session.execute(dialect.insert(DestructionRow).values(rows).on_conflict_do_nothing())
 

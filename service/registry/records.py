@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -37,6 +37,25 @@ class Prompt:
     trained_at: datetime
     published_epoch: int
     fingerprint: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class LayoutInForce:
+    """What positions on record mean, and how to restore it.
+
+    digest    None while positions mean nothing.
+    spec      of the partition that it is a layout of.
+    object    its artifact, if the spec is not enough; `checksum` is the SHA-256 of those bytes.
+    kept      places of its anchors that are still held.
+    failure   why samples cannot be moved to the layout that is wanted instead.
+    """
+
+    digest: str | None
+    spec: Mapping[str, Any]
+    object: str | None
+    checksum: str | None
+    kept: tuple[int, ...]
+    failure: str | None
 
 
 @dataclass(frozen=True)

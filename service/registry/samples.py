@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -43,6 +43,20 @@ def every(session: ReadSession) -> list[Held]:
     """All samples in arrival order."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label, SampleRow.position, SampleRow.cluster_id)
     return [Held(*row) for row in session.execute(sa.select(*columns).order_by(SampleRow.seq))]
+
+
+def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
+    """(id, image digest) of the first samples, in arrival order."""
+    statement = sa.select(SampleRow.id, SampleRow.digest).order_by(SampleRow.seq).limit(limit)
+    return [(row[0], row[1]) for row in session.execute(statement)]
+
+
+def place(session: WriteSession, positions: Mapping[str, int]) -> None:
+    """Give samples other positions, by id."""
+    if positions:
+        statement = sa.update(SampleRow).where(SampleRow.id == sa.bindparam("sample_id"))
+        rows = [{"sample_id": sample_id, "place": position} for sample_id, position in positions.items()]
+        session.connection().execute(statement.values(position=sa.bindparam("place")), rows)
 
 
 def object_name(sample_id: str) -> str:

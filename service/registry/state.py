@@ -22,8 +22,8 @@ def bump_epoch(session: WriteSession) -> int:
 
 
 def made_with(session: ReadSession) -> tuple[str | None, ...]:
-    """Digests of backbone, line, partition and training settings; () for a new registry."""
-    columns = (StateRow.backbone_digest, StateRow.line_digest, StateRow.partition_digest, StateRow.training_digest)
+    """Digests of backbone, partition and training settings; () for a new registry."""
+    columns = (StateRow.backbone_digest, StateRow.partition_digest, StateRow.training_digest)
     row = session.execute(sa.select(*columns)).one_or_none()
     return tuple(row) if row is not None else ()
 

@@ -56,9 +56,19 @@ class StateRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger)  # grows with every publication, withdrawal and re-cut
     backbone_digest: Mapped[str | None] = mapped_column(_Digest)
     backbone_name: Mapped[str | None] = mapped_column(String(200))
-    line_digest: Mapped[str | None] = mapped_column(_Digest)  # of what positions mean
-    partition_digest: Mapped[str | None] = mapped_column(_Digest)
+    partition_digest: Mapped[str | None] = mapped_column(_Digest)  # of the rule that is wanted
+    layout_digest: Mapped[str | None] = mapped_column(_Digest)  # of what positions mean; NULL: nothing, just now
+    layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how to restore it: spec, object, checksum
+    layout_failure: Mapped[str | None] = mapped_column(Text)  # why samples cannot be moved to the wanted layout
     training_digest: Mapped[str | None] = mapped_column(_Digest)
+
+
+class LayoutAnchorRow(Base):
+    """A sample that the layout in force was fitted on; an erased one loses its say with its row."""
+
+    __tablename__ = "layout_anchors"
+    place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    sample_id: Mapped[str] = mapped_column(_Id, unique=True)
 
 
 class OwnerRow(Base):
@@ -171,11 +181,12 @@ class ErasureClusterRow(Base):
 
 
 class DestructionRow(Base):
-    """An object that must be destroyed, and the erasure that waits for it, if any."""
+    """An object that must be destroyed, since which serving epoch, and the erasure that it was withdrawn by, if any."""
 
     __tablename__ = "destructions"
     object_name: Mapped[str] = mapped_column(String(200), primary_key=True)
     erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
+    owed_epoch: Mapped[int] = mapped_column(BigInteger)
     attempts: Mapped[int] = mapped_column(Integer)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.embedding import DegenerateEmbedding, Embedding, check, embed
+from service.core import layouts
 from service.core.context import Context
 from service.errors import Invalid, ServiceError, Unavailable
 from service.serving.snapshot import Snapshot, take_snapshot
@@ -74,10 +75,11 @@ class Engine:
             if not open_places:
                 return [answer for answer in answers if answer is not None]
             self._answer(snapshot, queries, embeddings, open_places, answers)
-            now_served = set(self.refresh().bank.keys)
+            now = self.refresh()
             for place in open_places:
                 answer = answers[place]
-                if isinstance(answer, Answer) and answer.prompt not in now_served:
+                withdrawn = isinstance(answer, Answer) and answer.prompt not in now.bank.keys
+                if withdrawn or now.layout is not snapshot.layout:
                     answers[place] = None
         gone = Unavailable("Prompts are being withdrawn faster than they can be used.")
         return [answer if answer is not None else gone for answer in answers]
@@ -119,8 +121,9 @@ class Engine:
             check(embedding)
         except DegenerateEmbedding as error:
             return Invalid(str(error))
-        partition = self._context.partition
-        (position,) = partition.locate(embedding[None], [query.digest])
+        if snapshot.layout is None:
+            return Unavailable(layouts.MOVING)
+        (position,) = snapshot.layout.locate(embedding[None], [query.digest])
         own = snapshot.covering(int(position))
         if own is not None and snapshot.rows[own] is not None:
             return _Route(own, degraded=False)
@@ -129,5 +132,5 @@ class Engine:
         if self._context.settings.serving.withdrawn == "abstain":
             return Unavailable("The cluster of this image serves no prompt just now; one is being trained.")
         regions = [snapshot.region(index) for index in snapshot.served]
-        nearest = partition.nearest(embedding, int(position), regions)
+        nearest = snapshot.layout.nearest(embedding, int(position), regions)
         return _Route(snapshot.served[nearest], degraded=True)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from models import checkpoint
 from models.bank import PromptBank, stack
-from models.partition import Interval
+from models.partition import Interval, Layout
 from models.training import TrainedPrompt
 from service.artifacts import ObjectMissing
+from service.core import layouts
 from service.core.context import Context
 from service.registry import clusters, prompts, state
+from service.registry import layouts as layout_rows
 from service.registry.records import Cluster, Prompt
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Snapshot:
     rows: tuple[int | None, ...]
     bank: PromptBank
     loaded: Mapping[str, TrainedPrompt]
+    layout: Layout | None  # None while positions mean nothing
 
     @property
     def served(self) -> list[int]:
@@ -56,13 +59,15 @@ def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
             return previous
         held = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in held if c.serving_key is not None])
+        record = layout_rows.current(session)
+    layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
     loaded = {key: known.get(key) or _load(context, prompt) for key, prompt in built.items()}
     usable = {key: prompt for key, prompt in loaded.items() if prompt is not None}
     bank = stack(context.backbone, context.training, usable)
     row_of = {key: row for row, key in enumerate(bank.keys)}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
-    return Snapshot(epoch, tuple(held), rows, bank, usable)
+    return Snapshot(epoch, tuple(held), rows, bank, usable, layout)
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:

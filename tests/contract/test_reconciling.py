@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from service.core.context import open_context
 from service.core.doorbell import TRAIN, Doorbell, make_celery
@@ -181,14 +182,9 @@ def test_settings_that_make_no_sense_are_refused_in_words(world: World, groups: 
         open_context(Settings(**chosen))
 
 
-@pytest.mark.parametrize(
-    ("column", "words"),
-    [("backbone_digest", "was made with backbone 'tiny'"), ("line_digest", "positions mean nothing")],
-)
-def test_a_registry_of_another_backbone_or_line_is_refused(make_world: MakeWorld, column: str, words: str) -> None:
+def test_a_registry_of_another_backbone_is_refused(make_world: MakeWorld) -> None:
     world = make_world()
     with world.context.registry.write() as session:
-        row = session.get(StateRow, 1)
-        setattr(row, column, "0" * 64)
-    with pytest.raises(Misconfigured, match=words):
+        session.execute(sa.update(StateRow).values(backbone_digest="0" * 64))
+    with pytest.raises(Misconfigured, match="was made with backbone 'tiny'"):
         make_world()

@@ -266,7 +266,7 @@ def test_a_process_with_other_settings_than_the_registrys_changes_nothing(make_w
     reader = open_context(other.context.settings, read_only=True)
     assert reader.training == other.context.training
     reader.registry.close()
-    other.held = world.held
+    other.held, other.vectors = world.held, world.vectors
     other.settle()
     other.check()
 

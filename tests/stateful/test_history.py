@@ -13,7 +13,9 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
@@ -39,13 +41,26 @@ from tests.world import World, opened
 
 EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "10"))
 PICTURES = 60  # few enough that the same picture comes again
-LINE_END = 16 << 48  # of the tiny backbone's 16 leaves
+LINE_ENDS = (16 << 48, 1 << 15, WHOLE_LINE[1])  # of the tiny backbone's 16 leaves; of ordinals; before the first cut
 
 owners = st.sampled_from(["ann", "bob", "cy", "dee", "eve", "flo"])
 seeds = st.integers(0, 2**32 - 1)
 steps = st.sampled_from(["claim", "build", "epoch 1", "publish", "store", "commit", "commit", "commit"])
 places = st.integers(0, 10_000)  # of a survivor, counted around
-sizes = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)])
+trees = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)]).map(
+    lambda size: {"cap": size[0], "min": size[1]}
+)
+others = st.sampled_from(
+    [
+        {"kind": "anchors", "anchors": 4, "clusters": 2},
+        {"kind": "anchors", "anchors": 10, "clusters": 4},
+        {"kind": "anchors", "anchors": 12, "distance_threshold": 0.5},
+        {"kind": "random", "clusters": 1},
+        {"kind": "random", "clusters": 5},
+        {"kind": "pinned"},
+    ]
+)
+partitions = trees | others
 
 
 @cache
@@ -53,6 +68,18 @@ def gallery() -> list[Newcomer]:
     """The pictures that people send, made once."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as world:
         return world.newcomers(PICTURES)
+
+
+@cache
+def centroids() -> Path:
+    """A file of public centroids."""
+    folder = Path(tempfile.mkdtemp())
+    np.save(folder / "centroids.npy", np.stack([newcomer.embedding for newcomer in gallery()[:6]]))
+    return folder / "centroids.npy"
+
+
+def pinned(partition: dict[str, Any]) -> dict[str, Any]:
+    return {**partition, "centroids": centroids()} if partition.get("kind") == "pinned" else partition
 
 
 class History(RuleBasedStateMachine):
@@ -66,11 +93,11 @@ class History(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.erased: list[str] = []
 
-    @initialize(size=sizes, seed=seeds, populations=st.integers(1, 3))
-    def open(self, size: tuple[int, int], seed: int, populations: int) -> None:
+    @initialize(partition=partitions, seed=seeds, populations=st.integers(1, 3))
+    def open(self, partition: dict[str, Any], seed: int, populations: int) -> None:
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         url = self.stack.enter_context(fresh_database(self.server)) if self.server else None
-        self.world = self.stack.enter_context(opened(folder, url, partition={"cap": size[0], "min": size[1]}))
+        self.world = self.stack.enter_context(opened(folder, url, partition=pinned(partition)))
         for owner in range(populations):
             self.add(seed + owner, 15, f"old {owner}")
 
@@ -173,9 +200,13 @@ class History(RuleBasedStateMachine):
     def restart(self) -> None:
         self.world.restart()
 
-    @rule(size=sizes)
-    def restart_with_other_sizes(self, size: tuple[int, int]) -> None:
-        self.world.restart(partition={"cap": size[0], "min": size[1]})
+    @rule(partition=partitions)
+    def restart_with_another_partition(self, partition: dict[str, Any]) -> None:
+        self.world.restart(partition=pinned(partition))
+
+    @rule()
+    def reconcile_like_an_api_process(self) -> None:
+        reconcile.reconcile(self.world.context, refit=False)
 
     # ----------------------------------------------------------------------------------------- what always holds
 
@@ -215,7 +246,7 @@ class History(RuleBasedStateMachine):
         if not clusters:
             return
         assert clusters[0].lo == 0
-        assert clusters[-1].hi in (LINE_END, WHOLE_LINE[1])
+        assert clusters[-1].hi in LINE_ENDS
         assert all(before.hi == after.lo for before, after in pairwise(clusters))
         regions = {cluster.id: range(cluster.lo, cluster.hi) for cluster in clusters}
         assert all(sample.position in regions[sample.cluster] for sample in self.world.samples())

@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from models.embedding import embed
-from models.partition import BELOW_LEAF, IMAGE_BITS, Interval, TreePartition, make_partition
+from models.partition import Interval, make_partition
+from models.partition.tree import BELOW_LEAF, IMAGE_BITS, TreePartition
 from models.spec import PartitionSpec
 
 LEAVES = 16

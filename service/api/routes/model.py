@@ -12,9 +12,11 @@ from service.api.problems import responses
 from service.api.schemas.common import Listing
 from service.api.schemas.model import Cluster, Partition, ServedPrompt
 from service.api.schemas.samples import LabelCount
+from service.core import layouts
 from service.core.states import cluster_state
 from service.errors import NotFound
 from service.registry import clusters, prompts, records, samples
+from service.registry import layouts as layout_rows
 
 router = APIRouter(tags=["model"], dependencies=[scope("read")])
 
@@ -83,16 +85,24 @@ def list_labels(service: Running) -> list[LabelCount]:
 
 @router.get("/partition", response_model=Partition, responses=responses(503), summary="How samples are divided")
 def get_partition(service: Running) -> Partition:
-    """Public: none of it is computed from private samples but the number of clusters."""
-    partition = service.context.partition
-    with service.context.registry.read() as session:
+    """What the settings ask for, and how far it is in force."""
+    context = service.context
+    with context.registry.read() as session:
         count = len(clusters.every(session))
+        record = layout_rows.current(session)
+        pending = not layouts.is_in_force(context, session)
+    layout = layouts.restore(context, record)
+    spec = context.partition.spec
+    by_distance = spec.kind == "anchors" and spec.clusters is None
     return Partition(
-        kind=partition.spec.kind,
-        anchors=len(service.context.backbone.prototypes),
+        kind=spec.kind,
+        anchors=layout.points if layout is not None else 0,
         clusters=count,
-        digest=partition.digest,
-        distance_threshold=None,
-        cap=partition.spec.cap,
-        min=partition.spec.min,
+        digest=context.partition.digest,
+        distance_threshold=spec.distance_threshold if by_distance else None,
+        cap=spec.cap if spec.kind == "tree" else None,
+        min=spec.min if spec.kind == "tree" else None,
+        layout=record.digest,
+        pending=pending,
+        failure=record.failure,
     )

@@ -62,10 +62,13 @@ class Partition(BaseModel):
     kind: str
     anchors: int = Field(description="Fixed points that samples are routed by.")
     clusters: int
-    digest: str
-    distance_threshold: float | None
-    cap: int
-    min: int
+    digest: str = Field(description="Of the rule: the same settings give the same digest.")
+    distance_threshold: float | None = Field(description="Of `anchors`, unless it makes a number of clusters.")
+    cap: int | None = Field(description="Of `tree`.")
+    min: int | None = Field(description="Of `tree`.")
+    layout: str | None = Field(description="Digest of the layout in force; null while samples are being located anew.")
+    pending: bool = Field(description="A worker is about to move all samples to another layout.")
+    failure: str | None = Field(None, description="Why samples cannot be moved, and what to do.")
 
 
 class WorkerStatus(BaseModel):

@@ -1,31 +1,23 @@
-"""Which cluster a sample belongs to: a position on a public line, and a cut of that line by counts.
+"""The default partition: an adaptive cut of a public tree (DESIGN.md, "Partition").
 
-Every partition answers two questions. `locate`: where does one sample stand on the line of int64 positions? `cut`: into
-which intervals is the line divided, given nothing but how many survivors stand where? Both are pure, so membership
-is a function of the survivors, whatever was added or erased before.
-
-The `tree` partition makes the line from public data alone. Its leaves are the backbone's own classifier rows in the
-order of their Ward dendrogram; below a leaf the tree goes on with seeded hyperplanes through the prototype, and
-below those with bits of the image's digest. So no deletion can move another sample on the line; it can only
-change a count, and a cut changes only where a count crosses `cap` or `min`.
+The leaves are the backbone's own classifier rows in the order of their Ward dendrogram; below a leaf the tree goes on
+with seeded hyperplanes through the prototype, and below those with bits of the image's digest. So no deletion can move
+another sample on the line; it can only change a count, and a cut changes only where a count crosses `cap` or `min`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import linkage, to_tree
 
 from models.embedding import Embedding
+from models.partition.line import Count, Interval, Positions
 from models.router import PrototypeRouter, exact_dot
 from models.spec import PartitionSpec, canonical_json, sha256
-
-Positions = npt.NDArray[np.int64]
 
 LEAF_BITS = 15  # up to 32,767 prototypes
 PLANE_BITS = 32  # hyperplanes below each leaf
@@ -33,43 +25,8 @@ IMAGE_BITS = 16  # bits of the image digest below the hyperplanes
 BELOW_LEAF = PLANE_BITS + IMAGE_BITS
 
 
-class Interval(NamedTuple):
-    """Positions lo <= p < hi: the region of one cluster."""
-
-    lo: int
-    hi: int
-
-
-Count = Callable[[int, int], int]  # how many survivors stand at lo <= position < hi
-
-
-class Partition(Protocol):
-    """What the service needs to know of a partition."""
-
-    spec: PartitionSpec
-    line_digest: str  # of what a position means
-    digest: str  # of the line and of how it is cut
-
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
-        """Position of each sample on the line."""
-        ...
-
-    def cut(self, count: Count) -> list[Interval]:
-        """The clusters' regions, in order, covering the whole line; [] when there are no survivors."""
-        ...
-
-    def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
-        """Index of the region nearest to one sample [dim] that stands in none of them."""
-        ...
-
-    @property
-    def max_copies(self) -> int:
-        """How many samples may share one position: more could not be told apart, nor be held under `cap`."""
-        ...
-
-
 class TreePartition:
-    """An adaptive cut of a public tree (DESIGN.md, "Partition").
+    """An adaptive cut of a public tree, and its own layout.
 
     Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before.
     """
@@ -88,13 +45,34 @@ class TreePartition:
         # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
         public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
         self.line_digest = sha256(b"oubli/line/tree/1", *public)
-        self.digest = sha256(b"oubli/partition/tree/1", canonical_json(asdict(spec)), self.line_digest.encode())
+        self.digest = sha256(b"oubli/partition/tree/1", canonical_json([spec.cap, spec.min]), self.line_digest.encode())
         self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
         self._rank[order] = np.arange(len(order))
         self._in_order = prototypes[order]
         self._planes = _hyperplanes(prototypes.shape[1])
         self._offsets = self._along_planes(prototypes)
         self._leaves = len(order)
+
+    @property
+    def points(self) -> int:
+        """How many leaves."""
+        return self._leaves
+
+    def window(self, survivors: int) -> int:
+        """None of them has a say."""
+        return 0
+
+    def anchors(self, image_digests: Sequence[str]) -> list[int]:
+        """None: the tree is public."""
+        return []
+
+    def fit(self, anchors: Embedding) -> TreePartition:
+        """Itself."""
+        return self
+
+    def save(self) -> None:
+        """The backbone says it all."""
+        return
 
     @property
     def max_copies(self) -> int:
@@ -162,13 +140,6 @@ class TreePartition:
         first = node.lo >> BELOW_LEAF
         last = node.hi >> BELOW_LEAF
         return self._splits[(first, last)] << BELOW_LEAF
-
-
-def make_partition(spec: PartitionSpec, prototypes: npt.NDArray[np.float32]) -> Partition:
-    """The partition that a spec names. Raises ValueError for an unknown kind or impossible sizes."""
-    if spec.kind == "tree":
-        return TreePartition(prototypes, spec)
-    raise ValueError(f"Unknown partition.kind {spec.kind!r}. Known: tree.")
 
 
 def _dendrogram(prototypes: npt.NDArray[np.float32]) -> tuple[Positions, dict[tuple[int, int], int]]:

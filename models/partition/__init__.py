@@ -1,0 +1,61 @@
+"""Which cluster a sample belongs to: a position on a line, and a cut of that line by counts (`line`).
+
+Four rules, all exact under deletion: `tree` (the default), `anchors`, and in `ordinals` `random` and `pinned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from models.partition.anchors import AnchorLayout, AnchorPartition
+from models.partition.line import Count, Interval, Layout, Partition, Positions, layout_digest
+from models.partition.ordinals import PinnedPartition, RandomPartition, read_centroids
+from models.partition.tree import TreePartition
+from models.spec import PartitionSpec
+
+__all__ = [
+    "KINDS",
+    "Count",
+    "Interval",
+    "Layout",
+    "Partition",
+    "Positions",
+    "layout_digest",
+    "make_partition",
+    "restore_layout",
+]
+
+KINDS = ("tree", "anchors", "random", "pinned")
+
+
+def make_partition(
+    spec: PartitionSpec, prototypes: npt.NDArray[np.float32], *, centroids: bytes | None = None
+) -> Partition:
+    """The partition that a spec names. Raises ValueError for an unknown kind or impossible settings.
+
+    prototypes  unit vectors [p, dim], the leaves of `tree`.
+    centroids   a .npy file, for `pinned`.
+    """
+    if spec.kind == "tree":
+        return TreePartition(prototypes, spec)
+    if spec.kind == "anchors":
+        return AnchorPartition(spec)
+    if spec.kind == "random":
+        return RandomPartition(spec)
+    if spec.kind == "pinned":
+        if centroids is None:
+            raise ValueError("partition.kind pinned needs partition.centroids: a .npy file [clusters, features].")
+        return PinnedPartition(read_centroids(centroids, dim=prototypes.shape[1]), spec)
+    raise ValueError(f"Unknown partition.kind {spec.kind!r}. Known: {', '.join(KINDS)}.")
+
+
+def restore_layout(
+    spec: PartitionSpec, prototypes: npt.NDArray[np.float32], saved: bytes | None, kept: Sequence[int]
+) -> Layout:
+    """A layout as it was saved, with those of its anchors that are kept. Raises ValueError if it is damaged."""
+    if spec.kind == "anchors":
+        return AnchorLayout.load(saved, kept)
+    return make_partition(spec, prototypes, centroids=saved).fit(np.zeros((0, prototypes.shape[1]), dtype=np.float32))

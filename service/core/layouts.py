@@ -1,0 +1,154 @@
+"""What positions on record mean: restoring the layout in force, and knowing which one the survivors imply.
+
+A process reads the registry by the layout that is in force there, whatever its own settings want. The two differ after
+a change of settings, and whenever a fitted layout's anchors have changed; then `core.move` brings them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from uuid6 import uuid7
+
+from models.partition import Layout, layout_digest, make_partition, restore_layout
+from models.spec import PartitionSpec
+from service.artifacts import ObjectMissing
+from service.errors import Unavailable
+from service.registry import clusters, layouts, prompts, samples, state
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import LayoutInForce
+
+if TYPE_CHECKING:
+    from service.core.context import Context
+
+MOVING = "The samples are being divided anew just now. Try again in a moment."
+
+
+class LayoutCache:
+    """The layout that was restored last."""
+
+    def __init__(self) -> None:
+        self._held: tuple[LayoutInForce, Layout] | None = None
+
+    def get(self, record: LayoutInForce) -> Layout | None:
+        """The layout of that record, if it is the one held."""
+        held = self._held
+        if held is None or dataclasses.replace(held[0], failure=None) != dataclasses.replace(record, failure=None):
+            return None
+        return held[1]
+
+    def hold(self, record: LayoutInForce, layout: Layout) -> None:
+        """Keep this one, and no other."""
+        self._held = (record, layout)
+
+
+def in_force(context: Context) -> tuple[str | None, Layout | None]:
+    """Digest of the layout in force, and the layout; None for both while positions mean nothing."""
+    with context.registry.read() as session:
+        record = layouts.current(session)
+    return record.digest, restore(context, record)
+
+
+def restore(context: Context, record: LayoutInForce) -> Layout | None:
+    """The layout of that record. None if positions mean nothing, or it has just been replaced.
+
+    One that is damaged, or that this release computes otherwise, is given up: everybody is located anew.
+    """
+    if record.digest is None:
+        return None
+    if record.digest == context.partition.line_digest:
+        return public(context)
+    known = context.layout_cache.get(record)
+    if known is not None:
+        return known
+    try:
+        layout = _load(context, record)
+    except (ObjectMissing, ValueError):
+        with context.registry.write() as session:
+            if layouts.digest(session) == record.digest:
+                lose(session)
+        return None
+    context.layout_cache.hold(record, layout)
+    return layout
+
+
+def put_in_force(
+    context: Context, session: WriteSession, digest: str, layout: Layout, *, anchors: Sequence[str] = ()
+) -> str | None:
+    """Record the layout that positions are about to have; the name of its artifact. What the old one left must go."""
+    data = layout.save()
+    name = f"layouts/{uuid7()}.safetensors" if data is not None else None
+    replaced = layouts.put_in_force(
+        session,
+        digest,
+        spec=dataclasses.asdict(context.partition.spec),
+        object_name=name,
+        checksum=hashlib.sha256(data).hexdigest() if data is not None else None,
+        anchors=anchors,
+    )
+    if replaced is not None:
+        prompts.owe_destruction(session, [replaced])
+    if name is not None and data is not None:
+        context.store.put(name, data)
+    return name
+
+
+def lose(session: WriteSession) -> None:
+    """Positions mean nothing any more: plan from nothing."""
+    layouts.lose(session)
+    clusters.forget_plans(session)
+    state.bump_epoch(session)
+
+
+def public(context: Context) -> Layout:
+    """Our partition's layout without anchors."""
+    return context.partition.fit(np.zeros((0, context.backbone.dim), dtype=np.float32))
+
+
+def _load(context: Context, record: LayoutInForce) -> Layout:
+    spec = PartitionSpec(**record.spec)
+    data = context.store.get(record.object) if record.object is not None else None
+    if data is not None and hashlib.sha256(data).hexdigest() != record.checksum:
+        raise ValueError("the layout's bytes do not have the recorded checksum")
+    if spec.kind != "anchors":
+        # Were another SciPy to order the tree otherwise, its positions would mean something else.
+        made = make_partition(spec, context.backbone.prototypes, centroids=data)
+        if made.line_digest != record.digest:
+            raise ValueError("the layout is computed otherwise here")
+    return restore_layout(spec, context.backbone.prototypes, data, record.kept)
+
+
+def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
+    """Digest of the layout that survivors imply, and the ids of its anchors.
+
+    arrivals  (id, image digest) of the survivors in arrival order, of the window at least.
+    """
+    chosen = context.partition.anchors([digest for _, digest in arrivals])
+    ids = [arrivals[index][0] for index in chosen]
+    return layout_digest(context.partition, [arrivals[index][1] for index in chosen]), ids
+
+
+def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """The same for the survivors on record, or for what would be left of them."""
+    window = context.partition.window(samples.count(session) - len(without))
+    if window == 0:
+        return context.partition.line_digest, []
+    gone = set(without)
+    arrivals = samples.arrivals(session, limit=window + len(gone))
+    return wanted(context, [arrival for arrival in arrivals if arrival[0] not in gone][:window])
+
+
+def is_in_force(context: Context, session: ReadSession) -> bool:
+    """Whether positions on record are those that the survivors imply."""
+    return layouts.digest(session) == wanted_now(context, session)[0]
+
+
+def require(layout: Layout | None) -> Layout:
+    """The layout itself. Raises Unavailable for None."""
+    if layout is None:
+        raise Unavailable(MOVING)
+    return layout

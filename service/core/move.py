@@ -1,0 +1,138 @@
+"""Moving everybody to another layout: prepared at leisure from recorded embeddings, carried out in one transaction.
+
+Needed when settings name another partition, and when the anchors of a fitted one have changed. Until the transaction
+commits, everybody is served by the old layout; after it, by the new one. What arrives or goes while the move is being
+prepared is noticed in the transaction: it must still be the layout that the survivors imply.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.embedding import Embedding
+from models.partition import Interval, Layout
+from service.artifacts import ObjectMissing
+from service.core import layouts, sample_file
+from service.core.context import Context
+from service.core.recut import Change, reshape
+from service.registry import clusters, samples
+from service.registry.engine import WriteSession
+from service.registry.records import Cluster
+from service.registry.samples import Held
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256  # samples read at a time
+
+
+class CannotMove(Exception):
+    """Somebody cannot be located; the message says who, and what to do."""
+
+
+class Overtaken(Exception):
+    """Survivors have changed meanwhile, and imply yet another layout."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A layout, the samples that it was fitted on, and where everybody stands in it."""
+
+    digest: str
+    layout: Layout
+    anchors: tuple[str, ...]
+    positions: dict[str, int]
+
+
+def prepare(context: Context) -> Move | None:
+    """The move that is needed; None if everybody stands where the survivors imply. Raises CannotMove."""
+    with context.registry.read() as session:
+        if layouts.is_in_force(context, session):
+            return None
+        held = samples.every(session)
+    by_id = {sample.id: sample for sample in held}
+    digest, anchors = _wanted(context, held)
+    log.info("moving %d samples to layout %s", len(held), digest[:12])
+    dim = context.backbone.dim
+    vectors = [vector for _, part in _embeddings(context, [by_id[anchor] for anchor in anchors]) for vector in part]
+    layout = context.partition.fit(np.array(vectors, dtype=np.float32).reshape(-1, dim))
+    return Move(digest, layout, tuple(anchors), _locate(context, layout, held))
+
+
+def _wanted(context: Context, held: Sequence[Held]) -> tuple[str, list[str]]:
+    window = held[: context.partition.window(len(held))]
+    return layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
+
+
+def _embeddings(context: Context, held: Sequence[Held]) -> Iterator[tuple[Sequence[Held], Embedding]]:
+    """Recorded embeddings [n, dim], some samples at a time."""
+    for start in range(0, len(held), CHUNK):
+        chunk = held[start : start + CHUNK]
+        yield chunk, np.stack([_embedding(context, sample) for sample in chunk])
+
+
+def _embedding(context: Context, sample: Held) -> Embedding:
+    try:
+        _, embedding = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest)
+    except (ObjectMissing, sample_file.DamagedSample) as error:
+        with context.registry.read() as session:
+            if samples.get(session, sample.id) is None:
+                raise Overtaken from None
+        reason = "its file is missing" if isinstance(error, ObjectMissing) else str(error)
+        raise CannotMove(
+            f"Sample {sample.id} cannot be located: {reason}. Restore its file from a backup, or erase the sample."
+        ) from None
+    return embedding
+
+
+def _locate(context: Context, layout: Layout, held: Sequence[Held]) -> dict[str, int]:
+    positions: dict[str, int] = {}
+    for chunk, embeddings in _embeddings(context, held):
+        found = layout.locate(embeddings, [sample.digest for sample in chunk]).tolist()
+        positions.update(zip((sample.id for sample in chunk), found, strict=True))
+    return positions
+
+
+def carry_out(context: Context, session: WriteSession, move: Move) -> dict[str, set[str]]:
+    """Everybody to their new places, in clusters of the new cut; for each changed cluster, where its samples were.
+
+    Raises Overtaken. In an exclusive transaction, after `put_in_force`.
+    """
+    held = samples.every(session)
+    if _wanted(context, held)[0] != move.digest:
+        raise Overtaken
+    newcomers = [sample for sample in held if sample.id not in move.positions]
+    positions = {**move.positions, **_locate(context, move.layout, newcomers)}
+    samples.place(session, {s.id: positions[s.id] for s in held if s.position != positions[s.id]})
+    old = clusters.every(session)
+    changes = list(_changes(context, held, [positions[sample.id] for sample in held], {c.id: c for c in old}))
+    return reshape(context, session, changes, gone=old, share=0.5)
+
+
+def _changes(
+    context: Context, held: Sequence[Held], positions: Sequence[int], old: dict[str, Cluster]
+) -> Iterator[Change]:
+    """The regions of the new cut, with the clusters that their samples come from."""
+    order = np.argsort(np.array(positions, dtype=np.int64), kind="stable")
+    line = np.array(positions, dtype=np.int64)[order]
+
+    def bounds(lo: int, hi: int) -> tuple[int, int]:
+        return int(np.searchsorted(line, lo)), int(np.searchsorted(line, hi))
+
+    def count(lo: int, hi: int) -> int:
+        first, last = bounds(lo, hi)
+        return last - first
+
+    for region in context.partition.cut(count):
+        first, last = bounds(*region)
+        taken = Counter(held[index].cluster for index in order[first:last].tolist())
+        sources = sorted(((number, old[cluster]) for cluster, number in taken.items()), key=_most_first)
+        yield Change(Interval(*region), last - first, tuple(sources))
+
+
+def _most_first(source: tuple[int, Cluster]) -> tuple[int, int]:
+    return -source[0], source[1].lo

@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench clean
+.PHONY: help setup demo serve test model mutants check bench clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ serve: $(STAMP)  ## Run the service: API and one worker (SERVE_ARGS=...)
 
 test: $(STAMP)  ## Run the tests, with coverage (TEST_ARGS=...)
 	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+
+model: $(STAMP)  ## Explore the life cycle of clusters and erasures exhaustively (MODEL_ARGS=--wide)
+	@$(BIN)/python -m tests.formal $(MODEL_ARGS)
+
+mutants: $(STAMP)  ## Remove each safeguard in turn; some test must fail (MUTANTS_ARGS="--only NAME")
+	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 check: $(STAMP)  ## Format, lint, types, layers, migrations
 	$(BIN)/ruff format --check .

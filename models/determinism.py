@@ -17,12 +17,47 @@ import timm
 import torch
 
 
+class NotDeterministic(ValueError):
+    """Bits would not repeat under these conditions; the message says why, and what to do."""
+
+
+# Variables that others read, and the values under which bits repeat (compared in lower case; "" is unset).
+_HARMLESS: dict[str, tuple[tuple[str, ...], str]] = {
+    "OMP_DYNAMIC": (("", "false"), "OpenMP may change the number of threads from one operation to the next"),
+    "ONEDNN_DEFAULT_FPMATH_MODE": (("", "strict"), "oneDNN may compute in less than float32"),
+    "DNNL_DEFAULT_FPMATH_MODE": (("", "strict"), "oneDNN may compute in less than float32"),
+}
+_HARMLESS_ON_CUDA: dict[str, tuple[tuple[str, ...], str]] = {
+    "CUBLAS_WORKSPACE_CONFIG": (("", ":4096:8", ":16:8"), "cuBLAS may choose another algorithm from run to run"),
+    "NVIDIA_TF32_OVERRIDE": (("", "0"), "matrix products may be rounded to TF32"),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("", "0"), "matrix products may be rounded to TF32"),
+}
+
+
+def check(*, threads: int, device: str) -> None:
+    """Raise NotDeterministic if this machine or its environment variables would keep bits from repeating."""
+    on_cuda = device.startswith("cuda")
+    if on_cuda and not torch.cuda.is_available():
+        raise NotDeterministic(f"device {device}: PyTorch finds no CUDA device here. Set OUBLI_DEVICE=cpu.")
+    if on_cuda and ":" in device and int(device.split(":")[1]) >= torch.cuda.device_count():
+        raise NotDeterministic(f"device {device}: there are {torch.cuda.device_count()} CUDA devices here.")
+    rules = _HARMLESS | (_HARMLESS_ON_CUDA if on_cuda else {})
+    for name, (harmless, reason) in rules.items():
+        value = os.environ.get(name, "")
+        if value.lower() not in harmless:
+            raise NotDeterministic(f"{name}={value}: {reason}. Unset it, or set it to {harmless[1]}.")
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    if limit.isdigit() and int(limit) < threads:
+        raise NotDeterministic(f"OMP_THREAD_LIMIT={limit} allows fewer threads than the {threads} that are configured.")
+
+
 def configure(*, threads: int, device: str) -> None:
-    """Make this process deterministic. Call once, before any tensor is made.
+    """Make this process deterministic. Call once, before any tensor is made. Raises NotDeterministic.
 
     threads  intra-op CPU threads; part of the fingerprint.
     device   "cpu" or "cuda[:n]".
     """
+    check(threads=threads, device=device)
     if device.startswith("cuda"):
         # Must be set before the first cuBLAS call; see torch.use_deterministic_algorithms.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

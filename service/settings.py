@@ -86,6 +86,9 @@ class TrainingSettings(Group):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
     settle_seconds: float = Field(2.0, ge=0, description="Quiet time after an addition before it is trained.")
     settle_max_seconds: float = Field(30.0, ge=0, description="Longest time that additions can put training off.")
+    on_new_environment: Literal["keep", "rebuild"] = Field(
+        "keep", description="Prompts built with other software or hardware than a worker's: kept, or built again."
+    )
     attempts: int = Field(3, ge=1, description="Failed trainings of a cluster before it is shown as failed.")
     retry_seconds: float = Field(10.0, gt=0, description="First pause after a failed training; doubles each time.")
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 from uuid6 import uuid7
 
 from service.clock import system_clock
-from service.registry import clusters, prompts, samples
-from service.registry.clusters import Claim
+from service.registry import clusters, leases, prompts, samples
 from service.registry.engine import Registry, WriteSession
+from service.registry.leases import Claim
 from service.registry.records import Prompt
 
 NOW = system_clock()
@@ -43,7 +43,7 @@ def make_sample(
 def claim(registry: Registry, worker: str = "worker", *, after: float = 0.0) -> Claim | None:
     with registry.write() as session:
         now = NOW + timedelta(seconds=after)
-        return clusters.claim(session, worker=worker, now=now, lease=LEASE, patience=PATIENCE)
+        return leases.claim(session, worker=worker, now=now, lease=LEASE, patience=PATIENCE)
 
 
 def make_prompt(session: WriteSession, key: str, member_ids: list[str]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 
-from models import determinism
+from service.core import environment
 from service.core.context import Context, open_context
 from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
 from service.core.training import LeaseLost, hold, train_one
-from service.registry import clusters, prompts, workers
-from service.registry.clusters import Claim
+from service.registry import leases, prompts, workers
 from service.registry.engine import WriteSession
+from service.registry.leases import Claim
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,9 @@ class Trainer:
     """Loads once, trains one cluster a call."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        determinism.configure(threads=settings.training.threads, device=settings.device)
+        environment.configure(settings, threads=settings.training.threads)
         self._context: Context = open_context(settings)
+        environment.prove(self._context)
         self._name = name
         self._doorbell = Doorbell(settings)
         self._claim: Claim | None = None
@@ -34,8 +35,9 @@ class Trainer:
     def start(self) -> None:
         """Report for work. Whatever an earlier process of this name held, it holds no longer."""
         with self._context.registry.write() as session:
-            prompts.destroy_unpublished(session, clusters.release(session, worker=self._name))
+            prompts.destroy_unpublished(session, leases.release(session, worker=self._name))
             self._register(session)
+        environment.meet(self._context)
         self._heart.start()
         self._doorbell.ring(1)  # for what was left to do while nobody was here
 
@@ -47,7 +49,7 @@ class Trainer:
         """Sign off, giving back what is held."""
         self._stopping.set()
         with self._context.registry.write() as session:
-            prompts.destroy_unpublished(session, clusters.release(session, worker=self._name))
+            prompts.destroy_unpublished(session, leases.release(session, worker=self._name))
             workers.leave(session, name=self._name)
         self._context.registry.close()
 

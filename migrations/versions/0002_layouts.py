@@ -1,4 +1,4 @@
-"""What positions mean is on record: the layout in force, its anchors, and when objects were owed.
+"""What positions mean is on record: the layout in force, its anchors; when objects were owed; what is built again.
 
 Revision ID: 0002
 Revises: 0001
@@ -28,16 +28,21 @@ def upgrade() -> None:
         batch_op.alter_column("line_digest", new_column_name="layout_digest")
         batch_op.add_column(sa.Column("layout", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("layout_failure", sa.Text(), nullable=True))
+    with op.batch_alter_table("clusters") as batch_op:
+        batch_op.add_column(sa.Column("rebuild", sa.Boolean(), nullable=False, server_default=sa.false()))
     with op.batch_alter_table("destructions") as batch_op:
         batch_op.add_column(sa.Column("owed_epoch", sa.BigInteger(), nullable=False, server_default="0"))
-    with op.batch_alter_table("destructions") as batch_op:
-        batch_op.alter_column("owed_epoch", server_default=None)
+    for table, column in (("clusters", "rebuild"), ("destructions", "owed_epoch")):
+        with op.batch_alter_table(table) as batch_op:
+            batch_op.alter_column(column, server_default=None)
 
 
 def downgrade() -> None:
     """Only while `tree` is in force: nothing else has a meaning there."""
     with op.batch_alter_table("destructions") as batch_op:
         batch_op.drop_column("owed_epoch")
+    with op.batch_alter_table("clusters") as batch_op:
+        batch_op.drop_column("rebuild")
     with op.batch_alter_table("state") as batch_op:
         batch_op.drop_column("layout_failure")
         batch_op.drop_column("layout")

@@ -14,13 +14,13 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from models import determinism
 from service.api import docs, problems
 from service.api.deps import Service
 from service.api.middleware import BodyLimit, RequestId, RequestMetrics
 from service.api.routes import erasures, health, model, predict, samples
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
+from service.core.environment import configure
 from service.core.reconciler import Reconciler
 from service.serving.batcher import Batcher
 from service.serving.engine import Engine
@@ -86,7 +86,7 @@ def _end_process() -> None:
 
 
 def _open(settings: Settings) -> Service:
-    determinism.configure(threads=settings.serving.threads, device=settings.device)
+    configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
     engine = Engine(context)
     device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")

@@ -23,14 +23,14 @@ def audit_command(
     data: DataOption = None,
 ) -> None:
     """Recompute the plan from the survivors, compare everything with it; exit 1 on any difference."""
-    from models import determinism  # late, with torch: no other command of `oubli` waits for it
-    from service.core.audit import audit
+    from service.core.audit import audit  # late, with torch: no other command of `oubli` waits for it
     from service.core.context import open_context
+    from service.core.environment import configure
 
     settings = load_settings(data_dir=data)
     if not is_migrated(settings.database):
         raise Misconfigured("There is no registry of this release here. Is the data folder right?")
-    determinism.configure(threads=settings.training.threads, device=settings.device)
+    configure(settings, threads=settings.training.threads)
     context = open_context(settings, read_only=True)
     tasks: dict[str, TaskID] = {}
     findings: list[Finding] = []

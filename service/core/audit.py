@@ -21,8 +21,8 @@ from models.training import Member, train
 from service.artifacts import ObjectMissing
 from service.core import layouts, sample_file
 from service.core.context import Context
+from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
-from service.core.training import fingerprint
 from service.registry import clusters, erasures, prompts, samples
 from service.registry import layouts as layout_rows
 from service.registry.records import Cluster, LayoutInForce, Prompt

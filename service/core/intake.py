@@ -17,7 +17,7 @@ from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decod
 from service.core import layouts, sample_file
 from service.core.context import Context
 from service.errors import Conflict, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
-from service.registry import clusters, idempotency, prompts, samples
+from service.registry import clusters, idempotency, leases, prompts, samples
 from service.registry import layouts as layout_rows
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
@@ -283,7 +283,7 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
             else:
                 known = prompts.known_objects(session, names)
                 # A training under way stores its prompt under its lease, which may be old by then.
-                known |= {prompts.unpublished_name(lease) for lease in clusters.leases(session)}
+                known |= {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
         orphans += [name for name in names if name not in known]
     for name in orphans:
         context.store.delete(name)

@@ -13,7 +13,7 @@ from service.core.context import Context
 from service.core.erasure import advance
 from service.core.intake import destroy_unrecorded
 from service.core.replan import replan
-from service.registry import clusters, idempotency, prompts, workers
+from service.registry import clusters, idempotency, leases, prompts, workers
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
     patience = timedelta(seconds=context.settings.training.settle_max_seconds)
     with context.registry.read() as session:
         unplanned = bool(clusters.to_plan(session, now))
-        return max(clusters.waiting(session, now=now, patience=patience), int(unplanned))
+        return max(leases.waiting(session, now=now, patience=patience), int(unplanned))
 
 
 def destroy_owed(context: Context) -> int:

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from models import checkpoint, determinism
+from models import checkpoint
 from models.training import Member, TrainedPrompt, train
 from service.artifacts import ObjectMissing
 from service.core import sample_file
 from service.core.context import Context, require_bound
+from service.core.environment import fingerprint
 from service.core.replan import key_of
-from service.registry import clusters, prompts, samples, state
-from service.registry.clusters import Claim
+from service.registry import clusters, leases, prompts, samples, state
+from service.registry.leases import Claim
 from service.registry.records import Prompt
 from service.registry.samples import Member as MemberRow
 
@@ -74,7 +75,7 @@ def train_one(
     except LeaseLost:
         log.info("training cluster %s was given up: interrupted, or changed meanwhile", claim.cluster)
         with context.registry.write() as session:
-            clusters.give_up(session, claim)
+            leases.give_up(session, claim)
     except CannotTrain as failure:
         _fail(context, claim, str(failure))
     except Exception as error:
@@ -89,7 +90,7 @@ def _claim(context: Context, worker: str) -> Claim | None:
     settings = context.settings
     with context.registry.write() as session:
         require_bound(context, session)
-        claim = clusters.claim(
+        claim = leases.claim(
             session,
             worker=worker,
             now=context.clock(),
@@ -130,16 +131,11 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
     return Built(prompt, artifact, tuple(row.id for row in rows), seconds)
 
 
-def fingerprint(context: Context) -> dict[str, str]:
-    """The environment that this process trains in."""
-    return determinism.fingerprint(threads=context.settings.training.threads, device=context.settings.device)
-
-
 def hold(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
     with context.registry.write() as session:
         until = context.clock() + context.settings.worker.lease
-        if not clusters.renew(session, claim, until=until):
+        if not leases.renew(session, claim, until=until):
             raise LeaseLost
 
 
@@ -180,7 +176,7 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
                 fingerprint=fingerprint(context),
             )
             prompts.insert(session, record, member_ids=built.member_ids)
-            if not clusters.publish(session, claim):
+            if not leases.publish(session, claim):
                 raise LeaseLost
             step("store")
             stored = True
@@ -200,4 +196,4 @@ def _fail(context: Context, claim: Claim, failure: str) -> None:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
         pause = timedelta(seconds=min(settings.retry_seconds * 2**tries, 600.0))
-        clusters.fail(session, claim, failure=failure, retry_at=context.clock() + pause)
+        leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause)

@@ -1,14 +1,10 @@
-"""Clusters: regions of the line, what they should serve, what they serve, and who is training them.
-
-Every claim and publication is a compare-and-swap judged by its row count: `FOR UPDATE SKIP LOCKED` means
-nothing on SQLite.
-"""
+"""Clusters: regions of the line, what they should serve, and what they serve. Who trains them: `leases`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 from uuid6 import uuid7
@@ -18,10 +14,10 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Page
 from service.registry.tables import ClusterRow, UtcDateTime
 
-_NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
+NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
 # settles_at stays: more members may have come while these were trained.
-_SETTLED = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
-_FRESH = {"attempts": 0, "failure": None, "retry_at": None}
+SETTLED = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
+FRESH = {"attempts": 0, "failure": None, "retry_at": None}
 
 
 def _record(row: ClusterRow) -> Cluster:
@@ -33,6 +29,7 @@ def _record(row: ClusterRow) -> Cluster:
         unplanned=row.unplanned,
         desired_key=row.desired_key,
         serving_key=row.serving_key,
+        rebuild=row.rebuild,
         urgent=row.urgent,
         settles_at=row.settles_at,
         unsettled_since=row.unsettled_since,
@@ -83,6 +80,7 @@ def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_ke
         unplanned=True,
         planned_through=0,
         serving_key=serving_key,
+        rebuild=False,
         urgent=False,
         attempts=0,
         created_at=now,
@@ -133,8 +131,8 @@ def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
             unplanned=True,
             desired_key=None,
             urgent=True,
-            **_NO_LEASE,
-            **_FRESH,
+            **NO_LEASE,
+            **FRESH,
         )
     )
     return token
@@ -183,8 +181,8 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
             unplanned=True,
             desired_key=None,
             **asdict(timing),
-            **_NO_LEASE,
-            **_FRESH,
+            **NO_LEASE,
+            **FRESH,
         )
     )
     return token
@@ -207,8 +205,17 @@ def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> N
 
 def unfinished(session: ReadSession) -> bool:
     """Whether some cluster is to be planned or trained, now or later."""
-    differs = ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key)
-    return session.execute(sa.select(sa.exists().where(sa.or_(ClusterRow.unplanned, differs)))).scalar_one()
+    return session.execute(sa.select(sa.exists().where(sa.or_(ClusterRow.unplanned, differs())))).scalar_one()
+
+
+def differs() -> sa.ColumnElement[bool]:
+    """What is served is not what should be."""
+    return sa.or_(ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key), ClusterRow.rebuild)
+
+
+def rebuild(session: WriteSession, prompt_keys: Sequence[str]) -> None:
+    """Build these served prompts again; they are served until then."""
+    session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key.in_(prompt_keys)).values(rebuild=True))
 
 
 def forget_plans(session: WriteSession) -> None:
@@ -227,121 +234,11 @@ def to_plan(session: ReadSession, now: datetime) -> list[str]:
     return list(session.execute(sa.select(ClusterRow.id).where(_to_plan(now))).scalars())
 
 
-def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
-    """Planned, different from what is served, settled, not leased and not pausing after a failure.
-
-    patience  the longest time that one addition after another can put a training off.
-    """
-    return sa.and_(
-        ClusterRow.desired_key.is_not(None),
-        ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key),
-        sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
-        sa.or_(ClusterRow.retry_at.is_(None), ClusterRow.retry_at <= now),
-        sa.or_(
-            ClusterRow.urgent,
-            ClusterRow.settles_at.is_(None),
-            ClusterRow.settles_at <= now,
-            ClusterRow.unsettled_since <= now - patience,
-        ),
-    )
-
-
-def waiting(session: ReadSession, *, now: datetime, patience: timedelta) -> int:
-    """How many clusters a worker could claim now."""
-    return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience))).scalar_one()
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A lease on a cluster: train `key`, publish with `token`.
-
-    through   the last member that the key covers, in the order of arrival.
-    replaced  an expired lease that this one took over.
-    """
-
-    cluster: str
-    key: str
-    through: int
-    token: str
-    replaced: str | None
-
-
-def claim(session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta) -> Claim | None:
-    """Lease the most urgent waiting cluster: deletions first, then what serves nothing."""
-    waiting_now = _waiting(now, patience)
-    candidates = (
-        sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
-        .where(waiting_now)
-        .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
-        .limit(8)
-    )
-    for cluster_id, key, through, replaced in session.execute(candidates).all():
-        token = str(uuid7())
-        statement = (
-            sa.update(ClusterRow)
-            .where(ClusterRow.id == cluster_id, ClusterRow.desired_key == key, waiting_now)
-            .values(lease_token=token, leased_by=worker, leased_until=now + lease)
-        )
-        if key is not None and _changed(session, statement) == 1:
-            return Claim(cluster_id, key, through, token, replaced)
-    return None
-
-
-def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:
-    """Keep a lease alive; False once it is lost, or its key is no longer desired."""
-    return _swap(session, claim, {"leased_until": until}, ClusterRow.desired_key == claim.key)
-
-
-def publish(session: WriteSession, claim: Claim) -> bool:
-    """Serve the claimed key, if it is still desired and the lease still held."""
-    values = {"serving_key": claim.key, **_SETTLED, **_NO_LEASE, **_FRESH}
-    return _swap(session, claim, values, ClusterRow.desired_key == claim.key)
-
-
 def adopt(session: WriteSession, cluster_id: str, key: str) -> None:
     """Serve the desired prompt, which is already built."""
-    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **_SETTLED))
-
-
-def leases(session: ReadSession) -> list[str]:
-    """Tokens of all leases, expired ones included."""
-    held = sa.select(ClusterRow.lease_token).where(ClusterRow.lease_token.is_not(None))
-    return [token for token in session.execute(held).scalars() if token is not None]
-
-
-def give_up(session: WriteSession, claim: Claim) -> bool:
-    """Give a lease back: what it was for is no longer desired."""
-    return _swap(session, claim, dict(_NO_LEASE))
-
-
-def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
-    """Give a lease back after a failed training."""
-    values = {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at, **_NO_LEASE}
-    return _swap(session, claim, values)
-
-
-def release(session: WriteSession, *, worker: str) -> list[str]:
-    """Give back every lease of a worker that has gone; the leases."""
-    held = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker)
-    tokens = [token for token in session.execute(held).scalars() if token is not None]
-    session.execute(sa.update(ClusterRow).where(ClusterRow.leased_by == worker).values(**_NO_LEASE))
-    return tokens
+    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **SETTLED))
 
 
 def discard(session: WriteSession, prompt_key: str) -> None:
     """Serve this prompt no longer: its artifact is damaged. What is desired stays, so it is built again."""
     session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key == prompt_key).values(serving_key=None))
-
-
-def _swap(
-    session: WriteSession, claim: Claim, values: Mapping[str, object], *conditions: sa.ColumnElement[bool]
-) -> bool:
-    held = (ClusterRow.id == claim.cluster, ClusterRow.lease_token == claim.token)
-    statement = sa.update(ClusterRow).where(*held, *conditions).values(**values)
-    return _changed(session, statement) == 1
-
-
-def _changed(session: WriteSession, statement: sa.Update) -> int:
-    result = session.execute(statement)
-    count: int = result.rowcount  # type: ignore[attr-defined]
-    return count

@@ -49,7 +49,11 @@ def get(session: ReadSession, keys: Iterable[str]) -> dict[str, Prompt]:
 
 
 def insert(session: WriteSession, prompt: Prompt, *, member_ids: Sequence[str]) -> None:
-    """Record a built prompt and its members."""
+    """Record a built prompt and its members.
+
+    One of the same key, built in another environment, gives way; who served it serves this one.
+    """
+    holders = _give_way(session, prompt.key)
     session.add(
         PromptRow(
             key=prompt.key,
@@ -67,6 +71,26 @@ def insert(session: WriteSession, prompt: Prompt, *, member_ids: Sequence[str]) 
     session.flush()
     rows = [{"prompt_key": prompt.key, "sample_id": sample_id} for sample_id in member_ids]
     session.execute(sa.insert(PromptMemberRow), rows)
+    if holders:
+        session.execute(sa.update(ClusterRow).where(ClusterRow.id.in_(holders)).values(serving_key=prompt.key))
+
+
+def _give_way(session: WriteSession, key: str) -> list[str]:
+    """Forget the prompt of that key, if there is one; the clusters that served it."""
+    old = session.execute(sa.select(PromptRow.object_name).where(PromptRow.key == key)).scalar_one_or_none()
+    if old is None:
+        return []
+    served = sa.update(ClusterRow).where(ClusterRow.serving_key == key).values(serving_key=None)
+    holders = list(session.execute(served.returning(ClusterRow.id)).scalars())
+    session.execute(sa.delete(PromptRow).where(PromptRow.key == key))
+    owe_destruction(session, [old])
+    return holders
+
+
+def served(session: ReadSession) -> list[Prompt]:
+    """Every prompt that a cluster serves."""
+    serving = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
+    return [_record(row) for row in session.execute(sa.select(PromptRow).where(serving)).scalars()]
 
 
 def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:

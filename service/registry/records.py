@@ -69,6 +69,7 @@ class Cluster:
     unplanned: bool
     desired_key: str | None
     serving_key: str | None
+    rebuild: bool
     urgent: bool
     settles_at: datetime | None
     unsettled_since: datetime | None
@@ -80,7 +81,7 @@ class Cluster:
     @property
     def differs(self) -> bool:
         """Whether there is work to do, or a plan to make."""
-        return self.unplanned or self.desired_key != self.serving_key
+        return self.unplanned or self.desired_key != self.serving_key or self.rebuild
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class ClusterRow(Base):
     desired_key: Mapped[str | None] = mapped_column(_Digest)
     planned_through: Mapped[int] = mapped_column(BigInteger)  # desired_key covers members up to this seq
     serving_key: Mapped[str | None] = mapped_column(_Digest, ForeignKey("prompts.key"), index=True)
+    rebuild: Mapped[bool]  # what is served was built in another environment, and is to be built again
     urgent: Mapped[bool]  # a deletion waits for this cluster
     settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # additions are not trained before
     unsettled_since: Mapped[datetime | None] = mapped_column(UtcDateTime)

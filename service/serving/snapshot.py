@@ -62,9 +62,11 @@ def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
         record = layout_rows.current(session)
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
-    loaded = {key: known.get(key) or _load(context, prompt) for key, prompt in built.items()}
-    usable = {key: prompt for key, prompt in loaded.items() if prompt is not None}
-    bank = stack(context.backbone, context.training, usable)
+    # By object, not by key: a prompt that is built again in another environment has other bytes.
+    loaded = {p.object_name: known.get(p.object_name) or _load(context, p) for p in built.values()}
+    usable = {name: prompt for name, prompt in loaded.items() if prompt is not None}
+    by_key = {key: usable[p.object_name] for key, p in built.items() if p.object_name in usable}
+    bank = stack(context.backbone, context.training, by_key)
     row_of = {key: row for row, key in enumerate(bank.keys)}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
     return Snapshot(epoch, tuple(held), rows, bank, usable, layout)

@@ -7,7 +7,7 @@ from uuid6 import uuid7
 
 from service.core import erasure, reconcile, states
 from service.errors import NotFound
-from service.registry import clusters, erasures, prompts, samples, state
+from service.registry import erasures, leases, prompts, samples, state
 from service.registry.records import Erasure, Sample
 from tests.world import MakeWorld, World, sqlite_only
 
@@ -322,7 +322,7 @@ def test_clusters_are_shown_in_words(make_world: MakeWorld) -> None:
     world.reconcile()
     with world.context.registry.write() as session:
         lease = world.context.settings.worker.lease
-        assert clusters.claim(session, worker="w", now=world.time(), lease=lease, patience=lease)
+        assert leases.claim(session, worker="w", now=world.time(), lease=lease, patience=lease)
     assert shown() == "training"
     world.erase(*list(world.held))
     assert shown() == "empty"

@@ -5,9 +5,9 @@ from threading import Barrier, Thread
 
 from uuid6 import uuid7
 
-from service.registry import clusters
-from service.registry.clusters import Claim
+from service.registry import clusters, leases
 from service.registry.engine import Registry
+from service.registry.leases import Claim
 from tests.rows import LEASE, NOW, PATIENCE, claim, make_cluster, make_prompt
 
 
@@ -53,11 +53,11 @@ def test_an_expired_lease_is_taken_over_and_names_what_it_replaces(registry: Reg
     assert heir is not None
     assert heir.replaced == dead.token
     with registry.write() as session:
-        assert not clusters.renew(session, dead, until=NOW + 9 * LEASE)
-        assert not clusters.publish(session, dead)
-        assert not clusters.give_up(session, dead)
-        assert not clusters.fail(session, dead, failure="late", retry_at=NOW)
-        assert clusters.renew(session, heir, until=NOW + 3 * LEASE)
+        assert not leases.renew(session, dead, until=NOW + 9 * LEASE)
+        assert not leases.publish(session, dead)
+        assert not leases.give_up(session, dead)
+        assert not leases.fail(session, dead, failure="late", retry_at=NOW)
+        assert leases.renew(session, heir, until=NOW + 3 * LEASE)
     assert claim(registry, "third", after=59) is None
 
 
@@ -69,9 +69,9 @@ def test_a_lease_whose_key_is_no_longer_desired_can_only_be_given_up(registry: R
     with registry.write() as session:
         make_prompt(session, held.key, [str(uuid7())])
         clusters.plan(session, cluster, "b" * 64, through=0)
-        assert not clusters.renew(session, held, until=NOW + LEASE)
-        assert not clusters.publish(session, held)
-        assert clusters.give_up(session, held)
+        assert not leases.renew(session, held, until=NOW + LEASE)
+        assert not leases.publish(session, held)
+        assert leases.give_up(session, held)
     again = claim(registry)
     assert again is not None
     assert again.key == "b" * 64
@@ -84,11 +84,11 @@ def test_a_published_key_is_served_and_waits_no_more(registry: Registry) -> None
     assert held is not None
     with registry.write() as session:
         make_prompt(session, held.key, [str(uuid7())])
-        assert clusters.publish(session, held)
-        assert not clusters.publish(session, held)
+        assert leases.publish(session, held)
+        assert not leases.publish(session, held)
         (cluster,) = clusters.every(session)
         assert cluster.serving_key == cluster.desired_key == held.key
-        assert clusters.waiting(session, now=NOW, patience=PATIENCE) == 0
+        assert leases.waiting(session, now=NOW, patience=PATIENCE) == 0
 
 
 def test_a_failed_training_pauses_before_it_is_tried_again(registry: Registry) -> None:
@@ -97,7 +97,7 @@ def test_a_failed_training_pauses_before_it_is_tried_again(registry: Registry) -
     held = claim(registry)
     assert held is not None
     with registry.write() as session:
-        assert clusters.fail(session, held, failure="no", retry_at=NOW + timedelta(seconds=10))
+        assert leases.fail(session, held, failure="no", retry_at=NOW + timedelta(seconds=10))
     assert claim(registry, after=9) is None
     assert claim(registry, after=10) is not None
 
@@ -108,8 +108,8 @@ def test_a_worker_that_leaves_gives_all_its_leases_back(registry: Registry) -> N
         make_cluster(session, lo=100)
     held = {claim(registry, "leaver"), claim(registry, "leaver")}
     with registry.write() as session:
-        assert set(clusters.release(session, worker="leaver")) == {found.token for found in held if found}
-        assert clusters.release(session, worker="leaver") == []
+        assert set(leases.release(session, worker="leaver")) == {found.token for found in held if found}
+        assert leases.release(session, worker="leaver") == []
     assert claim(registry) is not None
 
 

@@ -9,7 +9,7 @@ from service.core import training
 from service.core.context import open_context
 from service.errors import Misconfigured
 from service.registry import clusters, prompts, samples
-from service.registry.clusters import Claim
+from service.registry.leases import Claim
 from service.serving.snapshot import take_snapshot
 from tests.world import MakeWorld, World, lease, meanwhile, prompt_objects
 

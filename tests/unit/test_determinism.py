@@ -37,7 +37,42 @@ def test_configuration_fixes_threads_and_algorithms():
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
 
-@pytest.mark.usefixtures("settings_restored")
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("settings_restored", "two_gpus")
+@pytest.mark.parametrize(
+    ("name", "value", "device"),
+    [
+        ("OMP_DYNAMIC", "TRUE", "cpu"),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", "cpu"),
+        ("DNNL_DEFAULT_FPMATH_MODE", "any", "cuda"),
+        ("OMP_THREAD_LIMIT", "1", "cpu"),
+        ("CUBLAS_WORKSPACE_CONFIG", ":0:0", "cuda:1"),
+        ("NVIDIA_TF32_OVERRIDE", "1", "cuda"),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "cuda"),
+    ],
+)
+def test_variables_under_which_bits_do_not_repeat_are_refused_by_name(monkeypatch, name, value, device):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(determinism.NotDeterministic, match=f"{name}={value}"):
+        determinism.configure(threads=2, device=device)
+    monkeypatch.setenv(name, "")
+    determinism.check(threads=2, device=device)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch, two_gpus):
+    with pytest.raises(determinism.NotDeterministic, match="there are 2 CUDA devices"):
+        determinism.check(threads=1, device="cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(determinism.NotDeterministic, match="finds no CUDA device"):
+        determinism.check(threads=1, device="cuda")
+
+
+@pytest.mark.usefixtures("settings_restored", "two_gpus")
 def test_on_a_gpu_nothing_is_rounded_to_tf32_and_cublas_keeps_one_workspace():
     determinism.configure(threads=1, device="cuda:0")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

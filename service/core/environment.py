@@ -1,0 +1,71 @@
+"""The environment that this process computes in: made deterministic, proven so, and compared with the prompts' own."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from models import checkpoint, determinism
+from models.embedding import BATCH, embed
+from models.training import Member, train
+from service.core.context import Context
+from service.errors import Misconfigured
+from service.registry import clusters, prompts
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def configure(settings: Settings, *, threads: int) -> None:
+    """Make bits repeat in this process. Raises Misconfigured where they would not."""
+    try:
+        determinism.configure(threads=threads, device=settings.device)
+    except determinism.NotDeterministic as error:
+        raise Misconfigured(f"Bits would not repeat here. {error}") from None
+
+
+def prove(context: Context) -> None:
+    """Train and embed the same noise twice, as a worker starts. Raises Misconfigured if bits differ.
+
+    Catches what no list of variables can: a layer of this backbone that has no deterministic implementation on this
+    device (PyTorch says so), or one that claims to have and has not.
+    """
+    random = np.random.default_rng(0)
+    size = context.backbone.input_size
+    noise = [random.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(BATCH)]
+    once = dataclasses.replace(context.training, epochs=1)
+    members = [Member(pixels, label) for pixels, label in zip(noise, ("a", "b"), strict=False)]
+    images = [context.backbone.preprocessing.resize(pixels) for pixels in noise]
+    try:
+        trained = {checkpoint.tensor_digest(train(context.backbone, once, key="", members=members)) for _ in range(2)}
+    except RuntimeError as error:  # "... does not have a deterministic implementation"
+        raise Misconfigured(
+            f"Backbone {context.backbone.name} cannot be trained on deterministically: {error}"
+        ) from None
+    alone, among = embed(context.backbone, images[-1:])[0], embed(context.backbone, images)[-1]
+    if len(trained) > 1 or not np.array_equal(alone, among):
+        what = "training" if len(trained) > 1 else "an embedding"
+        raise Misconfigured(
+            f"With backbone {context.backbone.name} on {context.settings.device}, {what} does not repeat to the bit: "
+            "nothing that is built here could be proven. Use another device or backbone."
+        )
+
+
+def fingerprint(context: Context) -> dict[str, str]:
+    """The environment that this process trains in."""
+    return determinism.fingerprint(threads=context.settings.training.threads, device=context.settings.device)
+
+
+def meet(context: Context) -> int:
+    """As a worker starts: have prompts of other environments built again, if that is the policy; how many."""
+    if context.settings.training.on_new_environment == "keep":
+        return 0
+    ours = fingerprint(context)
+    with context.registry.write() as session:
+        foreign = [prompt.key for prompt in prompts.served(session) if prompt.fingerprint != ours]
+        clusters.rebuild(session, foreign)
+    if foreign:
+        log.info("%d prompts were built in another environment, and are built again", len(foreign))
+    return len(foreign)

@@ -1,0 +1,129 @@
+"""Leases: who is training a cluster, and what they may publish.
+
+Every claim and publication is a compare-and-swap judged by its row count: `FOR UPDATE SKIP LOCKED` means
+nothing on SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from uuid6 import uuid7
+
+from service.registry.clusters import FRESH, NO_LEASE, SETTLED, differs
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.tables import ClusterRow
+
+
+def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
+    """Planned, different from what is served, settled, not leased and not pausing after a failure.
+
+    patience  the longest time that one addition after another can put a training off.
+    """
+    return sa.and_(
+        ClusterRow.desired_key.is_not(None),
+        differs(),
+        sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
+        sa.or_(ClusterRow.retry_at.is_(None), ClusterRow.retry_at <= now),
+        sa.or_(
+            ClusterRow.urgent,
+            ClusterRow.settles_at.is_(None),
+            ClusterRow.settles_at <= now,
+            ClusterRow.unsettled_since <= now - patience,
+        ),
+    )
+
+
+def waiting(session: ReadSession, *, now: datetime, patience: timedelta) -> int:
+    """How many clusters a worker could claim now."""
+    return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience))).scalar_one()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease on a cluster: train `key`, publish with `token`.
+
+    through   the last member that the key covers, in the order of arrival.
+    replaced  an expired lease that this one took over.
+    """
+
+    cluster: str
+    key: str
+    through: int
+    token: str
+    replaced: str | None
+
+
+def claim(session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta) -> Claim | None:
+    """Lease the most urgent waiting cluster: deletions first, then what serves nothing."""
+    waiting_now = _waiting(now, patience)
+    candidates = (
+        sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
+        .where(waiting_now)
+        .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
+        .limit(8)
+    )
+    for cluster_id, key, through, replaced in session.execute(candidates).all():
+        token = str(uuid7())
+        statement = (
+            sa.update(ClusterRow)
+            .where(ClusterRow.id == cluster_id, ClusterRow.desired_key == key, waiting_now)
+            .values(lease_token=token, leased_by=worker, leased_until=now + lease)
+        )
+        if key is not None and _changed(session, statement) == 1:
+            return Claim(cluster_id, key, through, token, replaced)
+    return None
+
+
+def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:
+    """Keep a lease alive; False once it is lost, or its key is no longer desired."""
+    return _swap(session, claim, {"leased_until": until}, ClusterRow.desired_key == claim.key)
+
+
+def publish(session: WriteSession, claim: Claim) -> bool:
+    """Serve the claimed key, if it is still desired and the lease still held."""
+    values = {"serving_key": claim.key, "rebuild": False, **SETTLED, **NO_LEASE, **FRESH}
+    return _swap(session, claim, values, ClusterRow.desired_key == claim.key)
+
+
+def tokens(session: ReadSession) -> list[str]:
+    """Tokens of all leases, expired ones included."""
+    held = sa.select(ClusterRow.lease_token).where(ClusterRow.lease_token.is_not(None))
+    return [token for token in session.execute(held).scalars() if token is not None]
+
+
+def give_up(session: WriteSession, claim: Claim) -> bool:
+    """Give a lease back: what it was for is no longer desired."""
+    return _swap(session, claim, dict(NO_LEASE))
+
+
+def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
+    """Give a lease back after a failed training."""
+    values = {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at, **NO_LEASE}
+    return _swap(session, claim, values)
+
+
+def release(session: WriteSession, *, worker: str) -> list[str]:
+    """Give back every lease of a worker that has gone; the leases."""
+    # Locked: what an earlier process of that name is publishing just now must not be taken for left behind.
+    held = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
+    tokens = [token for token in session.execute(held).scalars() if token is not None]
+    session.execute(sa.update(ClusterRow).where(ClusterRow.leased_by == worker).values(**NO_LEASE))
+    return tokens
+
+
+def _swap(
+    session: WriteSession, claim: Claim, values: Mapping[str, object], *conditions: sa.ColumnElement[bool]
+) -> bool:
+    held = (ClusterRow.id == claim.cluster, ClusterRow.lease_token == claim.token)
+    statement = sa.update(ClusterRow).where(*held, *conditions).values(**values)
+    return _changed(session, statement) == 1
+
+
+def _changed(session: WriteSession, statement: sa.Update) -> int:
+    result = session.execute(statement)
+    count: int = result.rowcount  # type: ignore[attr-defined]
+    return count

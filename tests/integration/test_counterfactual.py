@@ -1,0 +1,163 @@
+"""Deleted = never contributed, byte for byte: a service that forgot D serves what one serves that never saw D.
+
+Two services over HTTP, the real backbone, real images. One is given S by several clients at once and asked to forget D
+in every way there is, at every bad moment; the other is only ever given S \\ D, batched otherwise. Their prompts must
+have the same digests. `OUBLI_COUNTERFACTUALS` sets how many random (S, D) are tried for each partition.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.backbone import Backbone
+from models.embedding import embed
+from tests.conftest import Images
+from tests.integration.harness import Picture, Service, until
+
+ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
+SAMPLES = 72
+OWNERS = 9
+REAL = {
+    "OUBLI_BACKBONE": "efficientnet-lite0",
+    "OUBLI_TRAINING__EPOCHS": "2",
+    "OUBLI_TRAINING__BATCH_SIZE": "16",
+    "OUBLI_TRAINING__SETTLE_SECONDS": "0.2",
+    "OUBLI_WORKER__RECONCILE_SECONDS": "1",
+}
+KINDS = {
+    "tree": {"OUBLI_PARTITION__CAP": "24", "OUBLI_PARTITION__MIN": "8"},
+    "anchors": {"OUBLI_PARTITION__ANCHORS": "16", "OUBLI_PARTITION__CLUSTERS": "4"},
+    "random": {"OUBLI_PARTITION__CLUSTERS": "4"},
+    "pinned": {},
+}
+
+
+def picture(images: Images, index: int) -> Picture:
+    file = BytesIO()
+    Image.fromarray(images.pixels[index]).save(file, "PNG")
+    return Picture(f"{index}.png", file.getvalue(), images.labels[index])
+
+
+@pytest.fixture(scope="session")
+def centroids(images: Images, real: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of public images: five that nobody contributes."""
+    path = tmp_path_factory.mktemp("public") / "centroids.npy"
+    resized = [real.preprocessing.resize(pixels) for pixels in images.pixels[-5:]]
+    np.save(path, embed(real, resized))
+    return path
+
+
+class Contributor:
+    """Someone who gives their pictures in order, some at a time."""
+
+    def __init__(self, service: Service, chance: random.Random) -> None:
+        self.service, self.chance = service, chance
+
+    def give(self, given: Sequence[tuple[Picture, str]]) -> None:
+        left = list(given)
+        while left:
+            count = self.chance.randint(1, 16)
+            chunk, left = left[:count], left[count:]
+            self.service.contribute([picture for picture, _ in chunk], [owner for _, owner in chunk])
+
+
+def at_once(*tasks: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for running in [pool.submit(task) for task in tasks]:
+            running.result()
+
+
+def forget(service: Service, chance: random.Random, doomed: list[str], owner: str) -> None:
+    """Every way to forget: an owner, one by one, a batch; at rest, during training, with no worker."""
+    client = service.client
+
+    def delete(path: str) -> None:
+        assert client.delete(path).status_code == 202
+
+    during_training = [lambda: delete(f"/owners/{owner}")] + [
+        (lambda sample=sample: delete(f"/samples/{sample}")) for sample in doomed[::3]
+    ]
+    until(lambda: any(c["state"] == "training" for c in service.pages("/clusters")), what="a training")
+    chance.shuffle(during_training)
+    for step in during_training:
+        step()
+        time.sleep(chance.random() / 4)
+    service.child("worker").send_signal(signal.SIGKILL)
+    for sample in doomed[1::3]:
+        delete(f"/samples/{sample}")
+    answer = client.post("/erasures", json={"samples": doomed[2::3]})
+    assert answer.status_code == 202, answer.text
+
+
+def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Picture, str]]) -> list[dict[str, Any]]:
+    """Give all of S, by three clients at once, some of it late; forget D; the survivors in order of arrival."""
+    owner = f"owner {chance.randrange(OWNERS)}"
+    late = len(given) * 3 // 4
+    shares = [given[i:late:3] for i in range(3)]
+    contributors = [Contributor(service, random.Random(chance.random())) for _ in range(3)]
+    at_once(*(lambda c=c, share=share: c.give(share) for c, share in zip(contributors, shares, strict=True)))
+    held = [sample for sample in service.pages("/samples") if sample["owner"] != owner]
+    doomed = [sample["id"] for sample in chance.sample(held, chance.randint(3, 18))]
+    at_once(
+        lambda: forget(service, chance, doomed, owner),
+        lambda: contributors[0].give([(picture, f"{owner} again") for picture, _ in given[late:]]),
+    )
+    service.settle()
+    survivors = service.pages("/samples")
+    assert not {sample["id"] for sample in survivors} & set(doomed)
+    assert owner not in {sample["owner"] for sample in survivors}
+    return survivors
+
+
+def innocent(service: Service, chance: random.Random, groups: Sequence[Sequence[tuple[Picture, str]]]) -> None:
+    """Give S \\ D: the order within a group is kept, groups come at once."""
+    contributors = [Contributor(service, random.Random(chance.random())) for _ in groups]
+    at_once(*(lambda c=c, group=group: c.give(group) for c, group in zip(contributors, groups, strict=True)))
+    service.settle()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300 + 240 * ROUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forgotten_is_as_if_never_contributed(kind: str, images: Images, centroids: Path, tmp_path: Path) -> None:
+    for number in range(ROUNDS):
+        compare(kind, random.Random(f"{kind} {number}"), images, centroids, tmp_path / str(number))
+
+
+def compare(kind: str, chance: random.Random, images: Images, centroids: Path, folder: Path) -> None:
+    env = {**REAL, **KINDS[kind], "OUBLI_PARTITION__KIND": kind, "OUBLI_PARTITION__CENTROIDS": str(centroids)}
+    chosen = chance.sample(range(len(images.pixels) - 5), SAMPLES)
+    given = [(picture(images, index), f"owner {chance.randrange(OWNERS)}") for index in chosen]
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(Service(folder / name, env)) for name in ("forgets", "never saw"))
+        at_once(first.start, second.start)
+        assert [service.client.get("/status").status_code for service in (first, second)] == [200, 200]
+        survivors = forgetful(first, chance, given)
+        by_digest = dict(zip(digests_of(first, given), given, strict=True))
+        # Only the order within a cluster counts, so clusters may come at once; anchors look at who came first of all.
+        groups: dict[str, list[tuple[Picture, str]]] = {}
+        for sample in survivors:
+            group = "all" if kind == "anchors" else sample["cluster"]
+            groups.setdefault(group, []).append((by_digest[sample["digest"]][0], sample["owner"]))
+        innocent(second, chance, list(groups.values()))
+        assert len(first.digests()) > 1
+        assert first.digests() == second.digests()
+
+
+def digests_of(service: Service, given: Sequence[tuple[Picture, str]]) -> list[str]:
+    """What the service calls these pictures."""
+    from models.image import decode, pixel_digest
+    from service.settings import IntakeSettings
+
+    return [pixel_digest(decode(picture.data, IntakeSettings().limits())) for picture, _ in given]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--images N]`: measure, show, write JSON."""
+"""`python -m benchmarks [NAME ...] [--images N]`: measure, show, write JSON."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import main_path
+from benchmarks import forgetting, main_path
 
 RESULTS = Path(__file__).parent / "results"
+MEASUREMENTS = {"main_path": main_path, "forgetting": forgetting}
 
 
 def main() -> None:
-    """Run every measurement."""
+    """Run every measurement, or those named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all unless given")
+    parser.add_argument("--images", type=int, help="how many images; each measurement has its own default")
     arguments = parser.parse_args()
-    figures = main_path.measure(images=arguments.images)
-    main_path.show(figures)
+    if unknown := set(arguments.names) - set(MEASUREMENTS):
+        parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "main_path.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for name in arguments.names or MEASUREMENTS:
+        given = {"images": arguments.images} if arguments.images else {}
+        figures = MEASUREMENTS[name].measure(**given)
+        MEASUREMENTS[name].show(figures)
+        (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 main()

@@ -23,9 +23,9 @@ from rich.table import Table
 from benchmarks.images import Labelled, load
 from models import bank, determinism
 from models.backbone import Backbone, load_backbone
-from models.embedding import embed
+from models.embedding import Embedding, embed
 from models.image import pixel_digest
-from models.partition import Interval, Partition, make_partition
+from models.partition import Interval, Layout, Partition, make_partition
 from models.spec import PromptSpec, TrainingSpec
 from models.training import Member, train
 from service.cli.client import Client
@@ -156,10 +156,12 @@ def _baselines(contributed: Sequence[Labelled], held_out: Sequence[Labelled]) ->
     settings = load_settings()
     determinism.configure(threads=settings.training.threads, device="cpu")
     backbone = load_backbone(settings.backbone)
-    partition = make_partition(settings.partition.spec(), backbone.prototypes)
+    centroids = settings.partition.read_centroids()
+    partition = make_partition(settings.partition.spec(), backbone.prototypes, centroids=centroids)
+    layout = _layout(backbone, partition, contributed)
     survivors = [
         Survivor(pixel_digest(i.pixels), i.label, p)
-        for i, p in zip(contributed, _places(backbone, partition, contributed), strict=True)
+        for i, p in zip(contributed, _places(backbone, layout, contributed), strict=True)
     ]
     budget = TrainingSpec(
         epochs=settings.training.epochs, prompt_lr=settings.training.prompt_lr, head_lr=settings.training.head_lr
@@ -168,16 +170,26 @@ def _baselines(contributed: Sequence[Labelled], held_out: Sequence[Labelled]) ->
     regions = [(cluster.region, cluster.members) for cluster in clusters]
     everything = [(Interval(0, 2**63 - 1), tuple(range(len(contributed))))]
     bare = TrainingSpec(**{**budget.__dict__, "prompt": PromptSpec(kind="none")})
-    places = _places(backbone, partition, held_out)
+    places = _places(backbone, layout, held_out)
     return {
         "accuracy_heads_without_prompts": _score(backbone, bare, contributed, regions, held_out, places),
         "accuracy_one_prompt_and_head": _score(backbone, budget, contributed, everything, held_out, places),
     }
 
 
-def _places(backbone: Backbone, partition: Partition, items: Sequence[Labelled]) -> list[int]:
-    embeddings = embed(backbone, [backbone.preprocessing.resize(item.pixels) for item in items])
-    places: list[int] = partition.locate(embeddings, [pixel_digest(item.pixels) for item in items]).tolist()
+def _layout(backbone: Backbone, partition: Partition, items: Sequence[Labelled]) -> Layout:
+    window = items[: partition.window(len(items))]
+    anchors = [window[i] for i in partition.anchors([pixel_digest(item.pixels) for item in window])]
+    return partition.fit(_embeddings(backbone, anchors))
+
+
+def _embeddings(backbone: Backbone, items: Sequence[Labelled]) -> Embedding:
+    return embed(backbone, [backbone.preprocessing.resize(item.pixels) for item in items])
+
+
+def _places(backbone: Backbone, layout: Layout, items: Sequence[Labelled]) -> list[int]:
+    digests = [pixel_digest(item.pixels) for item in items]
+    places: list[int] = layout.locate(_embeddings(backbone, items), digests).tolist()
     return places
 
 

@@ -6,6 +6,7 @@ application/problem+json (RFC 9457); the command line prints `detail`.
 
 from __future__ import annotations
 
+from errno import EDQUOT, ENOSPC
 from typing import ClassVar
 
 
@@ -86,6 +87,22 @@ class Unavailable(ServiceError):
     status = 503
     title = "Service unavailable"
     retry_after = 2
+
+
+class OutOfSpace(ServiceError):
+    """The service's disk is full."""
+
+    status = 507
+    title = "Insufficient storage"
+    retry_after = 30
+
+
+DISK_FULL = "The service's disk is full. Make room."
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether that is what an error of the operating system or of the registry comes down to."""
+    return isinstance(error, OutOfSpace) or (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT))
 
 
 class Misconfigured(ServiceError):

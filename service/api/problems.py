@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.api.schemas.common import FieldProblem, Problem
-from service.errors import ServiceError
+from service.errors import DISK_FULL, OutOfSpace, ServiceError, is_disk_full
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -81,6 +82,13 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     return respond(problem, dict(error.headers or {}))
 
 
+async def _os_error(request: Request, error: Exception) -> JSONResponse:
+    if is_disk_full(error):
+        log.error("the disk is full: %s", error)
+        return await _service_error(request, OutOfSpace(DISK_FULL))
+    return await _unexpected(request, error)
+
+
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request_id = request.scope.get("oubli_request_id", "unknown")
     log.error("request %s failed", request_id, exc_info=error)
@@ -90,7 +98,8 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         detail=f"Something went wrong on our side. Please report request {request_id}.",
         instance=request.url.path,
     )
-    return respond(problem, {"X-Request-Id": request_id})
+    # The server closes this connection once the exception has reached it: say so, lest the client use it again.
+    return respond(problem, {"X-Request-Id": request_id, "Connection": "close"})
 
 
 def batch_problems(problems: Sequence[tuple[str, ServiceError]], instance: str) -> Problem:

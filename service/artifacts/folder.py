@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,8 +83,12 @@ class FolderStore:
         return self._root / prefix / rest.split(".")[0][-2:] / rest
 
     def _name(self, path: Path) -> str:
-        prefix, _, *rest = path.relative_to(self._root).parts
-        return "/".join([prefix, *rest])
+        """The object that a file holds; for a file that somebody else put here, where it lies."""
+        prefix, *_, rest = path.relative_to(self._root).parts
+        with suppress(ValueError):
+            if self._path(f"{prefix}/{rest}") == path:
+                return f"{prefix}/{rest}"
+        return path.relative_to(self._root).as_posix()
 
 
 def _make_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ class Store(Protocol):
         ...
 
     def names(self, prefix: str) -> Iterator[str]:
-        """All names that begin with `prefix` (a first path segment), in no order."""
+        """All names that begin with `prefix` (a first path segment), in no order; whatever else lies there as well."""
         ...
 
     def sweep(self, older_than: timedelta) -> int:

@@ -121,6 +121,9 @@ def _objects(
         except ObjectMissing:
             yield Finding(f"sample {sample.id}", "has no file in the store")
             continue
+        except OSError as error:
+            yield Finding(f"sample {sample.id}", f"cannot be read from the store: {error.strerror}")
+            continue
         except sample_file.DamagedSample as damage:
             yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
             continue
@@ -164,6 +167,8 @@ def _layout(
             data = context.store.get(record.object)
         except ObjectMissing:
             yield Finding(f"object {record.object}", "is the layout in force, and has no file in the store")
+        except OSError as error:
+            yield Finding(f"object {record.object}", f"is the layout in force, and cannot be read: {error.strerror}")
         else:
             if hashlib.sha256(data).hexdigest() != record.checksum:
                 yield Finding(f"object {record.object}", "is the layout in force, and is damaged")
@@ -190,6 +195,10 @@ def _prompts(
             checkpoint.load(data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity)
         except ObjectMissing:
             yield Finding(f"cluster {cluster.id}", f"serves prompt {prompt.key}, which has no file in the store")
+        except OSError as error:
+            yield Finding(
+                f"cluster {cluster.id}", f"serves prompt {prompt.key}, which cannot be read: {error.strerror}"
+            )
         except checkpoint.CheckpointMismatch as mismatch:
             yield Finding(f"cluster {cluster.id}", f"serves prompt {prompt.key}, which is damaged: {mismatch}")
 
@@ -218,7 +227,7 @@ def _rebuilt(
             continue
         try:
             members = [_member(context, held[i]) for i in wanted[prompt.key].members]
-        except (ObjectMissing, sample_file.DamagedSample):
+        except (ObjectMissing, sample_file.DamagedSample, OSError):
             yield Finding(f"cluster {cluster.id}", "cannot be rebuilt: see its samples")
             continue
         again = train(context.backbone, context.training, key=prompt.key, members=members)

@@ -228,7 +228,7 @@ def _advance_one(
     else:
         after = states.FAILED if stuck or states.FAILED in reached_states else states.RETRAINING
     if states.may_change(erasure.state, after):
-        done = context.clock() if after == states.COMPLETED else None
+        done = max(context.clock(), erasure.accepted_at) if after == states.COMPLETED else None
         erasures.set_state(session, erasure.id, state=after, completed_at=done)
 
 

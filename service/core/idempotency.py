@@ -13,7 +13,8 @@ from service.core.context import Context
 from service.errors import Conflict, Invalid
 from service.registry import idempotency
 
-RUNNING = timedelta(minutes=10)  # after that, the first request is taken for dead
+# After that, the first request is taken for dead; also that far ahead of now, where the clock was set back.
+RUNNING = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     now = context.clock()
     with context.registry.write() as session:
         first = idempotency.begin(session, key_digest, digest, now=now)
-        if first is not None and first.resource_id is None and first.created_at < now - RUNNING:
+        if first is not None and first.resource_id is None and abs(now - first.created_at) > RUNNING:
             idempotency.abandon(session, key_digest)
             first = idempotency.begin(session, key_digest, digest, now=now)
     if first is None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from uuid6 import uuid7
 
@@ -274,7 +275,7 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
     horizon = (context.clock() - older_than).timestamp() * 1000
     orphans: list[str] = []
     for prefix in ("samples", "prompts", "layouts"):
-        names = [name for name in context.store.names(prefix) if _born(name) < horizon]
+        names = [name for name in context.store.names(prefix) if (_born(name) or horizon) < horizon]
         with context.registry.read() as session:
             if prefix == "samples":
                 known = {samples.object_name(sample.id) for sample in samples.find(session, map(_id, names))}
@@ -294,6 +295,12 @@ def _id(name: str) -> str:
     return name.rsplit("/", 1)[1].split(".")[0]
 
 
-def _born(name: str) -> float:
-    """Milliseconds since 1970 at which an object was named: the first 48 bits of its UUIDv7 (RFC 9562)."""
-    return int(_id(name).replace("-", "")[:12], 16)
+def _born(name: str) -> float | None:
+    """Milliseconds since 1970 at which an object was named: the first 48 bits of its UUIDv7 (RFC 9562).
+
+    None for what is no object of ours.
+    """
+    try:
+        return UUID(_id(name)).int >> 80
+    except ValueError:
+        return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from service.registry.records import LayoutInForce
 
 if TYPE_CHECKING:
     from service.core.context import Context
+
+log = logging.getLogger(__name__)
 
 MOVING = "The samples are being divided anew just now. Try again in a moment."
 
@@ -67,6 +70,9 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
         return known
     try:
         layout = _load(context, record)
+    except OSError as error:
+        log.error("the layout in force cannot be read just now: %s", error.strerror)
+        return None
     except (ObjectMissing, ValueError):
         with context.registry.write() as session:
             if layouts.digest(session) == record.digest:

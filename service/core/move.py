@@ -78,11 +78,11 @@ def _embeddings(context: Context, held: Sequence[Held]) -> Iterator[tuple[Sequen
 def _embedding(context: Context, sample: Held) -> Embedding:
     try:
         _, embedding = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest)
-    except (ObjectMissing, sample_file.DamagedSample) as error:
+    except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         with context.registry.read() as session:
             if samples.get(session, sample.id) is None:
                 raise Overtaken from None
-        reason = "its file is missing" if isinstance(error, ObjectMissing) else str(error)
+        reason = sample_file.words(error)
         raise CannotMove(
             f"Sample {sample.id} cannot be located: {reason}. Restore its file from a backup, or erase the sample."
         ) from None

@@ -13,6 +13,7 @@ from service.core.context import Context
 from service.core.erasure import advance
 from service.core.intake import destroy_unrecorded
 from service.core.replan import replan
+from service.core.training import pause_after
 from service.registry import clusters, idempotency, leases, prompts, workers
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ WORKERS_KEPT = timedelta(minutes=10)
 
 def reconcile(context: Context, *, refit: bool = True) -> int:
     """One pass; how much waits for a worker: clusters, or (without `refit`) a move to another layout."""
+    mend_times(context)
     replan(context, refit=refit)
     destroy_owed(context)
     advance(context)
@@ -32,6 +34,18 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
     with context.registry.read() as session:
         unplanned = bool(clusters.to_plan(session, now))
         return max(leases.waiting(session, now=now, patience=patience), int(unplanned))
+
+
+def mend_times(context: Context) -> None:
+    """Nothing waits longer than it should for a clock that was set back."""
+    now, training = context.clock(), context.settings.training
+    limits = {"lease": context.settings.worker.lease, "settle": timedelta(seconds=training.settle_seconds)}
+    with context.registry.read() as session:
+        if not leases.are_times_ahead(session, now=now, **limits):
+            return
+    log.warning("the clock was set back, or clocks differ: times that are too far ahead are mended")
+    with context.registry.write() as session:
+        leases.mend_times(session, now=now, pause=lambda failures: pause_after(training, failures), **limits)
 
 
 def destroy_owed(context: Context) -> int:

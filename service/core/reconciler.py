@@ -64,8 +64,8 @@ class Reconciler:
         waiting = reconcile(self._context, refit=False)
         settings = self._context.settings
         with self._context.registry.read() as session:
-            alive = self._context.clock() - settings.worker.fresh
-            crew = sum(worker.beat_at >= alive for worker in workers.every(session))
+            now = self._context.clock()
+            crew = sum(worker.is_alive(now, settings.worker.fresh) for worker in workers.every(session))
             unfinished = clusters.unfinished(session)
         self._doorbell.ring(min(waiting, crew))  # a worker that starts looks by itself
         self._afterwards()

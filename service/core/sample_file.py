@@ -10,10 +10,20 @@ import safetensors.numpy
 
 from models.embedding import Embedding
 from models.image import Pixels, pixel_digest
+from service.artifacts import ObjectMissing
 
 
 class DamagedSample(ValueError):
     """The object is not the sample that the registry knows."""
+
+
+def words(error: Exception) -> str:
+    """Why a sample's object could not be had, for people."""
+    if isinstance(error, ObjectMissing):
+        return "its file is missing"
+    if isinstance(error, OSError):
+        return f"its file cannot be read ({error.strerror or type(error).__name__})"
+    return str(error)
 
 
 def encode(pixels: Pixels, embedding: Embedding) -> bytes:

@@ -19,10 +19,12 @@ from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
+from service.errors import DISK_FULL, is_disk_full
 from service.registry import clusters, leases, prompts, samples, state
 from service.registry.leases import Claim
 from service.registry.records import Prompt
 from service.registry.samples import Member as MemberRow
+from service.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,8 @@ def train_one(
         _fail(context, claim, str(failure))
     except Exception as error:
         log.exception("training cluster %s failed", claim.cluster)
-        _fail(context, claim, f"{type(error).__name__} while training; see the worker's log.")
+        reason = f"{type(error).__name__} while training; see the worker's log."
+        _fail(context, claim, f"{DISK_FULL} It is tried again by itself." if is_disk_full(error) else reason)
     finally:
         held(None)
     return True
@@ -143,9 +146,9 @@ def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     try:
         data = context.store.get(samples.object_name(row.id))
         pixels, _ = sample_file.decode(data, digest=row.digest)
-    except (ObjectMissing, sample_file.DamagedSample) as error:
+    except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
-        reason = "its file is missing" if isinstance(error, ObjectMissing) else str(error)
+        reason = sample_file.words(error)
         raise CannotTrain(
             f"Sample {row.id} cannot be trained on: {reason}. Restore its file from a backup, or erase the sample."
         ) from None
@@ -195,5 +198,11 @@ def _fail(context: Context, claim: Claim, failure: str) -> None:
     with context.registry.write() as session:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
-        pause = timedelta(seconds=min(settings.retry_seconds * 2**tries, 600.0))
+        pause = pause_after(settings, tries + 1)
         leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause)
+
+
+def pause_after(settings: TrainingSettings, failures: int) -> timedelta:
+    """How long a cluster pauses after so many failures: it doubles, up to ten minutes."""
+    seconds = settings.retry_seconds * 2.0 ** min(max(failures, 1) - 1, 20)
+    return min(timedelta(seconds=seconds), leases.MAX_PAUSE)

@@ -24,7 +24,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 import migrations
-from service.errors import Misconfigured, Unavailable
+from service.errors import DISK_FULL, Misconfigured, OutOfSpace, Unavailable
 
 _BUSY_MS = 15_000  # how long SQLite waits for a lock
 _SCRUB_MS = 250  # ... and a scrub for readers: meanwhile it holds up every writer
@@ -58,11 +58,11 @@ class Registry:
 
     @contextmanager
     def write(self, *, exclusive: bool = False) -> Iterator[WriteSession]:
-        """One transaction, committed at the end of the block, rolled back if it raises.
+        """One transaction, committed at the end of the block, rolled back if it raises. OutOfSpace if the disk is full.
 
         exclusive  no other write runs meanwhile; for changes of the partition.
         """
-        with WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
+        with _disk_full_in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             if not self.is_sqlite:
                 lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
                 session.execute(sa.text(f"SELECT {lock}(:name)"), {"name": _PLAN_LOCK})
@@ -100,6 +100,18 @@ class Registry:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+@contextmanager
+def _disk_full_in_words() -> Iterator[None]:
+    """SQLITE_FULL, and PostgreSQL's class 53 (`disk_full`), as OutOfSpace."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
+        if code in ("SQLITE_FULL", "53100"):
+            raise OutOfSpace(DISK_FULL) from None
+        raise
 
 
 def _parse(url: str) -> sa.URL:

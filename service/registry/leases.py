@@ -6,7 +6,7 @@ nothing on SQLite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,6 +16,8 @@ from uuid6 import uuid7
 from service.registry.clusters import FRESH, NO_LEASE, SETTLED, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
+
+MAX_PAUSE = timedelta(seconds=600)  # between two trainings of a cluster that fails
 
 
 def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
@@ -34,6 +36,40 @@ def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
             ClusterRow.settles_at <= now,
             ClusterRow.unsettled_since <= now - patience,
         ),
+    )
+
+
+def mend_times(
+    session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Callable[[int], timedelta]
+) -> None:
+    """After the clock was set back: bring times that are further ahead than they could be set to where they could.
+
+    pause  how long a training pauses after so many failures.
+    """
+    rows = session.execute(sa.select(ClusterRow).where(_ahead(now, lease=lease, settle=settle))).scalars()
+    for row in rows:
+        if row.leased_until is not None:
+            row.leased_until = min(row.leased_until, now + lease)
+        if row.settles_at is not None:
+            row.settles_at = min(row.settles_at, now + settle)
+        if row.unsettled_since is not None:
+            row.unsettled_since = min(row.unsettled_since, now)
+        if row.retry_at is not None:
+            row.retry_at = min(row.retry_at, now + pause(row.attempts))
+    session.flush()
+
+
+def are_times_ahead(session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta) -> bool:
+    """Whether `mend_times` may have something to mend."""
+    return session.execute(sa.select(sa.exists().where(_ahead(now, lease=lease, settle=settle)))).scalar_one()
+
+
+def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnElement[bool]:
+    return sa.or_(
+        ClusterRow.leased_until > now + lease,
+        ClusterRow.settles_at > now + settle,
+        ClusterRow.unsettled_since > now,
+        ClusterRow.retry_at > now + MAX_PAUSE,
     )
 
 

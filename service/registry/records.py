@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -128,6 +128,10 @@ class Worker:
     name: str
     device: str
     beat_at: datetime
+
+    def is_alive(self, now: datetime, within: timedelta) -> bool:
+        """Whether it was heard from within that time. Far ahead of now counts as long ago: the clock was set back."""
+        return abs(now - self.beat_at) <= within
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Snapshot:
     bank: PromptBank
     loaded: Mapping[str, TrainedPrompt]
     layout: Layout | None  # None while positions mean nothing
+    complete: bool  # False if something could not be read: it may be next time
 
     @property
     def served(self) -> list[int]:
@@ -55,7 +56,7 @@ def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
     """The present snapshot; `previous` itself if the epoch has not moved."""
     with context.registry.read() as session:
         epoch = state.epoch(session)
-        if previous is not None and previous.epoch == epoch:
+        if previous is not None and previous.epoch == epoch and previous.complete:
             return previous
         held = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in held if c.serving_key is not None])
@@ -63,17 +64,27 @@ def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
     # By object, not by key: a prompt that is built again in another environment has other bytes.
-    loaded = {p.object_name: known.get(p.object_name) or _load(context, p) for p in built.values()}
-    usable = {name: prompt for name, prompt in loaded.items() if prompt is not None}
+    try_again = False
+    usable = {}
+    for prompt in built.values():
+        try:
+            loaded = known.get(prompt.object_name) or _load(context, prompt)
+        except OSError as error:
+            log.error("prompt %s cannot be read just now: %s", prompt.key[:12], error.strerror)
+            try_again = True
+            continue
+        if loaded is not None:
+            usable[prompt.object_name] = loaded
     by_key = {key: usable[p.object_name] for key, p in built.items() if p.object_name in usable}
     bank = stack(context.backbone, context.training, by_key)
     row_of = {key: row for row, key in enumerate(bank.keys)}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
-    return Snapshot(epoch, tuple(held), rows, bank, usable, layout)
+    complete = not try_again and (layout is not None or record.digest is None)
+    return Snapshot(epoch, tuple(held), rows, bank, usable, layout, complete)
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
-    """The prompt's tensors. A damaged artifact is served by nobody: it is given up, and built again."""
+    """The prompt's tensors. A damaged artifact is served by nobody: it is given up, and built again. Raises OSError."""
     try:
         data = context.store.get(prompt.object_name)
         return checkpoint.load(

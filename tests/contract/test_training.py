@@ -141,7 +141,7 @@ def test_a_full_disk_serves_nothing_and_is_tried_again(planned: World, monkeypat
         assert planned.train()
     (cluster,) = planned.clusters()
     assert (cluster.serving_key, cluster.attempts) == (None, 1)
-    assert cluster.failure == "OSError while training; see the worker's log."
+    assert cluster.failure == "The service's disk is full. Make room. It is tried again by itself."
     assert not planned.train()
     planned.time.advance(planned.context.settings.training.retry_seconds)
     assert planned.train()

@@ -104,8 +104,8 @@ def forget(service: Service, chance: random.Random, doomed: list[str], owner: st
 
 def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Picture, str]]) -> list[dict[str, Any]]:
     """Give all of S, by three clients at once, some of it late; forget D; the survivors in order of arrival."""
-    owner = f"owner {chance.randrange(OWNERS)}"
     late = len(given) * 3 // 4
+    owner = chance.choice(given[:late])[1]
     shares = [given[i:late:3] for i in range(3)]
     contributors = [Contributor(service, random.Random(chance.random())) for _ in range(3)]
     at_once(*(lambda c=c, share=share: c.give(share) for c, share in zip(contributors, shares, strict=True)))

@@ -40,7 +40,7 @@ def _accepted(service: Service, response: Response, record: records.Erasure) -> 
     return erasure_of(record)
 
 
-@router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 503), summary="Forget one sample")
+@router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 503, 507), summary="Forget one sample")
 def delete_sample(service: Running, response: Response, sample_id: UUID) -> Erasure:
     """From this answer on no prompt that has seen the sample is used. Repeated while it runs: the same erasure."""
     return _accepted(service, response, erasure.erase_sample(service.context, str(sample_id)))
@@ -49,7 +49,7 @@ def delete_sample(service: Running, response: Response, sample_id: UUID) -> Eras
 @router.delete(
     "/owners/{owner:path}",
     **ACCEPTED,
-    responses=responses(404, 503),
+    responses=responses(404, 503, 507),
     summary="Forget everything one owner ever gave",
 )
 def delete_owner(
@@ -66,7 +66,7 @@ def delete_owner(
     dependencies=[scope("erase")],
     responses={
         200: {"model": ErasureQuote, "description": "With `validate_only`: what it would cost."},
-        **responses(404, 409, 503),
+        **responses(404, 409, 503, 507),
     },
     summary="Forget several samples, or ask what that would cost",
 )

@@ -41,8 +41,8 @@ def ready(request: Request, response: Response) -> Ready:
         try:
             checks["migrated"] = context.registry.is_current()
             with context.registry.read() as session:
-                alive_since = context.clock() - context.settings.worker.fresh
-                checks["worker"] = any(worker.beat_at >= alive_since for worker in workers.every(session))
+                now, fresh = context.clock(), context.settings.worker.fresh
+                checks["worker"] = any(worker.is_alive(now, fresh) for worker in workers.every(session))
         except Exception:  # whatever the database's reason: not ready, and no detail for strangers
             log.exception("the registry does not answer")
     good = all(checks.values())
@@ -77,7 +77,7 @@ def get_status(service: Running) -> Status:
                     name=worker.name,
                     device=worker.device,
                     heartbeat_at=worker.beat_at,
-                    alive=worker.beat_at >= now - context.settings.worker.fresh,
+                    alive=worker.is_alive(now, context.settings.worker.fresh),
                 )
                 for worker in crew
             ],

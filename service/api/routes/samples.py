@@ -29,7 +29,7 @@ _metadata = TypeAdapter(list[BatchMetadata])
     status_code=status.HTTP_201_CREATED,
     response_model=Sample,
     dependencies=[scope("samples")],
-    responses=responses(409, 413, 415, 429, 503),
+    responses=responses(409, 413, 415, 429, 503, 507),
     summary="Contribute an image",
 )
 def create_sample(
@@ -62,7 +62,7 @@ def create_sample(
     response_model=BatchResult,
     response_model_exclude_none=True,
     dependencies=[scope("samples")],
-    responses=responses(413, 429, 503),
+    responses=responses(413, 429, 503, 507),
     summary="Contribute up to 256 images",
 )
 def create_samples(

@@ -1,0 +1,75 @@
+"""A full disk under a running service: refused in the open, nothing half accepted, and well once there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.disks import Disk, small_disk
+from tests.integration.harness import Picture, Service, assert_problem, oubli, until
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    with small_disk(tmp_path_factory.mktemp("small") / "data") as disk:
+        yield disk
+
+
+@pytest.fixture(scope="module")
+def cramped(disk: Disk) -> Iterator[Service]:
+    with Service(disk.folder.parent).start() as service:
+        yield service
+
+
+def send(service: Service, picture: Picture) -> httpx.Response:
+    """One image, over a connection of its own: after an unforeseen error the server closes it unannounced."""
+    with service.client_with(service.key) as client:
+        return client.post(
+            "/samples",
+            files={"image": (picture.name, picture.data, picture.media_type)},
+            data={"label": picture.label, "owner": "late"},
+        )
+
+
+def test_a_disk_that_fills_up_before_a_training_serves_nothing_until_there_is_room(
+    disk: Disk, cramped: Service, pictures: list[Picture]
+) -> None:
+    worker = cramped.child("worker")
+    worker.suspend()
+    cramped.contribute(pictures[:10], "ada")
+    with disk.full():
+        worker.resume()
+        until(lambda: "disk is full" in cramped.log or "No space left" in cramped.log, what="a complaint in the log")
+        assert cramped.digests() == []
+        assert cramped.objects("prompts") == []
+    clusters = cramped.settle()
+    assert sum(cluster["prompt"]["members"] for cluster in clusters) == 10
+
+
+def test_a_full_disk_accepts_no_image_and_still_answers(disk: Disk, cramped: Service, pictures: list[Picture]) -> None:
+    cramped.contribute(pictures[10:11], "bela")
+    cramped.settle()
+    held, files = cramped.pages("/samples"), cramped.objects()
+    with disk.full():
+        refused = send(cramped, pictures[11])
+        assert refused.status_code >= 500
+        assert_problem(refused, refused.status_code)
+        assert cramped.pages("/samples") == held
+        assert cramped.objects() == files
+        assert cramped.client.post("/predict", files={"image": ("a.png", pictures[0].data)}).status_code == 200
+    assert send(cramped, pictures[11]).status_code == 201
+    cramped.settle()
+
+
+def test_a_full_disk_is_said_in_words(disk: Disk, cramped: Service, pictures: list[Picture]) -> None:
+    with disk.full():
+        assert_problem(send(cramped, pictures[12]), 507, "disk", "full")
+
+
+def test_nothing_is_amiss_afterwards(cramped: Service) -> None:
+    cramped.settle()
+    assert list(cramped.data.rglob(".tmp-*")) == []
+    done = oubli("audit", "--data", cramped.data, env=cramped.env)
+    assert (done.code, done.out.splitlines()[-1:]) == (0, ["0 differences."]), done

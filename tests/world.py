@@ -77,7 +77,7 @@ def settings(folder: Path, url: str | None = None, **groups: Any) -> Settings:
     }
     for name, values in groups.items():
         given[name] = {**given.get(name, {}), **values} if isinstance(values, dict) else values
-    return Settings(data_dir=folder, database_url=url, backbone="tiny", **given)
+    return Settings(data_dir=folder, database_url=url, **{"backbone": "tiny", **given})
 
 
 class World:

@@ -1,6 +1,7 @@
 """Any history of additions, erasures, crashes and restarts ends where the survivors alone would have led.
 
-The oracle is `service.core.plan`, fed with the test's own books. `OUBLI_EXAMPLES` sets how many histories are tried.
+The oracle is `service.core.plan`, fed with the test's own books. `OUBLI_EXAMPLES` sets how many histories are tried,
+`OUBLI_STEPS` how long they are.
 """
 
 import os
@@ -39,9 +40,10 @@ from service.registry.tables import ErasureSampleRow, PromptMemberRow
 from tests.servers import fresh_database, postgres
 from tests.world import World, opened
 
-EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "30"))
+STEPS = int(os.environ.get("OUBLI_STEPS", "40"))
 PICTURES = 60  # few enough that the same picture comes again
-LINE_ENDS = (16 << 48, 1 << 15, WHOLE_LINE[1])  # of the tiny backbone's 16 leaves; of ordinals; before the first cut
+LINE_ENDS = (16 << 48, 1000 << 48, 1 << 15, WHOLE_LINE[1])  # leaves of each backbone; ordinals; before the first cut
 
 owners = st.sampled_from(["ann", "bob", "cy", "dee", "eve", "flo"])
 seeds = st.integers(0, 2**32 - 1)
@@ -64,22 +66,18 @@ partitions = trees | others
 
 
 @cache
-def gallery() -> list[Newcomer]:
+def gallery(backbone: str) -> list[Newcomer]:
     """The pictures that people send, made once."""
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder)) as world:
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), backbone=backbone) as world:
         return world.newcomers(PICTURES)
 
 
 @cache
-def centroids() -> Path:
+def centroids(backbone: str) -> Path:
     """A file of public centroids."""
     folder = Path(tempfile.mkdtemp())
-    np.save(folder / "centroids.npy", np.stack([newcomer.embedding for newcomer in gallery()[:6]]))
+    np.save(folder / "centroids.npy", np.stack([newcomer.embedding for newcomer in gallery(backbone)[:6]]))
     return folder / "centroids.npy"
-
-
-def pinned(partition: dict[str, Any]) -> dict[str, Any]:
-    return {**partition, "centroids": centroids()} if partition.get("kind") == "pinned" else partition
 
 
 class History(RuleBasedStateMachine):
@@ -87,6 +85,7 @@ class History(RuleBasedStateMachine):
 
     world: World
     server: str | None = None  # a PostgreSQL server; SQLite without one
+    backbone = "tiny"
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,9 +96,14 @@ class History(RuleBasedStateMachine):
     def open(self, partition: dict[str, Any], seed: int, populations: int) -> None:
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         url = self.stack.enter_context(fresh_database(self.server)) if self.server else None
-        self.world = self.stack.enter_context(opened(folder, url, partition=pinned(partition)))
+        self.world = self.stack.enter_context(
+            opened(folder, url, partition=self.pinned(partition), backbone=self.backbone)
+        )
         for owner in range(populations):
             self.add(seed + owner, 15, f"old {owner}")
+
+    def pinned(self, partition: dict[str, Any]) -> dict[str, Any]:
+        return {**partition, "centroids": centroids(self.backbone)} if partition.get("kind") == "pinned" else partition
 
     def survivor(self, place: int) -> Sample:
         return list(self.world.held.values())[place % len(self.world.held)]
@@ -109,7 +113,7 @@ class History(RuleBasedStateMachine):
     @rule(seed=seeds, count=st.integers(1, 25), owner=owners)
     def add(self, seed: int, count: int, owner: str) -> None:
         chance = random.Random(seed)
-        chosen = [replace(gallery()[chance.randrange(PICTURES)], owner=owner) for _ in range(count)]
+        chosen = [replace(gallery(self.backbone)[chance.randrange(PICTURES)], owner=owner) for _ in range(count)]
         self.world.take_in([replace(newcomer, label=chance.choice(["cat", "dog"])) for newcomer in chosen])
 
     @precondition(lambda self: self.world.held)
@@ -202,7 +206,7 @@ class History(RuleBasedStateMachine):
 
     @rule(partition=partitions)
     def restart_with_another_partition(self, partition: dict[str, Any]) -> None:
-        self.world.restart(partition=pinned(partition))
+        self.world.restart(partition=self.pinned(partition))
 
     @rule()
     def reconcile_like_an_api_process(self) -> None:
@@ -260,10 +264,10 @@ class History(RuleBasedStateMachine):
             self.stack.close()
 
 
-def run(machine: type[History], examples: int) -> None:
+def run(machine: type[History], examples: int, steps: int = STEPS) -> None:
     chosen = settings(
         max_examples=examples,
-        stateful_step_count=30,
+        stateful_step_count=steps,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
@@ -276,6 +280,15 @@ def run(machine: type[History], examples: int) -> None:
 @pytest.mark.timeout(60 + 20 * EXAMPLES)
 def test_any_history_ends_where_its_survivors_lead() -> None:
     run(History, EXAMPLES)
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_any_history_ends_where_its_survivors_lead_with_the_real_backbone() -> None:
+    class Real(History):
+        backbone = "efficientnet-lite0"
+
+    run(Real, 2, steps=15)
 
 
 @pytest.mark.postgres

@@ -30,7 +30,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.core import erasure, reconcile, replan
+from service.core import erasure, move, reconcile, replan
+from service.core.context import Context
 from service.core.intake import WHOLE_LINE, Newcomer
 from service.errors import NotFound
 from service.registry import prompts, samples
@@ -38,7 +39,7 @@ from service.registry.engine import ReadSession
 from service.registry.records import Sample
 from service.registry.tables import ErasureSampleRow, PromptMemberRow
 from tests.servers import fresh_database, postgres
-from tests.world import World, opened
+from tests.world import World, lease, opened
 
 EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "30"))
 STEPS = int(os.environ.get("OUBLI_STEPS", "40"))
@@ -195,6 +196,37 @@ class History(RuleBasedStateMachine):
                 self.add(pending.pop(), 2, owner)
 
         self.world.train(step=hook)
+
+    @rule(step=steps.filter(lambda name: name not in ("store", "commit")))
+    def train_too_slowly(self, step: str) -> None:
+        self.world.reconcile()
+        pending = ["faster"]
+
+        def hook(name: str) -> None:
+            if name == step and pending:
+                self.world.time.advance(lease(self.world) + 1)
+                self.world.reconcile()
+                self.world.train(pending.pop())
+
+        self.world.train("slower", step=hook)
+
+    @precondition(lambda self: self.world.held)
+    @rule(partition=partitions, place=places, seed=seeds, owner=owners)
+    def come_and_go_while_a_move_is_prepared(
+        self, partition: dict[str, Any], place: int, seed: int, owner: str
+    ) -> None:
+        self.world.restart(partition=self.pinned(partition))
+        prepare = move.prepare
+
+        def prepared(context: Context) -> move.Move | None:
+            found = prepare(context)
+            self.add(seed, 2, owner)
+            self.erase_a_sample(place)
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(move, "prepare", prepared)
+            replan.replan(self.world.context)
 
     @rule(seconds=st.sampled_from([1, 25, 700]))
     def wait(self, seconds: int) -> None:

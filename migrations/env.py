@@ -13,6 +13,9 @@ def run() -> None:
     registry = Registry(context.config.attributes["url"])
     try:
         with registry.engine.connect() as connection:
+            if registry.is_sqlite:
+                # Batch mode makes a table anew and drops the old one, which others refer to. Not within a transaction.
+                connection.connection.execute("PRAGMA foreign_keys=OFF")
             context.configure(
                 connection=connection,
                 target_metadata=Base.metadata,
@@ -21,6 +24,10 @@ def run() -> None:
             )
             with context.begin_transaction():
                 context.run_migrations()
+                if registry.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise RuntimeError(
+                        "The migration would leave rows that refer to nothing; nothing has been changed."
+                    )
     finally:
         registry.close()
 

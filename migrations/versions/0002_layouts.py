@@ -6,6 +6,8 @@ Revises: 0001
 
 from __future__ import annotations
 
+import json
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -38,7 +40,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Only while `tree` is in force: nothing else has a meaning there."""
+    """Only while `tree` is in force: no other positions have a meaning there."""
+    layout = op.get_bind().execute(sa.text("SELECT layout FROM state")).scalar_one_or_none()
+    if layout is not None and (json.loads(layout) if isinstance(layout, str) else layout)["spec"]["kind"] != "tree":
+        raise RuntimeError(
+            "Start once with OUBLI_PARTITION__KIND=tree, and let a worker move the samples; then go back."
+        )
     with op.batch_alter_table("destructions") as batch_op:
         batch_op.drop_column("owed_epoch")
     with op.batch_alter_table("clusters") as batch_op:

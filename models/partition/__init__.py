@@ -5,12 +5,10 @@ Four rules, all exact under deletion: `tree` (the default), `anchors`, and in `o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from models.partition.anchors import AnchorLayout, AnchorPartition
+from models.partition.anchors import AnchorPartition
 from models.partition.line import Count, Interval, Layout, Partition, Positions, layout_digest
 from models.partition.ordinals import PinnedPartition, RandomPartition, read_centroids
 from models.partition.tree import TreePartition
@@ -25,7 +23,6 @@ __all__ = [
     "Positions",
     "layout_digest",
     "make_partition",
-    "restore_layout",
 ]
 
 KINDS = ("tree", "anchors", "random", "pinned")
@@ -50,12 +47,3 @@ def make_partition(
             raise ValueError("partition.kind pinned needs partition.centroids: a .npy file [clusters, features].")
         return PinnedPartition(read_centroids(centroids, dim=prototypes.shape[1]), spec)
     raise ValueError(f"Unknown partition.kind {spec.kind!r}. Known: {', '.join(KINDS)}.")
-
-
-def restore_layout(
-    spec: PartitionSpec, prototypes: npt.NDArray[np.float32], saved: bytes | None, kept: Sequence[int]
-) -> Layout:
-    """A layout as it was saved, with those of its anchors that are kept. Raises ValueError if it is damaged."""
-    if spec.kind == "anchors":
-        return AnchorLayout.load(saved, kept)
-    return make_partition(spec, prototypes, centroids=saved).fit(np.zeros((0, prototypes.shape[1]), dtype=np.float32))

@@ -9,6 +9,7 @@ anchors, then it is fitted again, and everybody is located anew.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ class AnchorPartition:
     def anchors(self, image_digests: Sequence[str]) -> list[int]:
         """The M of the window with the smallest hash, in its order; copies of one picture in order of arrival."""
         hashes = [sha256(b"oubli/anchor/1", digest.encode()) for digest in image_digests]
-        return sorted(range(len(hashes)), key=lambda index: (hashes[index], index))[: self.spec.anchors]
+        return heapq.nsmallest(self.spec.anchors, range(len(hashes)), key=lambda index: (hashes[index], index))
 
     def fit(self, anchors: Embedding) -> AnchorLayout:
         """Cluster the anchors. Groups are numbered in the order of their first anchor."""

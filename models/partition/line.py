@@ -47,7 +47,7 @@ class Layout(Protocol):
         ...
 
     def save(self) -> bytes | None:
-        """What `restore_layout` needs beside the spec; None if the spec is enough."""
+        """What is needed beside the spec to make it again; None if the spec is enough."""
         ...
 
 

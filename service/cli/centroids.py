@@ -59,6 +59,6 @@ def _embed(settings: Settings, paths: list[Path]) -> np.ndarray[tuple[int, ...],
 def _read(path: Path, settings: Settings) -> Pixels | None:
     try:
         return decode(path.read_bytes(), settings.intake.limits())
-    except ImageError as error:
+    except (ImageError, OSError) as error:
         console.print(f"  {path}: {error}", style="red")
         return None

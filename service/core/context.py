@@ -114,4 +114,6 @@ def bind(context: Context) -> None:
         session.flush()
         if not clusters.every(session) and row.layout_digest != context.partition.line_digest:
             layout = layouts.public(context)
-            layouts.put_in_force(context, session, context.partition.line_digest, layout)
+            artifact = layouts.put_in_force(context, session, context.partition.line_digest, layout)
+            if artifact is not None:
+                context.store.put(artifact.name, artifact.data)

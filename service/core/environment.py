@@ -63,7 +63,7 @@ def meet(context: Context) -> int:
     if context.settings.training.on_new_environment == "keep":
         return 0
     ours = fingerprint(context)
-    with context.registry.write() as session:
+    with context.registry.write(exclusive=True) as session:  # clusters are locked in no order
         foreign = [prompt.key for prompt in prompts.served(session) if prompt.fingerprint != ours]
         clusters.rebuild(session, foreign)
     if foreign:

@@ -200,6 +200,9 @@ def advance(context: Context) -> None:
             return
     # Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
     with context.registry.write(exclusive=True) as session:
+        if left_behind := layouts.strays(context, session):  # by a move that was killed: it may know anybody
+            prompts.owe_destruction(session, left_behind)
+            return
         waiting = erasures.awaiting_destruction(session)
         present = {cluster.id: cluster for cluster in clusters.every(session)}
         for erasure in erasures.unfinished(session):

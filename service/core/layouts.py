@@ -10,12 +10,15 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from uuid6 import uuid7
 
-from models.partition import Layout, layout_digest, make_partition, restore_layout
+from models.embedding import Embedding
+from models.partition import Layout, layout_digest, make_partition
+from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing
 from service.errors import Unavailable
@@ -74,33 +77,53 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
         log.error("the layout in force cannot be read just now: %s", error.strerror)
         return None
     except (ObjectMissing, ValueError):
-        with context.registry.write() as session:
-            if layouts.digest(session) == record.digest:
+        # Exclusive: every cluster is about to be changed, and erasures lock them before the state.
+        with context.registry.write(exclusive=True) as session:
+            now = layouts.current(session)
+            if (now.digest, now.object) == (record.digest, record.object):
                 lose(session)
         return None
     context.layout_cache.hold(record, layout)
     return layout
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """An object to be stored as the last step of the transaction that puts its layout in force.
+
+    So a process that is killed during the transaction leaves nothing behind, but in that last moment (`strays`).
+    """
+
+    name: str
+    data: bytes
+
+
 def put_in_force(
     context: Context, session: WriteSession, digest: str, layout: Layout, *, anchors: Sequence[str] = ()
-) -> str | None:
-    """Record the layout that positions are about to have; the name of its artifact. What the old one left must go."""
+) -> Artifact | None:
+    """Record the layout that positions are about to have; what must be stored. What the old one left must go."""
     data = layout.save()
-    name = f"layouts/{uuid7()}.safetensors" if data is not None else None
+    artifact = Artifact(f"layouts/{uuid7()}.safetensors", data) if data is not None else None
     replaced = layouts.put_in_force(
         session,
         digest,
         spec=dataclasses.asdict(context.partition.spec),
-        object_name=name,
-        checksum=hashlib.sha256(data).hexdigest() if data is not None else None,
+        object_name=artifact.name if artifact is not None else None,
+        checksum=hashlib.sha256(artifact.data).hexdigest() if artifact is not None else None,
         anchors=anchors,
     )
     if replaced is not None:
         prompts.owe_destruction(session, [replaced])
-    if name is not None and data is not None:
-        context.store.put(name, data)
-    return name
+    return artifact
+
+
+def strays(context: Context, session: ReadSession) -> list[str]:
+    """Layouts in the store that are neither in force nor owed to destruction.
+
+    In an exclusive transaction, when no move is under way.
+    """
+    known = {layouts.current(session).object, *prompts.owed(session)}
+    return [name for name in context.store.names("layouts") if name not in known]
 
 
 def lose(session: WriteSession) -> None:
@@ -112,20 +135,28 @@ def lose(session: WriteSession) -> None:
 
 def public(context: Context) -> Layout:
     """Our partition's layout without anchors."""
-    return context.partition.fit(np.zeros((0, context.backbone.dim), dtype=np.float32))
+    return context.partition.fit(_nobody(context))
+
+
+def _nobody(context: Context) -> Embedding:
+    return np.zeros((0, context.backbone.dim), dtype=np.float32)
 
 
 def _load(context: Context, record: LayoutInForce) -> Layout:
-    spec = PartitionSpec(**record.spec)
+    try:
+        spec = PartitionSpec(**record.spec)
+    except TypeError:  # a later release has settings that this one does not know
+        raise ValueError("the layout is of another release") from None
     data = context.store.get(record.object) if record.object is not None else None
     if data is not None and hashlib.sha256(data).hexdigest() != record.checksum:
         raise ValueError("the layout's bytes do not have the recorded checksum")
-    if spec.kind != "anchors":
-        # Were another SciPy to order the tree otherwise, its positions would mean something else.
-        made = make_partition(spec, context.backbone.prototypes, centroids=data)
-        if made.line_digest != record.digest:
-            raise ValueError("the layout is computed otherwise here")
-    return restore_layout(spec, context.backbone.prototypes, data, record.kept)
+    if spec.kind == "anchors":
+        return AnchorLayout.load(data, record.kept)
+    made = make_partition(spec, context.backbone.prototypes, centroids=data)
+    # Were another SciPy to order the tree otherwise, its positions would mean something else.
+    if made.line_digest != record.digest:
+        raise ValueError("the layout is computed otherwise here")
+    return made.fit(_nobody(context))
 
 
 def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:

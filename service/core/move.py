@@ -28,6 +28,7 @@ from service.registry.samples import Held
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # samples read at a time
+MOST_NEWCOMERS = 1000  # located within the transaction
 
 
 class CannotMove(Exception):
@@ -100,12 +101,14 @@ def _locate(context: Context, layout: Layout, held: Sequence[Held]) -> dict[str,
 def carry_out(context: Context, session: WriteSession, move: Move) -> dict[str, set[str]]:
     """Everybody to their new places, in clusters of the new cut; for each changed cluster, where its samples were.
 
-    Raises Overtaken. In an exclusive transaction, after `put_in_force`.
+    Raises Overtaken. In an exclusive transaction, before `layouts.put_in_force`.
     """
     held = samples.every(session)
     if _wanted(context, held)[0] != move.digest:
         raise Overtaken
     newcomers = [sample for sample in held if sample.id not in move.positions]
+    if len(newcomers) > MOST_NEWCOMERS:
+        raise Overtaken  # everybody else waits for this transaction
     positions = {**move.positions, **_locate(context, move.layout, newcomers)}
     samples.place(session, {s.id: positions[s.id] for s in held if s.position != positions[s.id]})
     old = clusters.every(session)

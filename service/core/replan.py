@@ -30,43 +30,55 @@ def replan(context: Context, *, refit: bool = True) -> bool:
         if not clusters.to_plan(session, context.clock()):
             return False
         moving = not layouts.is_in_force(context, session)
-    if not moving:
-        return _plan(context, None)
-    if not refit:
+    if moving and not refit:
         return False
     try:
-        return _plan(context, move.prepare(context))
+        return _plan(context, move.prepare(context) if moving else None)
     except move.Overtaken:
         return True  # the next pass looks again
     except move.CannotMove as failure:
-        log.error("samples cannot be moved to another layout: %s", failure)
-        with context.registry.write() as session:
-            layout_rows.note_failure(session, str(failure))
+        _note_failure(context, str(failure))
         return False
 
 
 def _plan(context: Context, prepared: move.Move | None) -> bool:
-    stored: str | None = None
+    artifact: layouts.Artifact | None = None
     try:
         with context.registry.write(exclusive=True) as session:
             require_bound(context, session)
             if prepared is not None:
-                anchors = prepared.anchors
-                stored = layouts.put_in_force(context, session, prepared.digest, prepared.layout, anchors=anchors)
                 changed = move.carry_out(context, session, prepared)
+                artifact = layouts.put_in_force(
+                    context, session, prepared.digest, prepared.layout, anchors=prepared.anchors
+                )
             elif layouts.is_in_force(context, session):
                 changed = recut(context, session)
+                layout_rows.note_failure(session, None)
             else:
                 raise move.Overtaken
             _plan_keys(context, session)
             prompts.drop_unserved(session)
             samples.prune_owners(session)
             _note_erasures(session, changed)
+            if artifact is not None:
+                context.store.put(artifact.name, artifact.data)
     except BaseException:
-        if stored is not None:
-            context.store.delete(stored)
+        if artifact is not None:
+            context.store.delete(artifact.name)
         raise
     return True
+
+
+def _note_failure(context: Context, failure: str) -> None:
+    """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
+    log.error("samples cannot be moved to another layout: %s", failure)
+    with context.registry.write(exclusive=True) as session:
+        require_bound(context, session)
+        layout_rows.note_failure(session, failure)
+        samples.prune_owners(session)
+        for erasure in erasures.unfinished(session):
+            if erasure.planned_epoch is None:
+                erasures.set_state(session, erasure.id, state=states.FAILED)
 
 
 def key_of(context: Context, members: Sequence[samples.Member]) -> str:

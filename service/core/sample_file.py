@@ -5,6 +5,10 @@ safetensors with two tensors: `pixels` uint8 [height, width, 3] and `embedding` 
 
 from __future__ import annotations
 
+import hashlib
+import json
+
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -28,7 +32,8 @@ def words(error: Exception) -> str:
 
 def encode(pixels: Pixels, embedding: Embedding) -> bytes:
     """The object's bytes."""
-    return safetensors.numpy.save({"pixels": pixels, "embedding": embedding})
+    metadata = {"embedding": _checksum(embedding)}
+    return safetensors.numpy.save({"pixels": pixels, "embedding": embedding}, metadata)
 
 
 def decode(data: bytes, *, digest: str) -> tuple[Pixels, Embedding]:
@@ -38,6 +43,21 @@ def decode(data: bytes, *, digest: str) -> tuple[Pixels, Embedding]:
         pixels, embedding = tensors["pixels"], tensors["embedding"]
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise DamagedSample(f"it cannot be read ({error})") from None
+    if embedding.ndim != 1 or embedding.dtype.name != "float32" or not np.isfinite(embedding).all():
+        raise DamagedSample("its embedding is none")
+    if _recorded_checksum(data) not in (None, _checksum(embedding)):
+        raise DamagedSample("its embedding does not have the recorded digest")
     if pixels.ndim != 3 or pixels.dtype.name != "uint8" or pixel_digest(pixels) != digest:
         raise DamagedSample("its pixels do not have the recorded digest")
     return pixels, embedding
+
+
+def _checksum(embedding: Embedding) -> str:
+    return hashlib.sha256(np.ascontiguousarray(embedding).tobytes()).hexdigest()
+
+
+def _recorded_checksum(data: bytes) -> str | None:
+    """From the file's header; None in files of the first release."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found: str | None = header.get("__metadata__", {}).get("embedding")
+    return found

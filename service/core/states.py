@@ -14,7 +14,7 @@ REMOVED = "removed"  # of a touched cluster: no survivor is left in it, or its m
 
 # An erasure ends in COMPLETED and nowhere else: a failed one is tried again.
 ERASURE_CHANGES = {
-    WITHDRAWN: {RETRAINING, COMPLETED},
+    WITHDRAWN: {RETRAINING, COMPLETED, FAILED},
     RETRAINING: {COMPLETED, FAILED},
     FAILED: {RETRAINING, COMPLETED},
     COMPLETED: set[str](),

@@ -62,7 +62,7 @@ class Registry:
 
         exclusive  no other write runs meanwhile; for changes of the partition.
         """
-        with _disk_full_in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
+        with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             if not self.is_sqlite:
                 lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
                 session.execute(sa.text(f"SELECT {lock}(:name)"), {"name": _PLAN_LOCK})
@@ -103,14 +103,16 @@ class Registry:
 
 
 @contextmanager
-def _disk_full_in_words() -> Iterator[None]:
-    """SQLITE_FULL, and PostgreSQL's class 53 (`disk_full`), as OutOfSpace."""
+def _in_words() -> Iterator[None]:
+    """A full disk as OutOfSpace; a lock that SQLite could not get in time as Unavailable."""
     try:
         yield
     except sa.exc.OperationalError as error:
         code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
         if code in ("SQLITE_FULL", "53100"):
             raise OutOfSpace(DISK_FULL) from None
+        if code == "SQLITE_BUSY":
+            raise Unavailable("The registry is busy with a long change. Try again in a moment.") from None
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,12 +58,20 @@ def put_in_force(
 
 
 def forget_anchors(session: WriteSession, sample_ids: Sequence[str]) -> bool:
-    """Samples that have gone have no say any more; whether any had one."""
+    """Samples that have gone have no say any more; whether any had one.
+
+    What is left is another layout, with another digest: nobody may take it for the one before, not even where a copy of
+    the erased picture comes to be an anchor, and the layout that is wanted has the old name.
+    """
     gone = 0
     for start in range(0, len(sample_ids), _CHUNK):
         chunk = list(sample_ids[start : start + _CHUNK])
         statement = sa.delete(LayoutAnchorRow).where(LayoutAnchorRow.sample_id.in_(chunk))
         gone += len(session.execute(statement.returning(LayoutAnchorRow.place)).all())
+    if gone:
+        kept = ",".join(str(place) for place, _ in anchors(session))
+        name = hashlib.sha256(f"oubli/layout/kept/1 {digest(session)} {kept}".encode()).hexdigest()
+        session.execute(sa.update(StateRow).where(StateRow.layout_digest.is_not(None)).values(layout_digest=name))
     return gone > 0
 
 
@@ -71,6 +80,6 @@ def lose(session: WriteSession) -> None:
     session.execute(sa.update(StateRow).values(layout_digest=None))
 
 
-def note_failure(session: WriteSession, failure: str) -> None:
-    """Why samples cannot be moved, for people to see."""
+def note_failure(session: WriteSession, failure: str | None) -> None:
+    """Why samples cannot be moved, for people to see; None: they can, or need not."""
     session.execute(sa.update(StateRow).values(layout_failure=failure))

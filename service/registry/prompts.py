@@ -87,6 +87,12 @@ def _give_way(session: WriteSession, key: str) -> list[str]:
     return holders
 
 
+def is_current(session: ReadSession, prompt: Prompt) -> bool:
+    """Whether this very object is still the prompt of its key."""
+    known = sa.exists().where(PromptRow.key == prompt.key, PromptRow.object_name == prompt.object_name)
+    return session.execute(sa.select(known)).scalar_one()
+
+
 def served(session: ReadSession) -> list[Prompt]:
     """Every prompt that a cluster serves."""
     serving = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
@@ -137,10 +143,10 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
 
 
 def owed(session: ReadSession, limit: int = 10_000) -> list[str]:
-    """Objects that must be destroyed. Those of an erasure once it is planned, and no sooner: its owner's row goes with
-    the plan, and must have gone when the database's log is scrubbed after them.
+    """Objects that must be destroyed. Those of an erasure once it is planned (or cannot be), and no sooner: its owner's
+    row goes with the plan, and must have gone when the database's log is scrubbed after them.
     """
-    unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.planned_epoch.is_(None))
+    unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.state == "withdrawn")
     return list(session.execute(sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)).scalars())
 
 

@@ -76,8 +76,7 @@ class Engine:
                 return [answer for answer in answers if answer is not None]
             self._answer(snapshot, queries, embeddings, open_places, answers)
             now = self.refresh()
-            for place in open_places:
-                answer = answers[place]
+            for place, answer in enumerate(answers):  # those of earlier rounds too: they have waited for the others
                 withdrawn = isinstance(answer, Answer) and answer.prompt not in now.bank.keys
                 if withdrawn or now.layout is not snapshot.layout:
                     answers[place] = None

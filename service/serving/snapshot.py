@@ -94,11 +94,12 @@ def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
         return None  # of settings that have changed; its successor is being trained
     except (ObjectMissing, checkpoint.CheckpointMismatch) as error:
         with context.registry.read() as session:
-            if prompt.key not in prompts.get(session, [prompt.key]):
-                return None  # withdrawn while we were reading
+            if not prompts.is_current(session, prompt):
+                return None  # withdrawn while we were reading, or built again
         log.error("prompt %s cannot be served and is built again: %s", prompt.key[:12], error)
         with context.registry.write() as session:
-            clusters.discard(session, prompt.key)
-            prompts.drop_unserved(session)
-            state.bump_epoch(session)
+            if prompts.is_current(session, prompt):
+                clusters.discard(session, prompt.key)
+                prompts.drop_unserved(session)
+                state.bump_epoch(session)
         return None

@@ -17,7 +17,7 @@ from service.registry import layouts as layout_rows
 from service.registry.records import LayoutInForce, Sample
 from service.registry.tables import PromptMemberRow
 from service.serving.engine import Answer, Engine, Query
-from tests.world import Killed, MakeWorld, World, opened
+from tests.world import Killed, MakeWorld, World, accepted, opened
 
 KINDS: dict[str, dict[str, Any]] = {
     "tree": {"cap": 12, "min": 4},
@@ -231,6 +231,46 @@ def test_the_window_doubles_and_shrinks_with_the_survivors(make_world: MakeWorld
     assert record(world).digest == seen[1]
 
 
+@pytest.mark.parametrize("copies", ["after", "before"])
+def test_a_copy_that_takes_the_place_of_an_erased_anchor_is_an_anchor_itself(
+    make_world: MakeWorld, copies: str
+) -> None:
+    world = make_world(partition={"kind": "anchors", "anchors": 4, "clusters": 3})
+    newcomers = world.newcomers(4)
+    samples = [accepted(result) for result in world.take_in(newcomers)]
+    if copies == "before":
+        world.take_in([newcomers[1]])
+    world.settle()
+    old = record(world)
+    world.erase(samples[1].id)
+    if copies == "after":
+        world.take_in([newcomers[1]])
+    assert record(world).digest != old.digest
+    world.settle()
+    world.check()
+    assert record(world).digest == old.digest
+    assert record(world).object != old.object
+    assert set(anchors(world)) == set(world.held)
+    assert list(audit(world.context, Scope())) == []
+
+
+def test_nobody_is_recorded_where_an_anchor_put_them_that_has_gone_meanwhile(
+    anchored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, chosen, used = layouts.in_force, anchors(anchored)[0], []
+
+    def in_force(context: Any) -> Any:
+        found = find(context)
+        used.append(found[1].points)
+        if len(used) == 1:
+            anchored.erase(chosen)
+        return found
+
+    monkeypatch.setattr("service.core.intake.layouts.in_force", in_force)
+    anchored.add(1)
+    assert used == [16, 15]
+
+
 def test_a_quote_that_would_fit_anew_is_an_upper_bound(anchored: World) -> None:
     chosen, beyond = anchors(anchored)[0], no_anchor(anchored)
     everything = erasure.quote(anchored.context, sample_ids=[chosen])
@@ -270,7 +310,7 @@ def test_a_move_that_is_overtaken_by_an_erasure_is_prepared_again(
     interrupted_move(anchored, monkeypatch, lambda: anchored.erase(anchors(anchored)[0]))
     before = record(anchored)
     assert replan.replan(anchored.context)
-    assert record(anchored).digest == before.digest
+    assert record(anchored).object == before.object
     assert [name for name in anchored.objects() if name.startswith("layouts/")] == [before.object]
     anchored.settle()
     anchored.check()
@@ -290,6 +330,60 @@ def test_a_move_that_dies_has_moved_nobody(anchored: World, monkeypatch: pytest.
     assert (anchored.clusters(), anchored.samples()) == (clusters, samples)
     anchored.settle()
     anchored.check()
+
+
+def test_a_move_that_dies_while_its_layout_is_stored_leaves_no_features_behind(
+    anchored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchored.erase(anchors(anchored)[0])
+    put = anchored.context.store.put
+
+    def store_and_die(name: str, data: bytes) -> None:
+        put(name, data)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anchored.context.store, "put", store_and_die)
+        patch.setattr(anchored.context.store, "delete", lambda name: None)
+        with pytest.raises(Killed):
+            anchored.reconcile()
+    (stray,) = {name for name in anchored.objects() if name.startswith("layouts/")} - {record(anchored).object}
+    anchored.settle()
+    anchored.check()
+    assert stray not in anchored.objects()
+
+
+def test_an_erasure_between_the_look_and_the_plan_is_planned_next_time(
+    anchored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, left = layouts.is_in_force, [lambda: anchored.erase(anchors(anchored)[0])]
+
+    def looked(context: Any, session: Any) -> bool:
+        found = look(context, session)
+        if left:
+            left.pop()()
+        return found
+
+    anchored.add(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("service.core.replan.layouts.is_in_force", looked)
+        assert replan.replan(anchored.context)
+    anchored.settle()
+    anchored.check()
+
+
+def test_a_failure_is_forgotten_once_nobody_need_move(anchored: World) -> None:
+    name = f"samples/{no_anchor(anchored)}.safetensors"
+    data = anchored.context.store.get(name)
+    anchored.context.store.delete(name)
+    anchored.restart(partition=KINDS["random"])
+    anchored.reconcile()
+    assert record(anchored).failure is not None
+    anchored.context.store.put(name, data)
+    anchored.restart(partition=KINDS["anchors"])
+    anchored.settle()
+    anchored.check()
+    assert record(anchored).failure is None
 
 
 def test_a_sample_located_by_the_old_layout_is_located_again(
@@ -324,12 +418,14 @@ def test_a_damaged_sample_holds_the_move_up_and_says_so_until_it_is_erased(ancho
     damaged = anchored.held[no_anchor(anchored)]
     path = anchored.file_of(f"samples/{damaged.id}.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
-    waiting = anchored.erase(anchors(anchored)[0])
+    erased = anchors(anchored)[0]
+    waiting = anchored.erase(erased)
     anchored.reconcile()
     failure = record(anchored).failure or ""
     assert damaged.id in failure
     assert "Restore its file from a backup, or erase the sample" in failure
-    assert anchored.erasure(waiting.id).state == "withdrawn"
+    assert anchored.erasure(waiting.id).state == "failed"
+    assert f"samples/{erased}.safetensors" not in anchored.objects()  # its bytes need not wait for the plan
     anchored.erase(damaged.id)
     anchored.settle()
     anchored.check()

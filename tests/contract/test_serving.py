@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from models.bank import PromptBank
 from models.partition import Interval
 from service.core.intake import Newcomer
 from service.errors import Invalid, ServiceError, Unavailable
+from service.registry.tables import ClusterRow
 from service.serving import engine as engine_module
 from service.serving.engine import Answer, Engine, Query
 from service.serving.snapshot import take_snapshot
@@ -212,6 +214,42 @@ def test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again(
     assert passes == [24, affected]
     assert gone.prompt not in {answer.prompt for answer in after}
     assert sum(answer.degraded for answer in after) == affected
+
+
+def test_what_was_answered_in_an_earlier_round_is_checked_again_with_the_last(
+    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch leaves as one: who was answered first has waited for those who were computed again."""
+    asked = queries(settled, 24)
+    before = answered(engine.predict(asked))
+    clusters = list(dict.fromkeys(answer.cluster for answer in before))[:2]
+    victims = [next(sample.id for sample in settled.samples() if sample.cluster == cluster) for cluster in clusters]
+    gone = {cluster.serving_key for cluster in settled.clusters() if cluster.id in clusters}
+    before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    after = answered(engine.predict(asked))
+    assert victims == []
+    assert not gone & {answer.prompt for answer in after}
+
+
+def test_a_prompt_that_is_built_again_while_it_is_read_is_not_given_up(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with settled.context.registry.write() as session:
+        session.execute(sa.update(ClusterRow).values(rebuild=True))
+    settled.reconcile()
+    store, read = settled.context.store, settled.context.store.get
+    pending = [True]
+
+    def get(name: str) -> bytes:
+        if name.startswith("prompts/") and pending:
+            pending.pop()
+            settled.settle()  # every prompt is replaced by one of the same key, and this object destroyed
+        return read(name)
+
+    monkeypatch.setattr(store, "get", get)
+    take_snapshot(settled.context, None)
+    assert None not in {cluster.serving_key for cluster in settled.clusters()}
+    assert len(take_snapshot(settled.context, None).served) == len(settled.clusters())
 
 
 def test_a_retraining_published_meanwhile_answers_with_the_new_prompt(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.partition import Interval, layout_digest, make_partition, restore_layout
+from models.partition import Interval, layout_digest, make_partition
 from models.partition.anchors import AnchorLayout, AnchorPartition
 from models.partition.ordinals import ORDINALS, PinnedPartition, RandomPartition, cut_ordinals, read_centroids
 from models.spec import PartitionSpec
@@ -98,8 +98,7 @@ def test_saved_centroids_are_the_same_partition_to_the_bit():
     assert isinstance(partition, PinnedPartition)
     again = make_partition(PartitionSpec(kind="pinned"), PROTOTYPES, centroids=partition.save())
     assert again.line_digest == partition.line_digest
-    layout = restore_layout(partition.spec, PROTOTYPES, partition.save(), [])
-    assert np.array_equal(layout.locate(vectors(50), digests(50)), partition.locate(vectors(50), digests(50)))
+    assert np.array_equal(again.fit(NOBODY).locate(vectors(50), []), partition.locate(vectors(50), []))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_everybody_stands_at_the_start_while_there_are_no_anchors():
     assert layout.save() is None
     assert layout.locate(vectors(3), digests(3)).tolist() == [0, 0, 0]
     assert layout.nearest(PROTOTYPES[0], 0, [Interval(0, ORDINALS)]) == 0
-    assert restore_layout(anchors(4).spec, PROTOTYPES, None, []).points == 0
+    assert AnchorLayout.load(None, []).points == 0
 
 
 def test_a_restored_layout_is_the_same_and_without_an_anchor_it_has_no_say():
@@ -178,7 +177,7 @@ def test_a_restored_layout_is_the_same_and_without_an_anchor_it_has_no_say():
     data = layout.save()
     assert data is not None
     queries = vectors(100, seed=5)
-    restored = restore_layout(partition.spec, PROTOTYPES, data, range(8))
+    restored = AnchorLayout.load(data, range(8))
     assert np.array_equal(restored.locate(queries, []), layout.locate(queries, []))
     group = layout.locate(rows[:1], [])[0]
     kept = [i for i in range(8) if layout.locate(rows[i : i + 1], [])[0] != group]

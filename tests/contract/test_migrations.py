@@ -1,0 +1,104 @@
+"""A registry of an earlier release, in use, is brought to this one with everything that it holds."""
+
+from pathlib import Path
+
+import alembic.command
+import pytest
+import sqlalchemy as sa
+
+from service.registry import clusters, layouts, samples
+from service.registry.engine import Registry, _config, is_migrated, migrate
+
+DAY = "2026-01-01 00:00:00.000000"
+NAMES = ("ann", "near", "far", "done", "s1", "s2")
+IDS = {name: f"0000000000007000800000000000000{i}" for i, name in enumerate(NAMES)}
+
+
+def fill(registry: Registry) -> None:
+    """As release 0.1 left it: a person, two clusters, one of them serving, an erasure under way."""
+    rows = {
+        "owners": {"id": IDS["ann"], "ref": "ann"},
+        "prompts": {
+            "key": "k",
+            "object_name": "prompts/x.safetensors",
+            "digest": "d",
+            "labels": "[]",
+            "members": 1,
+            "sample_epochs": 1,
+            "seconds": 1.0,
+            "fingerprint": "{}",
+            "published_epoch": 3,
+            "trained_at": DAY,
+        },
+        "state": {"id": 1, "epoch": 7, "backbone_digest": "b", "line_digest": "line", "partition_digest": "p"},
+        "erasures": {
+            "id": IDS["done"],
+            "state": "retraining",
+            "planned_epoch": 5,
+            "accepted_at": DAY,
+            "withdrawn_at": DAY,
+            "due_at": DAY,
+        },
+        "destructions": {"object_name": "prompts/z.safetensors", "erasure_id": IDS["done"], "attempts": 1},
+    }
+    with registry.engine.begin() as connection:
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        for name, row in rows.items():
+            connection.execute(sa.insert(_untyped(tables.tables[name], row)).values(row))
+        for place, (cluster, serving) in enumerate((("near", "k"), ("far", None))):
+            row = {"id": IDS[cluster], "lo": 100 * place, "hi": 100 * place + 100, "samples": 1, "unplanned": False}
+            row |= {"planned_through": 1, "serving_key": serving, "urgent": False, "attempts": 0, "created_at": DAY}
+            connection.execute(sa.insert(_untyped(tables.tables["clusters"], row)).values(row))
+            row = {"id": IDS[f"s{place + 1}"], "owner_id": IDS["ann"], "label": "cat", "digest": "d"}
+            row |= {"position": 100 * place, "cluster_id": IDS[cluster], "created_at": DAY}
+            connection.execute(sa.insert(_untyped(tables.tables["samples"], row)).values(row))
+
+
+def _untyped(table: sa.Table, row: dict[str, object]) -> sa.TableClause:
+    """Only the names count: values go to the driver as they are."""
+    return sa.table(table.name, *(sa.column(name) for name in row))
+
+
+@pytest.fixture
+def old(database_url: str, tmp_path: Path) -> Registry:
+    (tmp_path / "data").mkdir()
+    alembic.command.upgrade(_config(database_url), "0001")
+    registry = Registry(database_url)
+    fill(registry)
+    registry.close()
+    return registry
+
+
+def held(registry: Registry) -> dict[str, int]:
+    with registry.engine.connect() as connection:
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        return {
+            name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            for name, table in tables.tables.items()
+        }
+
+
+def test_everything_is_kept_there_and_back(old: Registry, database_url: str) -> None:
+    before = held(old)
+    migrate(database_url)
+    assert is_migrated(database_url)
+    assert held(old) == {**before, "layout_anchors": 0}
+    with old.read() as session:
+        assert layouts.digest(session) == "line"
+        assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
+        assert [sample.position for sample in samples.every(session)] == [0, 100]
+    alembic.command.downgrade(_config(database_url), "0001")
+    assert held(old) == before
+    old.close()
+
+
+def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(old: Registry, database_url: str) -> None:
+    migrate(database_url)
+    with old.write() as session:
+        layouts.put_in_force(session, "x", spec={"kind": "random"}, object_name=None, checksum=None, anchors=[])
+    with pytest.raises(RuntimeError, match="OUBLI_PARTITION__KIND=tree"):
+        alembic.command.downgrade(_config(database_url), "0001")
+    assert is_migrated(database_url)
+    old.close()

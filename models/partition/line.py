@@ -9,7 +9,7 @@ of the survivors, whatever was added or erased before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,22 @@ class Partition(Protocol):
     def cut(self, count: Count) -> list[Interval]:
         """The clusters' regions, in order, covering the whole line; [] when there are no survivors."""
         ...
+
+
+class Public:
+    """What partitions share that are their own layout: no survivor has a say in where others stand."""
+
+    def window(self, survivors: int) -> int:
+        """None of them."""
+        return 0
+
+    def anchors(self, image_digests: Sequence[str]) -> list[int]:
+        """None of them."""
+        return []
+
+    def fit(self, anchors: Embedding) -> Self:
+        """Itself."""
+        return self
 
 
 def layout_digest(partition: Partition, anchor_digests: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.embedding import Embedding
-from models.partition.line import Count, Interval, Positions
+from models.partition.line import Count, Interval, Positions, Public
 from models.router import PrototypeRouter, exact_dot
 from models.spec import PartitionSpec, canonical_json, sha256
 
@@ -40,7 +40,7 @@ def cut_ordinals(count: Count) -> list[Interval]:
     return [Interval(lo, hi) for lo, hi in pairwise(bounds)]
 
 
-class RandomPartition:
+class RandomPartition(Public):
     """A keyed hash of the image picks one of K (`spec.clusters`). Its own layout."""
 
     max_copies = None
@@ -51,18 +51,6 @@ class RandomPartition:
         self._clusters = check_count(spec.clusters)
         self.line_digest = sha256(b"oubli/line/random/1", canonical_json(self._clusters))
         self.digest = sha256(b"oubli/partition/ordinals/1", self.line_digest.encode())
-
-    def window(self, survivors: int) -> int:
-        """None of them has a say."""
-        return 0
-
-    def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """None: the hash is public."""
-        return []
-
-    def fit(self, anchors: Embedding) -> RandomPartition:
-        """Itself."""
-        return self
 
     def cut(self, count: Count) -> list[Interval]:
         """One cluster for each value of the hash that a survivor has."""
@@ -113,7 +101,7 @@ class CentroidLayout:
         return max(range(len(regions)), key=similarity)
 
 
-class PinnedPartition(CentroidLayout):
+class PinnedPartition(CentroidLayout, Public):
     """Centroids from a file, fitted on public images. Its own layout."""
 
     max_copies = None
@@ -124,18 +112,6 @@ class PinnedPartition(CentroidLayout):
         self.spec = spec
         self.line_digest = sha256(b"oubli/line/pinned/1", canonical_json(centroids.shape), centroids.tobytes())
         self.digest = sha256(b"oubli/partition/ordinals/1", self.line_digest.encode())
-
-    def window(self, survivors: int) -> int:
-        """None of them has a say."""
-        return 0
-
-    def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """None: the centroids are public."""
-        return []
-
-    def fit(self, anchors: Embedding) -> PinnedPartition:
-        """Itself."""
-        return self
 
     def cut(self, count: Count) -> list[Interval]:
         """One cluster for each centroid that a survivor is nearest to."""

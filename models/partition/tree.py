@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import linkage, to_tree
 
 from models.embedding import Embedding
-from models.partition.line import Count, Interval, Positions
+from models.partition.line import Count, Interval, Positions, Public
 from models.router import PrototypeRouter, exact_dot
 from models.spec import PartitionSpec, canonical_json, sha256
 
@@ -25,7 +25,7 @@ IMAGE_BITS = 16  # bits of the image digest below the hyperplanes
 BELOW_LEAF = PLANE_BITS + IMAGE_BITS
 
 
-class TreePartition:
+class TreePartition(Public):
     """An adaptive cut of a public tree, and its own layout.
 
     Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before.
@@ -57,18 +57,6 @@ class TreePartition:
     def points(self) -> int:
         """How many leaves."""
         return self._leaves
-
-    def window(self, survivors: int) -> int:
-        """None of them has a say."""
-        return 0
-
-    def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """None: the tree is public."""
-        return []
-
-    def fit(self, anchors: Embedding) -> TreePartition:
-        """Itself."""
-        return self
 
     def save(self) -> None:
         """The backbone says it all."""

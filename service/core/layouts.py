@@ -35,9 +35,10 @@ MOVING = "The samples are being divided anew just now. Try again in a moment."
 
 
 class LayoutCache:
-    """The layout that was restored last."""
+    """The layout that was restored last, and the sample that the last move could not locate."""
 
     def __init__(self) -> None:
+        self.blocked_by: str | None = None
         self._held: tuple[LayoutInForce, Layout] | None = None
 
     def get(self, record: LayoutInForce) -> Layout | None:

@@ -56,6 +56,9 @@ def prepare(context: Context) -> Move | None:
             return None
         held = samples.every(session)
     by_id = {sample.id: sample for sample in held}
+    blocked = by_id.get(context.layout_cache.blocked_by or "")
+    if blocked is not None:
+        _embedding(context, blocked)  # before everybody else is read: it may be damaged still
     digest, anchors = _wanted(context, held)
     log.info("moving %d samples to layout %s", len(held), digest[:12])
     dim = context.backbone.dim
@@ -83,6 +86,7 @@ def _embedding(context: Context, sample: Held) -> Embedding:
         with context.registry.read() as session:
             if samples.get(session, sample.id) is None:
                 raise Overtaken from None
+        context.layout_cache.blocked_by = sample.id
         reason = sample_file.words(error)
         raise CannotMove(
             f"Sample {sample.id} cannot be located: {reason}. Restore its file from a backup, or erase the sample."

@@ -426,6 +426,11 @@ def test_a_damaged_sample_holds_the_move_up_and_says_so_until_it_is_erased(ancho
     assert "Restore its file from a backup, or erase the sample" in failure
     assert anchored.erasure(waiting.id).state == "failed"
     assert f"samples/{erased}.safetensors" not in anchored.objects()  # its bytes need not wait for the plan
+    get, read = anchored.context.store.get, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anchored.context.store, "get", lambda name: (read.append(name), get(name))[1])
+        anchored.reconcile()
+    assert read == [f"samples/{damaged.id}.safetensors"]  # nobody else is read before that one is whole again
     anchored.erase(damaged.id)
     anchored.settle()
     anchored.check()

@@ -1,0 +1,150 @@
+"""A global ridge head on frozen features that can forget a sample exactly: its state is sums of integers.
+
+Ridge regression on one-hot labels (Hoerl and Kennard, 1970): W = (X'X + lambda I)^-1 X'Y. Features are unit vectors,
+stored as integers q = rint(2^14 x). Then X'X and X'Y are sums of integers, and in float64 every partial sum below 2^53
+is exact: products of any chunking, in any order, on any number of threads give the same bits, and subtracting a
+sample gives the same bits as never having added it. So the accumulators are a function of the multiset of survivors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+
+from models.embedding import Embedding
+from models.spec import canonical_json
+
+SCALE = 1 << 14
+# |q| <= 2^14 + 1 for a unit vector, so a sum of n products stays below 2^53 while n is below this.
+MOST_SAMPLES = 1 << 24
+
+Sums = npt.NDArray[np.float64]
+
+
+class TooManySamples(ValueError):
+    """One sample more, and sums might no longer be exact."""
+
+
+class Accumulators:
+    """X'X, and for each label the sum of its samples' features: integers in float64.
+
+    Not thread-safe. Labels come with their first sample and go with their last.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.gram: Sums = np.zeros((dim, dim))
+        self.sums: dict[str, Sums] = {}
+        self.counts: dict[str, int] = {}
+
+    @property
+    def samples(self) -> int:
+        """How many samples are in."""
+        return sum(self.counts.values())
+
+    def add(self, embeddings: Embedding, labels: Sequence[str]) -> None:
+        """Put samples in: unit vectors [n, dim] and their labels. Raises TooManySamples, changing nothing."""
+        rows = quantise(embeddings)
+        if self.samples + len(rows) >= MOST_SAMPLES:
+            raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
+        self._change(rows, labels, +1)
+
+    def remove(self, embeddings: Embedding, labels: Sequence[str]) -> None:
+        """Take samples out that are in. Raises ValueError, changing nothing, if there are not so many of a label."""
+        for label in set(labels):
+            if self.counts.get(label, 0) < list(labels).count(label):
+                raise ValueError("There are not so many samples of a label as are to be removed.")
+        self._change(quantise(embeddings), labels, -1)
+
+    def merge(self, other: Accumulators) -> None:
+        """Put everything in that the other has. Raises TooManySamples, changing nothing."""
+        if self.samples + other.samples >= MOST_SAMPLES:
+            raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
+        self.gram += other.gram
+        for label, count in other.counts.items():
+            self._count(label, other.sums[label], count)
+
+    def _change(self, rows: Sums, labels: Sequence[str], sign: int) -> None:
+        if len(rows) != len(labels):
+            raise ValueError(f"{len(rows)} embeddings for {len(labels)} labels.")
+        self.gram += sign * (rows.T @ rows)
+        names = np.array(labels, dtype=object)
+        for label in sorted(set(labels)):
+            chosen = rows[names == label]
+            self._count(label, sign * chosen.sum(axis=0), sign * len(chosen))
+
+    def _count(self, label: str, total: Sums, count: int) -> None:
+        left = self.counts.get(label, 0) + count
+        if left:
+            self.counts[label] = left
+            self.sums[label] = self.sums.get(label, np.zeros(self.dim)) + total
+        else:
+            self.counts.pop(label, None)
+            self.sums.pop(label, None)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of what is in: equal for the same samples, whatever was ever added and removed."""
+        labels = sorted(self.counts)
+        hashed = hashlib.sha256(b"oubli/closed-form/1")
+        hashed.update(canonical_json([self.dim, [(label, self.counts[label]) for label in labels]]))
+        for part in (self.gram, *(self.sums[label] for label in labels)):
+            hashed.update((part + 0.0).astype("<f8").tobytes())  # + 0.0: no negative zeros
+        return hashed.hexdigest()
+
+
+@dataclass(frozen=True)
+class ClosedFormHead:
+    """A solved head: `weight` float64 [dim, labels] for unit vectors; column i belongs to labels[i]."""
+
+    labels: tuple[str, ...]
+    weight: Sums
+
+    def scores(self, embeddings: Embedding, temperature: float) -> Sums:
+        """Probabilities [n, labels]: softmax of the regression's outputs, divided by the temperature."""
+        logits = (embeddings.astype(np.float64) @ self.weight) / temperature
+        logits -= logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(logits)
+        probabilities: Sums = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
+
+
+def solve(state: Accumulators, *, ridge: float) -> ClosedFormHead:
+    """The head that the accumulators imply. Raises ValueError if nothing is in, or `ridge` is not positive.
+
+    ridge  lambda, in units of the features' square; it does not grow with the number of samples.
+    """
+    if not state.counts:
+        raise ValueError("Nothing is in: there is no label to answer with.")
+    if not ridge > 0:
+        raise ValueError(f"lambda must be positive, not {ridge}.")
+    labels = tuple(sorted(state.counts))
+    system = state.gram / SCALE**2
+    system[np.diag_indices(state.dim)] += ridge
+    targets = np.stack([state.sums[label] for label in labels], axis=1) / SCALE
+    factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    weight: Sums = cho_solve(factor, targets, overwrite_b=True, check_finite=False)
+    return ClosedFormHead(labels, weight)
+
+
+def quantise(embeddings: Embedding) -> Sums:
+    """rint(2^14 x) as float64. Raises ValueError for anything but unit vectors [n, dim]."""
+    rows = np.asarray(embeddings, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"Embeddings must be [n, dim], not {list(rows.shape)}.")
+    norms = np.sqrt(np.sum(rows * rows, axis=1))
+    if not np.all(np.abs(norms - 1.0) < 1e-3):  # also False for NaN
+        raise ValueError("An embedding is not a unit vector.")
+    return np.rint(rows * SCALE)
+
+
+def accumulate(dim: int, chunks: Iterable[tuple[Embedding, Sequence[str]]]) -> Accumulators:
+    """Everything at once, some samples at a time."""
+    state = Accumulators(dim)
+    for embeddings, labels in chunks:
+        state.add(embeddings, labels)
+    return state

@@ -1,0 +1,161 @@
+"""The closed-form head: a function of the multiset of survivors, to the bit."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
+
+from models import closed_form
+from models.closed_form import SCALE, Accumulators, TooManySamples, accumulate, quantise, solve
+
+DIM = 24
+LABELS = ["cat", "dog", "emu", "fox"]
+
+
+def vectors(count, seed=0, dim=DIM):
+    rows = np.random.default_rng(seed).standard_normal((count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def labels(count, seed=0):
+    return np.random.default_rng(seed).choice(LABELS, count).tolist()
+
+
+def everything(count, seed=0):
+    return accumulate(DIM, [(vectors(count, seed), labels(count, seed))])
+
+
+@given(st.integers(1, 60), st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_order_and_chunks_change_no_bit(count, seed, random):
+    rows, names = vectors(count, seed), labels(count, seed)
+    order = random.sample(range(count), count)
+    cuts = sorted({0, count, *(random.randrange(count + 1) for _ in range(3))})
+    chunks = [order[lo:hi] for lo, hi in pairwise(cuts)]
+    state = accumulate(DIM, [(rows[chunk], [names[i] for i in chunk]) for chunk in chunks])
+    assert state.digest() == everything(count, seed).digest()
+
+
+@given(st.integers(2, 60), st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_a_sample_that_was_removed_was_never_there(count, seed, random):
+    rows, names = vectors(count, seed), labels(count, seed)
+    gone = random.sample(range(count), random.randrange(1, count))
+    left = [i for i in range(count) if i not in gone]
+    state = everything(count, seed)
+    for index in gone:
+        state.remove(rows[index : index + 1], [names[index]])
+    expected = accumulate(DIM, [(rows[left], [names[i] for i in left])])
+    assert state.digest() == expected.digest()
+    assert np.array_equal(state.gram, expected.gram)
+    assert state.counts == expected.counts
+    if left:
+        assert np.array_equal(solve(state, ridge=1.0).weight, solve(expected, ridge=1.0).weight)
+
+
+def test_threads_change_no_bit_of_the_sums():
+    rows, names = vectors(3000, dim=320), labels(3000)
+    digests = set()
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            digests.add(accumulate(320, [(rows, names)]).digest())
+    assert len(digests) == 1
+
+
+def test_merging_is_adding():
+    one, two = everything(20, 1), everything(30, 2)
+    one.merge(two)
+    both = accumulate(DIM, [(vectors(20, 1), labels(20, 1)), (vectors(30, 2), labels(30, 2))])
+    assert one.digest() == both.digest()
+    assert one.samples == 50
+
+
+def test_labels_come_with_their_first_sample_and_go_with_their_last():
+    state = Accumulators(DIM)
+    state.add(vectors(3), ["cat", "dog", "cat"])
+    assert solve(state, ridge=1.0).labels == ("cat", "dog")
+    state.remove(vectors(3)[1:2], ["dog"])
+    assert solve(state, ridge=1.0).labels == ("cat",)
+    state.remove(vectors(3)[[0, 2]], ["cat", "cat"])
+    assert (state.counts, state.sums, state.samples) == ({}, {}, 0)
+    assert not state.gram.any()
+    assert state.digest() == Accumulators(DIM).digest()
+
+
+def test_the_same_rows_under_other_labels_have_another_digest():
+    states = [accumulate(DIM, [(vectors(2), names)]) for names in (["cat", "dog"], ["dog", "cat"], ["cat", "cat"])]
+    assert len({state.digest() for state in states}) == 3
+
+
+def test_it_is_ridge_regression_on_one_hot_labels():
+    rows, names = vectors(400, 3), labels(400, 3)
+    head = solve(accumulate(DIM, [(rows, names)]), ridge=0.7)
+    stored = quantise(rows) / SCALE
+    targets = np.array([[name == label for label in LABELS] for name in names], dtype=float)
+    expected = Ridge(alpha=0.7, fit_intercept=False, solver="cholesky").fit(stored, targets).coef_.T
+    assert head.labels == tuple(LABELS)
+    assert np.allclose(head.weight, expected, atol=1e-10)
+
+
+def test_scores_are_probabilities_and_the_temperature_sharpens_them():
+    head = solve(everything(200, 4), ridge=1.0)
+    soft, sharp = (head.scores(vectors(50, 5), temperature) for temperature in (1.0, 0.05))
+    assert np.allclose(soft.sum(axis=1), 1)
+    assert np.array_equal(soft.argmax(axis=1), sharp.argmax(axis=1))
+    assert (sharp.max(axis=1) > soft.max(axis=1)).all()
+    assert np.isfinite(head.scores(vectors(5), 1e-6)).all()
+
+
+def test_more_samples_than_can_be_summed_exactly_are_refused_and_change_nothing(monkeypatch):
+    monkeypatch.setattr(closed_form, "MOST_SAMPLES", 10)
+    state = everything(8)
+    before = state.digest()
+    with pytest.raises(TooManySamples):
+        state.add(vectors(2), ["cat", "cat"])
+    with pytest.raises(TooManySamples):
+        state.merge(everything(2))
+    assert state.digest() == before
+    state.add(vectors(1), ["cat"])
+
+
+def test_the_bound_keeps_every_sum_below_two_to_the_53():
+    largest = float(np.abs(quantise(np.eye(4, dtype=np.float32) * np.float32(1.0009))).max())
+    assert largest**2 * closed_form.MOST_SAMPLES < 2**53
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (np.zeros((1, DIM)), "not a unit vector"),
+        (np.full((1, DIM), np.nan), "not a unit vector"),
+        (2 * vectors(1), "not a unit vector"),
+        (vectors(1)[0], "must be"),
+    ],
+)
+def test_what_is_no_embedding_is_refused_and_changes_nothing(rows, words):
+    state = everything(5)
+    before = state.digest()
+    with pytest.raises(ValueError, match=words):
+        state.add(rows, ["cat"])
+    assert state.digest() == before
+
+
+def test_what_is_not_in_cannot_be_removed():
+    state = accumulate(DIM, [(vectors(2), ["cat", "dog"])])
+    before = state.digest()
+    for names in (["emu"], ["cat", "cat"]):
+        with pytest.raises(ValueError, match="not so many samples"):
+            state.remove(vectors(len(names)), names)
+    with pytest.raises(ValueError, match="2 embeddings for 1 labels"):
+        state.add(vectors(2), ["cat"])
+    assert state.digest() == before
+
+
+def test_nothing_and_no_regularisation_cannot_be_solved():
+    with pytest.raises(ValueError, match="no label"):
+        solve(Accumulators(DIM), ridge=1.0)
+    for ridge in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="must be positive"):
+            solve(everything(3), ridge=ridge)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from service.registry.engine import migrate
 from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
 
+DAY = 86_400.0  # seconds
 SIDE = 16  # pixels of a sample's image
 STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]  # of a training, by name
 
@@ -303,3 +305,25 @@ def meanwhile(step: str, what: Callable[[], object]) -> training.Step:
             left.pop()()
 
     return hook
+
+
+@contextmanager
+def running(*works: Callable[[], object]) -> Iterator[None]:
+    """Each in a thread of its own for as long as the block lasts; what one raises fails the test."""
+    raised: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(60)
+    assert raised == [], raised  # said here: pytest explains asserts in test modules alone

@@ -9,6 +9,7 @@ import pytest
 
 from service.registry import state
 from service.registry.engine import Registry, migrate
+from tests.layouts import KINDS, anchors
 from tests.servers import fresh_database, postgres
 from tests.world import MakeWorld, World, opened
 
@@ -66,6 +67,16 @@ def settled(world: World) -> World:
     world.add(30)
     world.settle()
     assert len(world.clusters()) >= 3
+    return world
+
+
+@pytest.fixture
+def anchored(make_world: MakeWorld) -> World:
+    """Forty samples, divided by sixteen of the first thirty-two, everything trained."""
+    world = make_world(partition=KINDS["anchors"])
+    world.add(40)
+    world.settle()
+    assert len(anchors(world)) == 16
     return world
 
 

@@ -1,34 +1,10 @@
 """People, workers and reconcilers at the same time, on real databases."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import Callable
 
 from service.core import erasure, intake
 from service.errors import ServiceError
-from tests.world import World
-
-
-@contextmanager
-def running(*works: Callable[[], object]) -> Iterator[None]:
-    """Each in a thread of its own for as long as the block lasts; what one raises fails the test."""
-    raised: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.join(60)
-    assert raised == []
+from tests.world import World, running
 
 
 def test_two_workers_share_the_work(world: World) -> None:

@@ -1,8 +1,17 @@
 """A worker that dies at any step, and what changes while one trains: nothing that is erased is served or left."""
 
+import os
+import signal
+from multiprocessing import get_context
+
 import pytest
 
+from service.clock import system_clock
+from service.core import training
+from service.core.context import open_context
 from service.registry import prompts
+from service.serving.snapshot import take_snapshot
+from service.settings import Settings
 from tests.world import STEPS, MakeWorld, World, lease, meanwhile, prompt_objects
 
 # ------------------------------------------------------------------------------------------------------------ crashes
@@ -65,6 +74,32 @@ def test_a_worker_that_dies_in_an_orderly_way_takes_what_it_stored_along(planned
     with pytest.raises(KeyboardInterrupt):
         planned.train(step=meanwhile("commit", interrupt))
     assert prompt_objects(planned) == []
+
+
+def train_until_killed(settings: Settings, at: str) -> None:
+    """In a process of its own: train, and get SIGKILL as that step begins."""
+
+    def kill(step: str) -> None:
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training.train_one(open_context(settings), worker="doomed", step=kill)
+
+
+def test_a_worker_process_killed_between_storing_and_publishing_is_replaced_and_leaves_nothing(planned: World) -> None:
+    process = get_context("spawn").Process(target=train_until_killed, args=(planned.context.settings, "commit"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(prompt_objects(planned)) == 1
+    assert planned.serving_keys() == []
+    assert take_snapshot(planned.context, None).served == []
+    planned.time.now = system_clock()  # the dead worker went by this one
+    assert not planned.train("heir")
+    planned.time.advance(lease(planned))
+    assert planned.train("heir")
+    planned.reconcile()
+    planned.check()
 
 
 # --------------------------------------------------------------------------------------------- what changes meanwhile

@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 READY_SECONDS = 120.0
 DONE_SECONDS = 120.0
 STOP_SECONDS = 10.0  # what `oubli serve` promises
+PROBLEM = "application/problem+json"
 # The tiny backbone, with clusters so small that a dozen samples make several.
 TINY = {
     "OUBLI_BACKBONE": "tiny",
@@ -326,7 +327,7 @@ def upload(field: str, pictures: Iterable[Picture]) -> list[tuple[str, tuple[str
 def assert_problem(answer: httpx.Response, status: int, *words: str) -> dict[str, Any]:
     """RFC 9457, in words for the caller; nothing of the machinery shows."""
     assert answer.status_code == status, f"{answer.status_code} {answer.text}"
-    assert answer.headers["content-type"] == "application/problem+json", answer.headers
+    assert answer.headers["content-type"] == PROBLEM, answer.headers
     assert answer.headers["x-request-id"]
     problem: dict[str, Any] = answer.json()
     assert {"type", "title", "status", "detail", "instance"} <= set(problem), problem

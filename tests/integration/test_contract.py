@@ -16,13 +16,6 @@ from uuid6 import uuid7
 
 from tests.integration.harness import Picture, Service, assert_problem, upload
 
-PROBLEM = "application/problem+json"
-OPERATIONS = {
-    "POST /samples", "POST /samples/batch", "GET /samples", "GET /samples/{sample_id}", "DELETE /samples/{sample_id}",
-    "DELETE /owners/{owner}", "POST /erasures", "GET /erasures", "GET /erasures/{erasure_id}", "POST /predict",
-    "GET /clusters", "GET /clusters/{cluster_id}", "GET /labels", "GET /partition", "GET /status",
-    "GET /health/live", "GET /health/ready", "GET /metrics",
-}  # fmt: skip
 LISTS = ("/samples", "/erasures", "/clusters")
 
 

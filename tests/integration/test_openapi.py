@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 
-from tests.integration.harness import REPOSITORY, Service, oubli
+from tests.integration.harness import PROBLEM, REPOSITORY, Service, oubli
 
-PROBLEM = "application/problem+json"
 OPERATIONS = {
     "POST /samples", "POST /samples/batch", "GET /samples", "GET /samples/{sample_id}", "DELETE /samples/{sample_id}",
     "DELETE /owners/{owner}", "POST /erasures", "GET /erasures", "GET /erasures/{erasure_id}", "POST /predict",
     "GET /clusters", "GET /clusters/{cluster_id}", "GET /labels", "GET /partition", "GET /status",
     "GET /health/live", "GET /health/ready", "GET /metrics",
 }  # fmt: skip
-LISTS = ("/samples", "/erasures", "/clusters")
 
 
 def test_the_committed_description_is_the_running_one(service: Service) -> None:

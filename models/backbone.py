@@ -8,6 +8,7 @@ prototypes for the partition.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Backbone:
         self.preprocessing = preprocessing
         self.dim = int(classifier.shape[1])
         self._network = network.eval().requires_grad_(False)
+        self._blocks = _convolutional_blocks(network)[1:]
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
@@ -74,6 +76,28 @@ class Backbone:
         """Pooled features float32 [n, dim] of normalised images [n, 3, s, s]; differentiable in the images."""
         features: Tensor = self._network(images.to(memory_format=torch.channels_last))
         return features
+
+    def features_by_depth(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the means [n, c] over all places of the feature maps of every block but the first.
+
+        In one forward pass. Of a network that is not built of convolutional blocks only the pooled features.
+        """
+        maps: list[Tensor] = []
+        hooks = [block.register_forward_hook(lambda *call: maps.append(call[2].mean((2, 3)))) for block in self._blocks]
+        try:
+            features = self.features(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return features, maps or [features]
+
+    @cached_property
+    def descriptor_width(self) -> int:
+        """Entries of `features_by_depth`, all depths together."""
+        size = self.input_size
+        with torch.inference_mode():
+            _, depths = self.features_by_depth(torch.zeros((1, 3, size, size), device=self.device))
+        return sum(int(depth.shape[1]) for depth in depths)
 
     def weights_digest(self) -> str:
         """Hex SHA-256 of all weights and buffers as they are now. Training must leave it unchanged."""
@@ -92,6 +116,14 @@ class Backbone:
             weights.encode(),
             self.prototypes.tobytes(),
         )
+
+
+def _convolutional_blocks(network: nn.Module) -> list[nn.Module]:
+    """timm's blocks of an EfficientNet or a MobileNet; none of a transformer, whose maps are laid out otherwise."""
+    if any(isinstance(module, nn.LayerNorm) for module in network.modules()):
+        return []  # tokens, or channels last: their places are not the last two dimensions
+    blocks = getattr(network, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.Sequential) else []
 
 
 def _normalised_rows(classifier: Tensor) -> npt.NDArray[np.float32]:

@@ -1,6 +1,6 @@
-"""A global ridge head on frozen features that can forget a sample exactly: its state is sums of integers.
+"""A global ridge head on frozen descriptors that can forget a sample exactly: its state is sums of integers.
 
-Ridge regression on one-hot labels (Hoerl and Kennard, 1970): W = (X'X + lambda I)^-1 X'Y. Features are unit vectors,
+Ridge regression on one-hot labels (Hoerl and Kennard, 1970): W = (X'X + lambda I)^-1 X'Y. Descriptors are unit vectors,
 stored as integers q = rint(2^14 x). Then X'X and X'Y are sums of integers, and in float64 every partial sum below 2^53
 is exact: products of any chunking, in any order, on any number of threads give the same bits, and subtracting a
 sample gives the same bits as never having added it. So the accumulators are a function of the multiset of survivors.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from models.embedding import Embedding
+from models.embedding import DESCRIPTOR, Descriptor
 from models.spec import canonical_json
 
 SCALE = 1 << 14
@@ -47,19 +47,19 @@ class Accumulators:
         """How many samples are in."""
         return sum(self.counts.values())
 
-    def add(self, embeddings: Embedding, labels: Sequence[str]) -> None:
+    def add(self, descriptors: Descriptor, labels: Sequence[str]) -> None:
         """Put samples in: unit vectors [n, dim] and their labels. Raises TooManySamples, changing nothing."""
-        rows = quantise(embeddings)
+        rows = quantise(descriptors)
         if self.samples + len(rows) >= MOST_SAMPLES:
             raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
         self._change(rows, labels, +1)
 
-    def remove(self, embeddings: Embedding, labels: Sequence[str]) -> None:
+    def remove(self, descriptors: Descriptor, labels: Sequence[str]) -> None:
         """Take samples out that are in. Raises ValueError, changing nothing, if there are not so many of a label."""
         for label in set(labels):
             if self.counts.get(label, 0) < list(labels).count(label):
                 raise ValueError("There are not so many samples of a label as are to be removed.")
-        self._change(quantise(embeddings), labels, -1)
+        self._change(quantise(descriptors), labels, -1)
 
     def merge(self, other: Accumulators) -> None:
         """Put everything in that the other has. Raises TooManySamples, changing nothing."""
@@ -71,7 +71,7 @@ class Accumulators:
 
     def _change(self, rows: Sums, labels: Sequence[str], sign: int) -> None:
         if len(rows) != len(labels):
-            raise ValueError(f"{len(rows)} embeddings for {len(labels)} labels.")
+            raise ValueError(f"{len(rows)} descriptors for {len(labels)} labels.")
         self.gram += sign * (rows.T @ rows)
         names = np.array(labels, dtype=object)
         for label in sorted(set(labels)):
@@ -87,11 +87,18 @@ class Accumulators:
             self.counts.pop(label, None)
             self.sums.pop(label, None)
 
+    def copy(self) -> Accumulators:
+        """The same, to be looked at while this one goes on."""
+        other = Accumulators(self.dim)
+        other.gram, other.counts = self.gram.copy(), dict(self.counts)
+        other.sums = dict(self.sums)  # each is replaced, never changed
+        return other
+
     def digest(self) -> str:
         """Hex SHA-256 of what is in: equal for the same samples, whatever was ever added and removed."""
         labels = sorted(self.counts)
         hashed = hashlib.sha256(b"oubli/closed-form/1")
-        hashed.update(canonical_json([self.dim, [(label, self.counts[label]) for label in labels]]))
+        hashed.update(canonical_json([DESCRIPTOR, self.dim, [(label, self.counts[label]) for label in labels]]))
         for part in (self.gram, *(self.sums[label] for label in labels)):
             hashed.update((part + 0.0).astype("<f8").tobytes())  # + 0.0: no negative zeros
         return hashed.hexdigest()
@@ -104,9 +111,9 @@ class ClosedFormHead:
     labels: tuple[str, ...]
     weight: Sums
 
-    def scores(self, embeddings: Embedding, temperature: float) -> Sums:
+    def scores(self, descriptors: Descriptor, temperature: float) -> Sums:
         """Probabilities [n, labels]: softmax of the regression's outputs, divided by the temperature."""
-        logits = (embeddings.astype(np.float64) @ self.weight) / temperature
+        logits = (descriptors.astype(np.float64) @ self.weight) / temperature
         logits -= logits.max(axis=1, keepdims=True)
         exponentials = np.exp(logits)
         probabilities: Sums = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -131,20 +138,20 @@ def solve(state: Accumulators, *, ridge: float) -> ClosedFormHead:
     return ClosedFormHead(labels, weight)
 
 
-def quantise(embeddings: Embedding) -> Sums:
+def quantise(descriptors: Descriptor) -> Sums:
     """rint(2^14 x) as float64. Raises ValueError for anything but unit vectors [n, dim]."""
-    rows = np.asarray(embeddings, dtype=np.float64)
+    rows = np.asarray(descriptors, dtype=np.float64)
     if rows.ndim != 2:
-        raise ValueError(f"Embeddings must be [n, dim], not {list(rows.shape)}.")
+        raise ValueError(f"Descriptors must be [n, dim], not {list(rows.shape)}.")
     norms = np.sqrt(np.sum(rows * rows, axis=1))
     if not np.all(np.abs(norms - 1.0) < 1e-3):  # also False for NaN
-        raise ValueError("An embedding is not a unit vector.")
+        raise ValueError("A descriptor is not a unit vector.")
     return np.rint(rows * SCALE)
 
 
-def accumulate(dim: int, chunks: Iterable[tuple[Embedding, Sequence[str]]]) -> Accumulators:
+def accumulate(dim: int, chunks: Iterable[tuple[Descriptor, Sequence[str]]]) -> Accumulators:
     """Everything at once, some samples at a time."""
     state = Accumulators(dim)
-    for embeddings, labels in chunks:
-        state.add(embeddings, labels)
+    for descriptors, labels in chunks:
+        state.add(descriptors, labels)
     return state

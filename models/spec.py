@@ -59,6 +59,18 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class ClosedFormSpec:
+    """How the closed-form tier is solved and heard; found on CIFAR-10 (docs/evaluation.md), not on anybody's samples.
+
+    ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
+    temperature  by which the regression's outputs are divided before the softmax.
+    """
+
+    ridge: float = 0.3
+    temperature: float = 0.1
+
+
+@dataclass(frozen=True)
 class PartitionSpec:
     """Settings of a partition; each kind looks at its own.
 

@@ -77,25 +77,14 @@ def train(
     epochs = spec.epochs if len(labels) > 1 else 0  # one label leaves nothing to learn
     if epochs:
         data = _Data(backbone, spec, key, members, labels)
-        optimizer = torch.optim.SGD(
-            [
-                {"params": [values], "lr": spec.prompt_lr},
-                {"params": [weight, bias], "lr": spec.head_lr},
-            ],
-            momentum=spec.momentum,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, data.learning_rate_factor)
-        steps = epochs * data.batches_per_epoch
-        for epoch in range(epochs):
-            for batch, (images, targets, weights) in enumerate(data.batches(epoch), start=1):
-                prompted = images + expand(values, covered, backbone.input_size)
-                scores = head.logits(backbone.features(prompted), weight, bias, spec.scale)
-                losses = functional.cross_entropy(scores, targets, reduction="none")
-                optimizer.zero_grad()
-                ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                progress(epoch * data.batches_per_epoch + batch, steps)
+
+        def loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+            prompted = images + expand(values, covered, backbone.input_size)
+            scores = head.logits(backbone.features(prompted), weight, bias, spec.scale)
+            losses = functional.cross_entropy(scores, targets, reduction="none")
+            return (losses * weights).sum() / weights.sum()
+
+        _descend(spec, data, values, [weight, bias], loss, progress)
     return TrainedPrompt(
         labels=labels,
         values=values.detach().cpu(),
@@ -104,6 +93,33 @@ def train(
         members=len(members),
         sample_epochs=epochs * len(members),
     )
+
+
+def _descend(
+    spec: TrainingSpec,
+    data: _Data,
+    values: Tensor,
+    head_parameters: Sequence[Tensor],
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    progress: Progress,
+) -> None:
+    """Stochastic gradient descent, through every batch of every epoch."""
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [values], "lr": spec.prompt_lr},
+            {"params": list(head_parameters), "lr": spec.head_lr},
+        ],
+        momentum=spec.momentum,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, data.learning_rate_factor)
+    steps = spec.epochs * data.batches_per_epoch
+    for epoch in range(spec.epochs):
+        for batch, (images, targets, weights) in enumerate(data.batches(epoch), start=1):
+            optimizer.zero_grad()
+            loss(images, targets, weights).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            progress(epoch * data.batches_per_epoch + batch, steps)
 
 
 class _Data:

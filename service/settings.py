@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from models.image import ImageLimits
-from models.spec import PartitionSpec, PromptSpec, TrainingSpec
+from models.spec import ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
 
 
@@ -107,12 +107,25 @@ class TrainingSettings(Group):
 class ServingSettings(Group):
     """How predictions are answered."""
 
-    withdrawn: Literal["nearest", "abstain"] = Field(
-        "nearest", description="Answer for an image whose cluster has no served prompt: nearest served, or 503."
+    withdrawn: Literal["closed_form", "nearest", "abstain"] = Field(
+        "closed_form",
+        description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
     )
     max_batch: int = Field(64, ge=1, le=1024, description="Most images in one forward pass.")
     max_queue: int = Field(512, ge=1, description="Most images waiting; beyond it, 429.")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake.")
+
+
+class ClosedFormSettings(Group):
+    """The closed-form tier: a ridge regression on everybody's descriptors."""
+
+    enabled: bool = Field(True, description="Answer with the closed-form tier, beside the prompts.")
+    ridge: float = Field(0.3, gt=0, description="Lambda of its ridge regression, for unit descriptors.")
+    temperature: float = Field(0.1, gt=0, description="Of its softmax; smaller is surer.")
+
+    def spec(self) -> ClosedFormSpec:
+        """As a value of `models`."""
+        return ClosedFormSpec(ridge=self.ridge, temperature=self.temperature)
 
 
 class IntakeSettings(Group):
@@ -129,10 +142,10 @@ class IntakeSettings(Group):
 
 
 class WorkerSettings(Group):
-    """How workers hold on to what they train."""
+    """How workers hold on to what they train, and how processes are heard from."""
 
     lease_seconds: float = Field(20.0, ge=1, description="A training whose worker is silent this long is given away.")
-    heartbeat_seconds: float = Field(3.0, gt=0, description="Between two heartbeats of a worker.")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="Between two heartbeats of a worker or an API process.")
     reconcile_seconds: float = Field(5.0, gt=0, description="Between two looks for work that was not rung for.")
     nice: int = Field(10, ge=0, le=19, description="Niceness of embedded workers: the API goes first.")
 
@@ -149,7 +162,7 @@ class WorkerSettings(Group):
 
     @property
     def fresh(self) -> timedelta:
-        """A worker heard from within this time counts as alive."""
+        """A process heard from within this time counts as alive."""
         return timedelta(seconds=max(4 * self.heartbeat_seconds, 10.0))
 
 
@@ -172,6 +185,7 @@ class Settings(BaseSettings):
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
+    closed_form: ClosedFormSettings = ClosedFormSettings()
     intake: IntakeSettings = IntakeSettings()
     worker: WorkerSettings = WorkerSettings()
 

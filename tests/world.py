@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from models import determinism, embedding
+from models.closed_form import accumulate
 from models.embedding import Embedding
 from models.image import pixel_digest
 from service.artifacts import Store
@@ -91,6 +92,7 @@ class World:
         self.time = Time()
         self.held: dict[str, Sample] = {}  # survivors, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
+        self.descriptors: dict[str, Embedding] = {}
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -117,10 +119,11 @@ class World:
         noise = self._random.integers(0, 256, (SIDE, SIDE, 3)) * self._random.random((1, 1, 3))
         pixels = noise.astype(np.uint8)
         resized = self.context.backbone.preprocessing.resize(pixels)
-        (vector,) = embedding.embed(self.context.backbone, [resized])
+        (vector,), (descriptor,) = embedding.describe(self.context.backbone, [resized])
         picture = intake.Picture(pixels, pixel_digest(pixels))
         self.vectors[picture.digest] = vector
-        return intake.Newcomer(picture, vector, label, owner)
+        self.descriptors[picture.digest] = descriptor
+        return intake.Newcomer(picture, vector, descriptor, label, owner)
 
     def newcomers(self, count: int, owner: str = "ann") -> list[intake.Newcomer]:
         """Newcomers of two labels, so that every cluster has something to learn."""
@@ -128,6 +131,7 @@ class World:
 
     def take_in(self, newcomers: Sequence[intake.Newcomer]) -> list[Sample | ServiceError]:
         self.vectors |= {newcomer.picture.digest: newcomer.embedding for newcomer in newcomers}
+        self.descriptors |= {newcomer.picture.digest: newcomer.descriptor for newcomer in newcomers}
         results = intake.take_in(self.context, newcomers)
         self.held.update({result.id: result for result in results if isinstance(result, Sample)})
         return results
@@ -250,6 +254,13 @@ class World:
             backbone_digest=self.context.backbone.digest,
             training=self.context.training,
         )
+
+    def closed_form_digest(self) -> str:
+        """Of the closed-form tier that the survivors imply, from what was seen in them when they came."""
+        held = list(self.held.values())
+        descriptors = [self.descriptors[sample.digest] for sample in held]
+        chunks = [(np.stack(descriptors), [sample.label for sample in held])] if held else []
+        return accumulate(self.context.backbone.descriptor_width, chunks).digest()
 
     def check(self) -> None:
         """Settled, the service is what the survivors imply, and holds nothing else."""

@@ -23,6 +23,7 @@ from service.core.doorbell import Doorbell
 from service.core.environment import configure
 from service.core.reconciler import Reconciler
 from service.serving.batcher import Batcher
+from service.serving.closed_form import ClosedFormTier, Heart, replica_name
 from service.serving.engine import Engine
 from service.settings import Settings
 
@@ -75,9 +76,11 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
         app.state.failure = error
         app.state.give_up()  # the server ends; whoever started it reads app.state.failure
         return
-    app.state.service.embeddings.start()
+    app.state.service.descriptions.start()
     app.state.service.predictions.start()
     app.state.service.reconciler.start()
+    if app.state.service.heart is not None:
+        app.state.service.heart.start()
 
 
 def _end_process() -> None:
@@ -88,7 +91,10 @@ def _end_process() -> None:
 def _open(settings: Settings) -> Service:
     configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
-    engine = Engine(context)
+    tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None
+    if tier is not None:
+        tier.start()
+    engine = Engine(context, tier)
     device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
     device.submit(engine.warm_up).result()
     limits: dict[str, Any] = {
@@ -100,10 +106,17 @@ def _open(settings: Settings) -> Service:
         context=context,
         engine=engine,
         device=device,
-        embeddings=Batcher(engine.embed, **limits),
+        closed_form=tier,
+        heart=Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None,
+        descriptions=Batcher(engine.describe, **limits),
         predictions=Batcher(engine.predict, **limits),
-        # A withdrawn prompt leaves the memory of an idle replica too.
-        reconciler=Reconciler(context, Doorbell(settings), afterwards=lambda: _refresh(device, engine)),
+        # What is withdrawn leaves the memory of an idle replica too.
+        reconciler=Reconciler(
+            context,
+            Doorbell(settings),
+            beforehand=tier.keep if tier is not None else lambda: None,
+            afterwards=lambda: _refresh(device, engine),
+        ),
     )
 
 
@@ -112,8 +125,12 @@ def _refresh(device: ThreadPoolExecutor, engine: Engine) -> None:
 
 
 async def _shut_down(service: Service) -> None:
-    await service.embeddings.stop()
+    await service.descriptions.stop()
     await service.predictions.stop()
+    if service.heart is not None:
+        await asyncio.to_thread(service.heart.stop)
     await asyncio.to_thread(service.reconciler.stop)
     service.device.shutdown(wait=True)
+    if service.closed_form is not None:
+        service.closed_form.leave()
     service.context.registry.close()

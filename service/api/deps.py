@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from models.embedding import Embedding
+from models.embedding import Descriptor, Embedding
 from service.core import access
 from service.core.context import Context
 from service.core.reconciler import Reconciler
 from service.errors import ServiceError, Unavailable
 from service.serving.batcher import Batcher
+from service.serving.closed_form import ClosedFormTier, Heart
 from service.serving.engine import Answer, Engine
 from service.serving.engine import Query as ImageQuery
 
@@ -26,7 +27,9 @@ class Service:
     context: Context
     engine: Engine
     device: ThreadPoolExecutor
-    embeddings: Batcher[Any, Embedding]
+    closed_form: ClosedFormTier | None
+    heart: Heart | None
+    descriptions: Batcher[Any, tuple[Embedding, Descriptor]]
     predictions: Batcher[ImageQuery, Answer | ServiceError]
     reconciler: Reconciler
 

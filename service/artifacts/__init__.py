@@ -2,6 +2,6 @@
 
 from service.artifacts.folder import FolderStore
 from service.artifacts.memory import MemoryStore
-from service.artifacts.store import ObjectMissing, Store
+from service.artifacts.store import ObjectMissing, Store, born
 
-__all__ = ["FolderStore", "MemoryStore", "ObjectMissing", "Store"]
+__all__ = ["FolderStore", "MemoryStore", "ObjectMissing", "Store", "born"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+from uuid import UUID
 
 _PREFIX = re.compile(r"[a-z]+")
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_-]+(\.[a-z]+)?")
@@ -44,6 +45,15 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a valid object name.")
     return name
+
+
+def born(name: str) -> datetime | None:
+    """When an object of ours was named: its name holds a UUIDv7 (RFC 9562). None for what somebody else put here."""
+    try:
+        milliseconds = UUID(check_name(name).rsplit("/", 1)[1].split(".")[0]).int >> 80
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def check_prefix(prefix: str) -> str:

@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from models import checkpoint
-from models.embedding import Embedding, embed
+from models.closed_form import Accumulators
+from models.embedding import Embedding, describe
 from models.training import Member, train
 from service.artifacts import ObjectMissing
 from service.core import layouts, sample_file
 from service.core.context import Context
 from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
-from service.registry import clusters, erasures, prompts, samples
+from service.registry import clusters, erasures, feed, prompts, replicas, samples
 from service.registry import layouts as layout_rows
-from service.registry.records import Cluster, LayoutInForce, Prompt
+from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
 from service.registry.samples import Held
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
@@ -62,8 +63,11 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         owed = set(prompts.owed(session))
         record = layout_rows.current(session)
         anchors = layout_rows.anchors(session)
+        crew, marks = replicas.every(session), feed.marks(session)
     vectors: dict[str, Embedding] = {}
-    yield from _objects(context, held, scope, advance, vectors)
+    sums = Accumulators(context.backbone.descriptor_width)
+    yield from _objects(context, held, scope, advance, vectors, sums)
+    yield from _replicas(context, crew, marks, sums if sums.samples == len(held) else None)
     places = _places(context, held, vectors)
     yield from _layout(context, held, served, record, anchors)
     yield from _positions(held, served, places)
@@ -80,7 +84,7 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
-    yield from _orphans(context, held, built, owed | {str(record.object)})
+    yield from _orphans(context, held, built, owed | ({record.object} if record.object is not None else set()))
     yield from _messages(context, erased)
 
 
@@ -110,14 +114,22 @@ def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[Pla
 
 
 def _objects(
-    context: Context, held: Sequence[Held], scope: Scope, advance: Advance, vectors: dict[str, Embedding]
+    context: Context,
+    held: Sequence[Held],
+    scope: Scope,
+    advance: Advance,
+    vectors: dict[str, Embedding],
+    sums: Accumulators,
 ) -> Iterator[Finding]:
-    """Pixels by their digest; on request embeddings by computing them again. Recorded ones are put into `vectors`."""
+    """Pixels by their digest; on request what the backbone says of them, by asking again.
+
+    Recorded embeddings are put into `vectors`, recorded descriptors into `sums`.
+    """
     for done, sample in enumerate(held, start=1):
         advance("samples", done, len(held))
         try:
             data = context.store.get(samples.object_name(sample.id))
-            pixels, embedding = sample_file.decode(data, digest=sample.digest)
+            pixels, embedding, descriptor = sample_file.decode(data, digest=sample.digest)
         except ObjectMissing:
             yield Finding(f"sample {sample.id}", "has no file in the store")
             continue
@@ -128,10 +140,31 @@ def _objects(
             yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
             continue
         if scope.embeddings:
-            again = embed(context.backbone, [context.backbone.preprocessing.resize(pixels)])[0]
-            if not np.array_equal(again, embedding):
+            again = describe(context.backbone, [context.backbone.preprocessing.resize(pixels)])
+            if not np.array_equal(again.embeddings[0], embedding):
                 yield Finding(f"sample {sample.id}", "has another embedding than the one recorded at intake")
+            if descriptor is not None and not np.array_equal(again.descriptors[0], descriptor):
+                yield Finding(f"sample {sample.id}", "has another descriptor than the one recorded at intake")
         vectors[sample.id] = embedding
+        if descriptor is not None:
+            sums.add(descriptor[None], [sample.label])
+
+
+def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
+    """Does the closed-form tier of every live replica know the survivors, and nobody else?
+
+    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has recorded none.
+    """
+    expected = sums.digest() if sums is not None else None
+    for replica in crew:
+        if not replica.is_alive(context.clock(), context.settings.worker.fresh):
+            continue
+        if replica.marks != marks or replica.digest is None:
+            yield Finding(f"replica {replica.name}", "has not applied all changes yet")
+        elif expected is None:
+            yield Finding(f"replica {replica.name}", "cannot be compared: see the samples", False)
+        elif replica.digest != expected:
+            yield Finding(f"replica {replica.name}", "has a closed-form tier that the survivors do not imply")
 
 
 def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedding]) -> list[int]:
@@ -236,7 +269,7 @@ def _rebuilt(
 
 
 def _member(context: Context, sample: Held) -> Member:
-    pixels, _ = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest)
+    pixels = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest).pixels
     return Member(pixels, sample.label)
 
 

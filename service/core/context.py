@@ -8,7 +8,7 @@ from models.backbone import Backbone, UnknownBackbone, load_backbone
 from models.checkpoint import Identity
 from models.partition import Partition, make_partition
 from models.prompt import covered_pixels
-from models.spec import TrainingSpec
+from models.spec import ClosedFormSpec, TrainingSpec
 from service.artifacts import FolderStore, Store
 from service.clock import Clock, system_clock
 from service.core import layouts
@@ -29,6 +29,7 @@ class Context:
     backbone: Backbone
     partition: Partition
     training: TrainingSpec
+    closed_form: ClosedFormSpec
     clock: Clock = system_clock
     layout_cache: LayoutCache = field(default_factory=LayoutCache, compare=False)
 
@@ -62,6 +63,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         backbone=backbone,
         partition=partition,
         training=training,
+        closed_form=settings.closed_form.spec(),
         clock=clock,
     )
     try:

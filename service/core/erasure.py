@@ -16,7 +16,7 @@ from service.core import layouts, states
 from service.core.context import Context
 from service.core.recut import CountFromClusters
 from service.errors import NotFound, Unavailable
-from service.registry import clusters, erasures, idempotency, prompts, samples, state
+from service.registry import clusters, erasures, feed, idempotency, prompts, samples, state
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
@@ -122,8 +122,10 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
         due=timedelta(days=context.settings.erasure_due_days),
     )
     prompts.drop_unserved(session, erasure_id=erasure_id)
-    prompts.owe_destruction(session, [samples.object_name(i) for i in ids], erasure_id=erasure_id)
+    objects = [samples.object_name(i) for i in ids]
+    prompts.owe_destruction(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
+    feed.note_removals(session, objects)
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made three lines above
     return accepted

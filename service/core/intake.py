@@ -8,17 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from uuid import UUID
+from datetime import datetime, timedelta
 
 from uuid6 import uuid7
 
-from models.embedding import DegenerateEmbedding, Embedding, check
+from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
 from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decode, pixel_digest
 from service.core import layouts, sample_file
 from service.core.context import Context
+from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Conflict, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
-from service.registry import clusters, idempotency, leases, prompts, samples
+from service.registry import clusters, feed, idempotency, samples
 from service.registry import layouts as layout_rows
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
@@ -52,6 +52,7 @@ class Newcomer:
 
     picture: Picture
     embedding: Embedding
+    descriptor: Descriptor
     label: str
     owner: str
 
@@ -90,14 +91,14 @@ def take_in(
     destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
     """
     ids = [str(uuid7()) for _ in newcomers]
+    begun = context.clock()
     written: list[str] = []
     try:
         for sample_id, newcomer in zip(ids, newcomers, strict=True):
             if _flaw(newcomer) is None:
-                name = samples.object_name(sample_id)
-                written.append(name)
-                context.store.put(name, sample_file.encode(newcomer.picture.pixels, newcomer.embedding))
-        results = _record(context, newcomers, ids, idempotency_key)
+                written.append(samples.object_name(sample_id))
+                _store(context, sample_id, newcomer)
+        results = _record(context, newcomers, ids, idempotency_key, begun=begun)
     except BaseException:
         _destroy_all_but_recorded(context, ids, written)
         raise
@@ -106,6 +107,13 @@ def take_in(
         if name not in kept:
             context.store.delete(name)
     return results
+
+
+def _store(context: Context, sample_id: str, newcomer: Newcomer) -> None:
+    context.store.put(
+        samples.object_name(sample_id),
+        sample_file.encode(newcomer.picture.pixels, newcomer.embedding, newcomer.descriptor),
+    )
 
 
 def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str]) -> None:
@@ -123,7 +131,7 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
 def _flaw(newcomer: Newcomer) -> Invalid | None:
     """Why this one cannot be located by anything."""
     try:
-        check(newcomer.embedding)
+        check(newcomer.embedding, newcomer.descriptor)
     except DegenerateEmbedding as error:
         return Invalid(str(error))
     return None
@@ -165,12 +173,20 @@ def _record(
     newcomers: Sequence[Newcomer],
     ids: Sequence[str],
     idempotency_key: str | None,
+    *,
+    begun: datetime,
 ) -> list[Sample | ServiceError]:
     exclusive = False
     for _ in range(TRIES):
         located = _locate(context, newcomers)
         try:
-            return _record_all(context, newcomers, ids, located, idempotency_key, exclusive=exclusive)
+            with context.registry.write(exclusive=exclusive) as session:
+                results = _record_all(context, session, newcomers, ids, located, exclusive=exclusive)
+                if idempotency_key is not None and isinstance(results[0], Sample):
+                    idempotency.finish(session, idempotency_key, results[0].id)
+                if context.clock() - begun > UNRECORDED_KEPT / 2:
+                    _store_again(context, newcomers, results)
+            return results
         except _MustBeAlone:
             exclusive = True
         except _Moved:
@@ -178,41 +194,49 @@ def _record(
     raise Unavailable(layouts.MOVING)
 
 
+def _store_again(context: Context, newcomers: Sequence[Newcomer], results: Sequence[Sample | ServiceError]) -> None:
+    """The clock has leapt, or the machine slept: `tidy` may have taken the objects for a dead process's.
+
+    Within the transaction that records them, while which it destroys nothing.
+    """
+    for newcomer, result in zip(newcomers, results, strict=True):
+        if isinstance(result, Sample):
+            _store(context, result.id, newcomer)
+
+
 def _record_all(
     context: Context,
+    session: WriteSession,
     newcomers: Sequence[Newcomer],
     ids: Sequence[str],
     located: _Located,
-    idempotency_key: str | None,
     *,
     exclusive: bool,
 ) -> list[Sample | ServiceError]:
     results: list[Sample | ServiceError] = []
     arrivals: Counter[str] = Counter()
     most = context.partition.max_copies
-    with context.registry.write(exclusive=exclusive) as session:
-        if layout_rows.digest(session) != located.layout:
-            raise _Moved
-        places = _refuse_copies(context, session, newcomers, located.positions)
-        taken = zip(newcomers, places, strict=True)
-        samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
-        for newcomer, sample_id, place in zip(newcomers, ids, places, strict=True):
-            if not isinstance(place, int):
-                results.append(place)
-                continue
-            sample = _record_one(context, session, newcomer, sample_id, place, exclusive=exclusive)
-            results.append(sample)
-            arrivals[sample.cluster] += 1
-        now = context.clock()
-        settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
-        for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
-            clusters.added(session, cluster, count, settles_at=settles_at, now=now)
-        # Copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
-        digests = (newcomer.picture.digest for newcomer in newcomers)
-        if not exclusive and most is not None and samples.has_more_copies(session, digests, than=most):
-            raise _MustBeAlone
-        if idempotency_key is not None and isinstance(results[0], Sample):
-            idempotency.finish(session, idempotency_key, results[0].id)
+    if layout_rows.digest(session) != located.layout:
+        raise _Moved
+    places = _refuse_copies(context, session, newcomers, located.positions)
+    taken = zip(newcomers, places, strict=True)
+    samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
+    for newcomer, sample_id, place in zip(newcomers, ids, places, strict=True):
+        if not isinstance(place, int):
+            results.append(place)
+            continue
+        sample = _record_one(context, session, newcomer, sample_id, place, exclusive=exclusive)
+        results.append(sample)
+        arrivals[sample.cluster] += 1
+    now = context.clock()
+    settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
+    for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
+        clusters.added(session, cluster, count, settles_at=settles_at, now=now)
+    # Copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
+    digests = (newcomer.picture.digest for newcomer in newcomers)
+    if not exclusive and most is not None and samples.has_more_copies(session, digests, than=most):
+        raise _MustBeAlone
+    feed.note_additions(session, [result.id for result in results if isinstance(result, Sample)])
     return results
 
 
@@ -226,12 +250,12 @@ def _refuse_copies(
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming: Counter[tuple[str, int]] = Counter()
+    coming: Counter[str] = Counter()
     places: list[int | ServiceError] = []
     for newcomer, position in zip(newcomers, positions, strict=True):
         if isinstance(position, int):
-            picture = (newcomer.picture.digest, position)
-            if samples.copies(session, *picture) + coming[picture] >= most:
+            picture = newcomer.picture.digest
+            if samples.copies(session, picture) + coming[picture] >= most:
                 position = Conflict(
                     f"{most} copies of this very image are held already; more could not be divided into clusters of "
                     "the allowed size."
@@ -268,39 +292,3 @@ def _record_one(
         cluster=cluster,
         now=now,
     )
-
-
-def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
-    """Destroy objects that no row knows: left by a process that was killed between storing and recording."""
-    horizon = (context.clock() - older_than).timestamp() * 1000
-    orphans: list[str] = []
-    for prefix in ("samples", "prompts", "layouts"):
-        names = [name for name in context.store.names(prefix) if (_born(name) or horizon) < horizon]
-        with context.registry.read() as session:
-            if prefix == "samples":
-                known = {samples.object_name(sample.id) for sample in samples.find(session, map(_id, names))}
-            elif prefix == "layouts":
-                known = {name for name in (layout_rows.current(session).object,) if name is not None}
-            else:
-                known = prompts.known_objects(session, names)
-                # A training under way stores its prompt under its lease, which may be old by then.
-                known |= {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
-        orphans += [name for name in names if name not in known]
-    for name in orphans:
-        context.store.delete(name)
-    return len(orphans) + context.store.sweep(older_than)
-
-
-def _id(name: str) -> str:
-    return name.rsplit("/", 1)[1].split(".")[0]
-
-
-def _born(name: str) -> float | None:
-    """Milliseconds since 1970 at which an object was named: the first 48 bits of its UUIDv7 (RFC 9562).
-
-    None for what is no object of ours.
-    """
-    try:
-        return UUID(_id(name)).int >> 80
-    except ValueError:
-        return None

@@ -20,7 +20,7 @@ from models.embedding import Embedding
 from models.partition import Layout, layout_digest, make_partition
 from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, born
 from service.errors import Unavailable
 from service.registry import clusters, layouts, prompts, samples, state
 from service.registry.engine import ReadSession, WriteSession
@@ -43,10 +43,7 @@ class LayoutCache:
 
     def get(self, record: LayoutInForce) -> Layout | None:
         """The layout of that record, if it is the one held."""
-        held = self._held
-        if held is None or dataclasses.replace(held[0], failure=None) != dataclasses.replace(record, failure=None):
-            return None
-        return held[1]
+        return self._held[1] if self._held is not None and self._held[0] == record else None
 
     def hold(self, record: LayoutInForce, layout: Layout) -> None:
         """Keep this one, and no other."""
@@ -124,7 +121,7 @@ def strays(context: Context, session: ReadSession) -> list[str]:
     In an exclusive transaction, when no move is under way.
     """
     known = {layouts.current(session).object, *prompts.owed(session)}
-    return [name for name in context.store.names("layouts") if name not in known]
+    return [name for name in context.store.names("layouts") if name not in known and born(name) is not None]
 
 
 def lose(session: WriteSession) -> None:

@@ -81,7 +81,9 @@ def _embeddings(context: Context, held: Sequence[Held]) -> Iterator[tuple[Sequen
 
 def _embedding(context: Context, sample: Held) -> Embedding:
     try:
-        _, embedding = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest)
+        embedding = sample_file.decode(
+            context.store.get(samples.object_name(sample.id)), digest=sample.digest
+        ).embedding
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         with context.registry.read() as session:
             if samples.get(session, sample.id) is None:

@@ -11,16 +11,11 @@ from datetime import timedelta
 
 from service.core.context import Context
 from service.core.erasure import advance
-from service.core.intake import destroy_unrecorded
 from service.core.replan import replan
 from service.core.training import pause_after
-from service.registry import clusters, idempotency, leases, prompts, workers
+from service.registry import clusters, leases, prompts, replicas
 
 log = logging.getLogger(__name__)
-
-IDEMPOTENCY_KEPT = timedelta(days=1)
-UNRECORDED_KEPT = timedelta(minutes=10)  # far longer than any request lasts
-WORKERS_KEPT = timedelta(minutes=10)
 
 
 def reconcile(context: Context, *, refit: bool = True) -> int:
@@ -54,7 +49,8 @@ def destroy_owed(context: Context) -> int:
     An object is struck off the list only when both are done, so an erasure cannot be completed before.
     """
     with context.registry.read() as session:
-        owed = prompts.owed(session)
+        applied = replicas.applied(session, now=context.clock(), fresh=context.settings.worker.fresh)
+        owed = prompts.destructible(session, applied=applied)
     if not owed:
         return 0
     gone: list[str] = []
@@ -73,15 +69,3 @@ def destroy_owed(context: Context) -> int:
         prompts.destroyed(session, gone if scrubbed else [])
         prompts.not_destroyed(session, failed)
     return len(gone) if scrubbed else 0
-
-
-def tidy(context: Context) -> None:
-    """Forget what is too old to matter: idempotency keys, workers long silent, objects that a killed process left.
-
-    Once in a while is enough.
-    """
-    now = context.clock()
-    destroy_unrecorded(context, older_than=UNRECORDED_KEPT)
-    with context.registry.write() as session:
-        idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
-        workers.expire(session, before=now - WORKERS_KEPT)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from service.core.context import Context
 from service.core.doorbell import Doorbell
-from service.core.reconcile import reconcile, tidy
+from service.core.reconcile import reconcile
+from service.core.tidy import tidy
 from service.registry import clusters, workers
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,18 @@ TIDY_EVERY = 720  # passes of the timer
 class Reconciler:
     """Runs `reconcile` and rings for the work that it finds."""
 
-    def __init__(self, context: Context, doorbell: Doorbell, *, afterwards: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        doorbell: Doorbell,
+        *,
+        beforehand: Callable[[], None] = lambda: None,
+        afterwards: Callable[[], None] = lambda: None,
+    ) -> None:
         self._context = context
         self._doorbell = doorbell
-        self._afterwards = afterwards  # what to do when the registry may have changed
+        self._beforehand = beforehand  # what to do when others may have changed the registry
+        self._afterwards = afterwards  # ... and when we may have
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -61,6 +70,7 @@ class Reconciler:
 
     def _pass(self) -> float:
         """One look; seconds until the next."""
+        self._beforehand()
         waiting = reconcile(self._context, refit=False)
         settings = self._context.settings
         with self._context.registry.read() as session:

@@ -71,6 +71,10 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
 
 def _note_failure(context: Context, failure: str) -> None:
     """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
+    with context.registry.read() as session:
+        waiting = any(erasure.state == states.WITHDRAWN for erasure in erasures.unfinished(session))
+        if layout_rows.failure(session) == failure and not waiting:
+            return  # it is on record already
     log.error("samples cannot be moved to another layout: %s", failure)
     with context.registry.write(exclusive=True) as session:
         require_bound(context, session)

@@ -1,24 +1,35 @@
-"""One object a sample: its pixels and its embedding together, so that one deletion destroys both.
+"""One object a sample: its pixels and what the backbone says of them, so that one deletion destroys all of it.
 
-safetensors with two tensors: `pixels` uint8 [height, width, 3] and `embedding` float32 [dim].
+safetensors: `pixels` uint8 [height, width, 3], `embedding` float32 [dim] and, but in files of the first releases,
+`descriptor` float32 [width]; the checksums of the last two in its header.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from models.embedding import Embedding
+from models.embedding import Descriptor, Embedding
 from models.image import Pixels, pixel_digest
 from service.artifacts import ObjectMissing
 
 
 class DamagedSample(ValueError):
     """The object is not the sample that the registry knows."""
+
+
+class Contents(NamedTuple):
+    """What is in a sample's object; no descriptor in those of the first releases."""
+
+    pixels: Pixels
+    embedding: Embedding
+    descriptor: Descriptor | None
 
 
 def words(error: Exception) -> str:
@@ -30,34 +41,53 @@ def words(error: Exception) -> str:
     return str(error)
 
 
-def encode(pixels: Pixels, embedding: Embedding) -> bytes:
+def encode(pixels: Pixels, embedding: Embedding, descriptor: Descriptor) -> bytes:
     """The object's bytes."""
-    metadata = {"embedding": _checksum(embedding)}
-    return safetensors.numpy.save({"pixels": pixels, "embedding": embedding}, metadata)
+    described = {"embedding": embedding, "descriptor": descriptor}
+    return safetensors.numpy.save({"pixels": pixels, **described}, {n: _checksum(v) for n, v in described.items()})
 
 
-def decode(data: bytes, *, digest: str) -> tuple[Pixels, Embedding]:
-    """Pixels and embedding. Raises DamagedSample if the bytes are cut, or the pixels are not those of `digest`."""
-    try:
-        tensors = safetensors.numpy.load(data)
-        pixels, embedding = tensors["pixels"], tensors["embedding"]
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise DamagedSample(f"it cannot be read ({error})") from None
-    if embedding.ndim != 1 or embedding.dtype.name != "float32" or not np.isfinite(embedding).all():
+def decode(data: bytes, *, digest: str) -> Contents:
+    """All of it. Raises DamagedSample if the bytes are cut or changed, or the pixels are not those of `digest`."""
+    tensors = _tensors(data)
+    embedding = _described(data, tensors, "embedding")
+    pixels = tensors.get("pixels", np.empty(0))
+    if embedding is None:
         raise DamagedSample("its embedding is none")
-    if _recorded_checksum(data) not in (None, _checksum(embedding)):
-        raise DamagedSample("its embedding does not have the recorded digest")
     if pixels.ndim != 3 or pixels.dtype.name != "uint8" or pixel_digest(pixels) != digest:
         raise DamagedSample("its pixels do not have the recorded digest")
-    return pixels, embedding
+    return Contents(pixels, embedding, _described(data, tensors, "descriptor"))
 
 
-def _checksum(embedding: Embedding) -> str:
-    return hashlib.sha256(np.ascontiguousarray(embedding).tobytes()).hexdigest()
+def descriptor(data: bytes) -> Descriptor | None:
+    """The descriptor; None in a file of the first releases. Raises DamagedSample."""
+    return _described(data, _tensors(data), "descriptor")
 
 
-def _recorded_checksum(data: bytes) -> str | None:
+def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise DamagedSample(f"it cannot be read ({error})") from None
+
+
+def _described(data: bytes, tensors: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray[np.float32] | None:
+    found = tensors.get(name)
+    if found is None:
+        return None
+    if found.ndim != 1 or found.dtype.name != "float32" or not np.isfinite(found).all():
+        raise DamagedSample(f"its {name} is none")
+    if _recorded_checksum(data, name) not in (None, _checksum(found)):
+        raise DamagedSample(f"its {name} does not have the recorded digest")
+    return found
+
+
+def _checksum(described: npt.NDArray[np.float32]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(described).tobytes()).hexdigest()
+
+
+def _recorded_checksum(data: bytes, name: str) -> str | None:
     """From the file's header; None in files of the first release."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    found: str | None = header.get("__metadata__", {}).get("embedding")
+    found: str | None = header.get("__metadata__", {}).get(name)
     return found

@@ -145,7 +145,7 @@ def hold(context: Context, claim: Claim) -> None:
 def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     try:
         data = context.store.get(samples.object_name(row.id))
-        pixels, _ = sample_file.decode(data, digest=row.digest)
+        pixels = sample_file.decode(data, digest=row.digest).pixels
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
         reason = sample_file.words(error)

@@ -83,3 +83,8 @@ def lose(session: WriteSession) -> None:
 def note_failure(session: WriteSession, failure: str | None) -> None:
     """Why samples cannot be moved, for people to see; None: they can, or need not."""
     session.execute(sa.update(StateRow).values(layout_failure=failure))
+
+
+def failure(session: ReadSession) -> str | None:
+    """Why samples cannot be moved."""
+    return session.execute(sa.select(StateRow.layout_failure)).scalar_one()

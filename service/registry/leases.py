@@ -94,24 +94,26 @@ class Claim:
 
 
 def claim(session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta) -> Claim | None:
-    """Lease the most urgent waiting cluster: deletions first, then what serves nothing."""
-    waiting_now = _waiting(now, patience)
-    candidates = (
+    """Lease the most urgent waiting cluster: deletions first, then what serves nothing.
+
+    Passing over those that somebody else is changing: it waits for nobody, so no order of locks can be wrong.
+    """
+    candidate = (
         sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
-        .where(waiting_now)
+        .where(_waiting(now, patience), ClusterRow.desired_key.is_not(None))
         .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
-        .limit(8)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
     )
-    for cluster_id, key, through, replaced in session.execute(candidates).all():
-        token = str(uuid7())
-        statement = (
-            sa.update(ClusterRow)
-            .where(ClusterRow.id == cluster_id, ClusterRow.desired_key == key, waiting_now)
-            .values(lease_token=token, leased_by=worker, leased_until=now + lease)
-        )
-        if key is not None and _changed(session, statement) == 1:
-            return Claim(cluster_id, key, through, token, replaced)
-    return None
+    found = session.execute(candidate).one_or_none()
+    if found is None:
+        return None
+    cluster_id, key, through, replaced = found
+    assert key is not None  # by the condition above
+    token = str(uuid7())
+    values = {"lease_token": token, "leased_by": worker, "leased_until": now + lease}
+    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(**values))
+    return Claim(cluster_id, key, through, token, replaced)
 
 
 def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:

@@ -142,12 +142,23 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
         session.execute(dialect.insert(DestructionRow).values(rows).on_conflict_do_nothing())
 
 
-def owed(session: ReadSession, limit: int = 10_000) -> list[str]:
-    """Objects that must be destroyed. Those of an erasure once it is planned (or cannot be), and no sooner: its owner's
-    row goes with the plan, and must have gone when the database's log is scrubbed after them.
+def owed(session: ReadSession) -> list[str]:
+    """Objects that must be destroyed, sooner or later."""
+    return list(session.execute(sa.select(DestructionRow.object_name)).scalars())
+
+
+def destructible(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> list[str]:
+    """Objects that must be destroyed now.
+
+    Those of an erasure once it is planned (or cannot be), and no sooner: its owner's row goes with the plan, and must
+    have gone when the database's log is scrubbed after them. Those of removed samples once every live replica has
+    applied the removal (`replicas.applied`; None: there is no replica).
     """
     unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.state == "withdrawn")
-    return list(session.execute(sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)).scalars())
+    statement = sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)
+    if applied is not None:
+        statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))
+    return list(session.execute(statement).scalars())
 
 
 def destroyed(session: WriteSession, objects: Sequence[str]) -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+class Marks(NamedTuple):
+    """How many samples have ever been added, and how many removed."""
+
+    additions: int
+    removals: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class LayoutInForce:
     object: str | None
     checksum: str | None
     kept: tuple[int, ...]
-    failure: str | None
+    failure: str | None = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -122,16 +129,33 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
-class Worker:
-    """A worker process."""
+class Process:
+    """A process that is to be heard from."""
 
     name: str
-    device: str
     beat_at: datetime
 
     def is_alive(self, now: datetime, within: timedelta) -> bool:
         """Whether it was heard from within that time. Far ahead of now counts as long ago: the clock was set back."""
         return abs(now - self.beat_at) <= within
+
+
+@dataclass(frozen=True)
+class Worker(Process):
+    """A worker process."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Replica(Process):
+    """An API process, and how far its closed-form tier has come.
+
+    digest  None while it starts from the survivors.
+    """
+
+    marks: Marks
+    digest: str | None
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def insert(
         position=position,
         cluster_id=cluster,
         created_at=now,
+        addition=0,  # `feed.note_additions`
     )
     session.add(row)
     session.flush()
@@ -193,9 +194,9 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     return [Member(*row) for row in session.execute(statement)]
 
 
-def copies(session: ReadSession, digest: str, position: int) -> int:
+def copies(session: ReadSession, digest: str) -> int:
     """How many samples are this very picture."""
-    statement = sa.select(sa.func.count()).where(SampleRow.digest == digest, SampleRow.position == position)
+    statement = sa.select(sa.func.count()).where(SampleRow.digest == digest)
     return session.execute(statement).scalar_one()
 
 
@@ -204,7 +205,7 @@ def has_more_copies(session: ReadSession, digests: Iterable[str], *, than: int) 
     wanted = list(set(digests))
     for start in range(0, len(wanted), _CHUNK):
         pictures = sa.select(SampleRow.digest).where(SampleRow.digest.in_(wanted[start : start + _CHUNK]))
-        grouped = pictures.group_by(SampleRow.digest, SampleRow.position).having(sa.func.count() > than)
+        grouped = pictures.group_by(SampleRow.digest).having(sa.func.count() > than)
         if session.execute(grouped.limit(1)).one_or_none() is not None:
             return True
     return False

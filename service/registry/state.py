@@ -32,7 +32,7 @@ def ensure(session: WriteSession) -> StateRow:
     """The row, made if this is a new registry."""
     row = session.get(StateRow, 1, with_for_update=True)
     if row is None:
-        row = StateRow(id=1, epoch=0)
+        row = StateRow(id=1, epoch=0, additions=0, removals=0)
         session.add(row)
         session.flush()
     return row

@@ -61,6 +61,8 @@ class StateRow(Base):
     layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how to restore it: spec, object, checksum
     layout_failure: Mapped[str | None] = mapped_column(Text)  # why samples cannot be moved to the wanted layout
     training_digest: Mapped[str | None] = mapped_column(_Digest)
+    additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
+    removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
 
 
 class LayoutAnchorRow(Base):
@@ -91,6 +93,7 @@ class SampleRow(Base):
     position: Mapped[int] = mapped_column(BigInteger, index=True)
     cluster_id: Mapped[str] = mapped_column(_Id, ForeignKey("clusters.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    addition: Mapped[int] = mapped_column(BigInteger, index=True)  # state.additions once it was in
     __table_args__ = (Index(None, "cluster_id", "seq"), {"sqlite_autoincrement": True})
 
 
@@ -182,12 +185,16 @@ class ErasureClusterRow(Base):
 
 
 class DestructionRow(Base):
-    """An object that must be destroyed, since which serving epoch, and the erasure that it was withdrawn by, if any."""
+    """An object that must be destroyed, since which serving epoch, and the erasure that it was withdrawn by, if any.
+
+    `removal`: of a sample, state.removals once it was out. Its object waits for every live replica to have come so far.
+    """
 
     __tablename__ = "destructions"
     object_name: Mapped[str] = mapped_column(String(200), primary_key=True)
     erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
     owed_epoch: Mapped[int] = mapped_column(BigInteger)
+    removal: Mapped[int | None] = mapped_column(BigInteger)
     attempts: Mapped[int] = mapped_column(Integer)
 
 
@@ -198,6 +205,17 @@ class WorkerRow(Base):
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     device: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ReplicaRow(Base):
+    """An API process, the changes that its closed-form tier has applied, and the digest that they have led to."""
+
+    __tablename__ = "replicas"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    additions: Mapped[int] = mapped_column(BigInteger)
+    removals: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str | None] = mapped_column(_Digest)  # None while it starts from the survivors
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

@@ -37,4 +37,4 @@ def expire(session: WriteSession, *, before: datetime) -> None:
 def every(session: ReadSession) -> list[Worker]:
     """All known workers."""
     rows = session.execute(sa.select(WorkerRow).order_by(WorkerRow.name)).scalars()
-    return [Worker(row.name, row.device, row.beat_at) for row in rows]
+    return [Worker(row.name, row.beat_at, row.device) for row in rows]

@@ -33,6 +33,7 @@ class Snapshot:
     held: tuple[Cluster, ...]
     rows: tuple[int | None, ...]
     bank: PromptBank
+    members: tuple[int, ...]  # of each row of the bank: how many samples its prompt has seen
     loaded: Mapping[str, TrainedPrompt]
     layout: Layout | None  # None while positions mean nothing
     complete: bool  # False if something could not be read: it may be next time
@@ -80,7 +81,8 @@ def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
     row_of = {key: row for row, key in enumerate(bank.keys)}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
     complete = not try_again and (layout is not None or record.digest is None)
-    return Snapshot(epoch, tuple(held), rows, bank, usable, layout, complete)
+    members = tuple(by_key[key].members for key in bank.keys)
+    return Snapshot(epoch, tuple(held), rows, bank, members, usable, layout, complete)
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:

@@ -7,9 +7,9 @@ import pytest
 from service.artifacts import ObjectMissing
 from service.core import erasure, layouts, reconcile
 from service.core.audit import Scope, audit
-from service.core.intake import destroy_unrecorded
+from service.core.tidy import UNRECORDED_KEPT, destroy_unrecorded
 from service.errors import Unavailable
-from service.serving.engine import Answer, Engine, Query
+from service.serving.engine import Answer, Engine
 from tests.layouts import KINDS, anchors, no_anchor, predict, record
 from tests.world import MakeWorld, World, accepted
 
@@ -90,11 +90,11 @@ def test_no_answer_is_routed_by_an_anchor_that_has_gone(anchored: World, monkeyp
     layouts_used = []
     route = Engine._route
 
-    def routed(self: Engine, snapshot: Any, query: Query, embedding: Any) -> Any:
+    def routed(self: Engine, snapshot: Any, *asked: Any) -> Any:
         if not layouts_used:
             anchored.erase(elsewhere)
         layouts_used.append(snapshot.layout.points)
-        return route(self, snapshot, query, embedding)
+        return route(self, snapshot, *asked)
 
     monkeypatch.setattr(Engine, "_route", routed)
     assert isinstance(predict(anchored, engine, newcomer), Answer)
@@ -201,7 +201,7 @@ def test_a_damaged_layout_is_made_again_and_nothing_is_trained_for_it(anchored: 
 def test_a_layout_left_by_a_killed_process_is_destroyed(anchored: World) -> None:
     stray = "layouts/01890000-0000-7000-8000-000000000000.safetensors"
     anchored.context.store.put(stray, b"left behind")
-    assert destroy_unrecorded(anchored.context, older_than=reconcile.UNRECORDED_KEPT) == 1
+    assert destroy_unrecorded(anchored.context, older_than=UNRECORDED_KEPT) == 1
     with pytest.raises(ObjectMissing):
         anchored.context.store.get(stray)
     anchored.check()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.core.audit import Scope, audit
-from service.core.reconcile import tidy
+from service.core.tidy import tidy
 from service.registry import prompts, samples
 from service.serving.engine import Answer, Engine, Query
 from service.serving.snapshot import take_snapshot

@@ -15,7 +15,7 @@ from uuid6 import uuid7
 
 from service.core import intake, sample_file
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
-from service.core.reconcile import IDEMPOTENCY_KEPT, tidy
+from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
 from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
 from service.registry import clusters, idempotency, prompts, samples, workers
 from service.registry.records import Sample
@@ -63,11 +63,13 @@ def test_what_is_taken_in_can_be_read_back(world: World) -> None:
     assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", newcomer.picture.digest)
     with world.context.registry.read() as session:
         assert samples.get(session, sample.id) == sample
-    pixels, embedding = sample_file.decode(
+    pixels, embedding, descriptor = sample_file.decode(
         world.context.store.get(samples.object_name(sample.id)), digest=sample.digest
     )
     assert np.array_equal(pixels, newcomer.picture.pixels)
     assert embedding.tobytes() == newcomer.embedding.tobytes()
+    assert descriptor is not None
+    assert descriptor.tobytes() == newcomer.descriptor.tobytes()
 
 
 def test_a_batch_keeps_its_order(world: World) -> None:
@@ -289,8 +291,8 @@ def test_only_old_objects_that_no_row_knows_are_destroyed(world: World, orphans:
     world.add(6)
     world.settle()
     hour = timedelta(hours=1)
-    assert intake.destroy_unrecorded(world.context, older_than=hour) == 0
+    assert destroy_unrecorded(world.context, older_than=hour) == 0
     assert set(orphans) <= world.objects()
     world.time.advance(2 * hour.total_seconds())
-    assert intake.destroy_unrecorded(world.context, older_than=hour) == 2
+    assert destroy_unrecorded(world.context, older_than=hour) == 2
     world.check()

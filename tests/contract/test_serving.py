@@ -98,24 +98,26 @@ def test_an_empty_batch_has_no_answers(engine: Engine) -> None:
 def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
     settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = engine_module.embed
+    describe = engine_module.describe
 
     def blind(backbone: object, images: object) -> object:
-        rows = embed(backbone, images)  # type: ignore[arg-type]
-        rows[1] = np.nan
-        return rows
+        described = describe(backbone, images)  # type: ignore[arg-type]
+        described.embeddings[1] = np.nan
+        return described
 
-    monkeypatch.setattr(engine_module, "embed", blind)
+    monkeypatch.setattr(engine_module, "describe", blind)
     first, refused, last = engine.predict(queries(settled, 3))
     assert isinstance(refused, Invalid)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
 
 
-def test_intake_gets_the_same_embedding_from_the_engine_as_from_the_model(settled: World, engine: Engine) -> None:
+def test_intake_hears_the_same_from_the_engine_as_from_the_model(settled: World, engine: Engine) -> None:
     newcomers = settled.newcomers(3)
-    for newcomer, row in zip(newcomers, engine.embed([query(settled, n).image for n in newcomers]), strict=True):
-        assert row.tobytes() == newcomer.embedding.tobytes()
+    described = engine.describe([query(settled, n).image for n in newcomers])
+    for newcomer, (embedding, descriptor) in zip(newcomers, described, strict=True):
+        assert embedding.tobytes() == newcomer.embedding.tobytes()
+        assert descriptor.tobytes() == newcomer.descriptor.tobytes()
 
 
 # ------------------------------------------------------------------------------------------------ withdrawn

@@ -12,17 +12,21 @@ from service.core import sample_file
 
 PIXELS = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
+DESCRIPTOR = np.array([0.0, 1.0, 0.0], dtype=np.float32)
 DIGEST = pixel_digest(PIXELS)
 
 
 def test_what_was_written_is_read():
-    pixels, vector = sample_file.decode(sample_file.encode(PIXELS, VECTOR), digest=DIGEST)
+    data = sample_file.encode(PIXELS, VECTOR, DESCRIPTOR)
+    pixels, vector, descriptor = sample_file.decode(data, digest=DIGEST)
     assert np.array_equal(pixels, PIXELS)
     assert np.array_equal(vector, VECTOR)
+    assert np.array_equal(descriptor, DESCRIPTOR)
+    assert np.array_equal(sample_file.descriptor(data), DESCRIPTOR)
 
 
 def test_a_flipped_bit_is_found_wherever_it_is():
-    data = sample_file.encode(PIXELS, VECTOR)
+    data = sample_file.encode(PIXELS, VECTOR, DESCRIPTOR)
     header = 8 + int.from_bytes(data[:8], "little")
     for place in range(header, len(data)):
         with pytest.raises(sample_file.DamagedSample, match="recorded digest"):
@@ -38,7 +42,9 @@ def test_an_embedding_of_another_kind_is_refused(vector):
 
 def test_a_file_of_the_first_release_is_read():
     data = safetensors.numpy.save({"pixels": PIXELS, "embedding": VECTOR})
-    assert np.array_equal(sample_file.decode(data, digest=DIGEST)[1], VECTOR)
+    contents = sample_file.decode(data, digest=DIGEST)
+    assert np.array_equal(contents.embedding, VECTOR)
+    assert contents.descriptor is sample_file.descriptor(data) is None
 
 
 def test_why_there_is_none_is_said_in_words():

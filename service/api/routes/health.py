@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from service.api.deps import Running, Service, scope
 from service.api.problems import responses
-from service.api.schemas.model import BackboneStatus, Live, Ready, Status, WorkerStatus
+from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
 from service.core.states import cluster_state
 from service.registry import clusters, erasures, samples, state, workers
 
@@ -61,6 +61,7 @@ def get_status(service: Running) -> Status:
     """Counts and states, and who is at work."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
+    summary = service.closed_form.summary() if service.closed_form is not None else None
     with context.registry.read() as session:
         held = clusters.every(session)
         unfinished = erasures.unfinished(session)
@@ -89,6 +90,7 @@ def get_status(service: Running) -> Status:
             ),
             device=context.settings.device,
             serving_epoch=state.epoch(session),
+            closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
         )
 
 

@@ -117,10 +117,10 @@ def _take_in(
             results[place] = error
     resize = service.context.backbone.preprocessing.resize
     images = [resize(picture.pixels) for _, picture in pictures.values()]
-    embeddings = anyio.from_thread.run(service.embeddings.submit, images)
+    described = anyio.from_thread.run(service.descriptions.submit, images)
     newcomers = [
-        Newcomer(picture, embedding, upload.label, upload.owner)
-        for (upload, picture), embedding in zip(pictures.values(), embeddings, strict=True)
+        Newcomer(picture, embedding, descriptor, upload.label, upload.owner)
+        for (upload, picture), (embedding, descriptor) in zip(pictures.values(), described, strict=True)
     ]
     if newcomers:
         taken = take_in(service.context, newcomers, idempotency_key=key_digest)

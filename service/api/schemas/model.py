@@ -20,12 +20,14 @@ class Prediction(BaseModel):
     """What an image is taken for, and what says so."""
 
     label: str
-    score: float = Field(description="Probability, 0 to 1, among the labels of the cluster that answered.")
+    score: float = Field(description="Probability, 0 to 1.")
     scores: list[LabelScore] = Field(description="The best `top_k`, best first.")
-    cluster: UUID
-    prompt: str = Field(description="Key of the prompt that answered.")
-    tier: str = Field(description="`prompt`.")
-    degraded: bool = Field(description="The image's own cluster serves nothing just now; the nearest one answered.")
+    cluster: UUID | None = Field(description="Of the prompt; without one the image's own, if it has any.")
+    prompt: str | None = Field(description="Key of the prompt that was asked; null if none was.")
+    tier: Literal["fused", "closed_form", "prompt"] = Field(
+        description="The cluster's prompt, the closed-form head on everybody's samples, or a weighted mean of both."
+    )
+    degraded: bool = Field(description="The image's own cluster serves no prompt just now; others answered for it.")
 
 
 class Predictions(BaseModel):
@@ -89,6 +91,13 @@ class BackboneStatus(BaseModel):
     input_size: int
 
 
+class ClosedFormStatus(BaseModel):
+    """The closed-form tier of the replica that answers, with all samples on record."""
+
+    digest: str = Field(description="SHA-256 of its accumulators: equal wherever the same samples survive.")
+    samples: int
+
+
 class Status(BaseModel):
     """The service at a glance."""
 
@@ -101,6 +110,7 @@ class Status(BaseModel):
     backbone: BackboneStatus
     device: str
     serving_epoch: int
+    closed_form: ClosedFormStatus | None = Field(description="Null while it is off, or starts from the survivors.")
 
 
 class Live(BaseModel):

@@ -1,0 +1,57 @@
+"""Forgetting what is too old to matter: idempotency keys, processes long silent, objects that a killed process left."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from service.artifacts import born
+from service.core.context import Context
+from service.registry import idempotency, leases, prompts, replicas, samples, workers
+from service.registry import layouts as layout_rows
+from service.registry.engine import ReadSession
+
+IDEMPOTENCY_KEPT = timedelta(days=1)
+UNRECORDED_KEPT = timedelta(minutes=10)  # intake stores again what took it longer than half of it to record
+PROCESSES_KEPT = timedelta(minutes=10)
+
+
+def tidy(context: Context) -> None:
+    """All of it. Once in a while is enough."""
+    now = context.clock()
+    destroy_unrecorded(context, older_than=UNRECORDED_KEPT)
+    with context.registry.write() as session:
+        idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
+        workers.expire(session, before=now - PROCESSES_KEPT)
+        replicas.expire(session, before=now - PROCESSES_KEPT)
+
+
+def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
+    """Destroy objects that no row knows: left by a process that was killed between storing and recording."""
+    horizon = context.clock() - older_than
+    count = 0
+    for prefix in ("samples", "prompts", "layouts"):
+        old = [name for name in context.store.names(prefix) if (born(name) or horizon) < horizon]
+        with context.registry.read() as session:
+            unknown = set(old) - _known(session, prefix, old)
+        if unknown:
+            count += _destroy(context, prefix, sorted(unknown))
+    return count + context.store.sweep(older_than)
+
+
+def _destroy(context: Context, prefix: str, names: list[str]) -> int:
+    """Those that are still unknown. Exclusive: what is being recorded just now is known before or after."""
+    with context.registry.write(exclusive=True) as session:
+        orphans = sorted(set(names) - _known(session, prefix, names))
+        for name in orphans:
+            context.store.delete(name)
+    return len(orphans)
+
+
+def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
+    if prefix == "samples":
+        ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
+        return {samples.object_name(sample.id) for sample in samples.find(session, ids)}
+    if prefix == "layouts":
+        return {name for name in (layout_rows.current(session).object,) if name is not None}
+    # A training under way stores its prompt under its lease, which may be old by then.
+    return prompts.known_objects(session, names) | {prompts.unpublished_name(lease) for lease in leases.tokens(session)}

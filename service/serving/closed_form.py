@@ -1,0 +1,242 @@
+"""The closed-form tier of one replica: brought up to date by the registry's feed, exact at every mark.
+
+A replica is on record from before it reads the survivors until it leaves: so long the objects of samples removed
+meanwhile are kept for it to subtract. Whatever goes wrong (something is missing from the feed, an object cannot be
+read, there are too many samples), it loses its state, needs nothing of anybody any more, and starts from the
+survivors. It is right, or it is silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve
+from models.embedding import Descriptor, describe
+from service.artifacts import ObjectMissing
+from service.core import sample_file
+from service.core.context import Context
+from service.registry import feed, replicas, samples
+from service.registry.feed import Added, Changes
+from service.registry.records import Marks
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256  # samples read at a time
+PATIENCE = timedelta(minutes=1)  # between two attempts to start from the survivors, if nobody has gone meanwhile
+
+
+class Lost(Exception):
+    """The state cannot be brought up to date."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The tier at these marks; no head while there are no samples."""
+
+    marks: Marks
+    samples: int
+    head: ClosedFormHead | None
+
+
+def replica_name() -> str:
+    """Of this process, as long as it lives."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+class ClosedFormTier:
+    """Accumulators, the head that they imply, and whose samples are in. Safe to use from several threads."""
+
+    def __init__(self, context: Context, *, name: str) -> None:
+        self._context = context
+        self._name = name
+        self._lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._state: Accumulators | None = None
+        self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
+        self._solved: Solved | None = None
+        self._reported: Marks | None = None
+        self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
+
+    def current(self) -> Solved | None:
+        """Without anybody who has been removed; None while the tier is lost. What has been added may not be in yet."""
+        with self._context.registry.read() as session:
+            now = feed.marks(session)
+        solved = self._solved
+        if solved is not None and solved.marks.removals == now.removals and (solved.head or now == solved.marks):
+            return solved
+        return self.catch_up()
+
+    def catch_up(self) -> Solved | None:
+        """With everything that has been added and without what has been removed; None while the tier is lost."""
+        with self._lock:
+            if self._state is None or self._solved is None:
+                return None
+            with self._context.registry.read() as session:
+                changes = feed.since(session, self._solved.marks)
+            if changes.now == self._solved.marks:
+                return self._solved
+            try:
+                self._apply(self._state, changes)
+            except (Lost, TooManySamples) as loss:
+                self._lose(str(loss))
+                return None
+            return self._solved
+
+    def start(self) -> Solved | None:
+        """Begin with the survivors; None if that cannot be done now."""
+        with self._starting:
+            with self._context.registry.write() as session:
+                replicas.register(session, name=self._name, now=self._context.clock())
+            with self._context.registry.read() as session:
+                survivors = feed.everything(session)
+            try:
+                state = accumulate(self._context.backbone.descriptor_width, self._beating(survivors.added))
+                with self._lock:
+                    self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
+                    self._settle(state, survivors.now)
+            except (Lost, TooManySamples) as loss:
+                self._failed = (time.monotonic(), survivors.now.removals)
+                self._lose(str(loss))
+            return self._solved
+
+    def keep(self) -> None:
+        """Bring it up to date, start it again if it is lost, and tell the others how far it has come."""
+        if self.catch_up() is None and self._may_start():
+            self.start()
+        self.report()
+
+    def report(self) -> None:
+        """Put on record what has been applied; or only that this replica lives."""
+        context = self._context
+        with self._lock:
+            if self._state is None or self._solved is None:
+                return
+            marks = self._solved.marks
+            state = self._state.copy() if marks != self._reported else None
+        digest = state.digest() if state is not None else ""
+        with context.registry.write() as session:
+            if state is None:
+                replicas.beat(session, name=self._name, now=context.clock())
+            elif replicas.report(session, name=self._name, marks=marks, digest=digest, now=context.clock()):
+                self._reported = marks
+
+    def leave(self) -> None:
+        """Nothing of those who go is kept for this replica any more."""
+        self._lose(None)
+
+    def summary(self) -> tuple[str, int] | None:
+        """(digest, samples) of everybody on record; None while the tier is lost."""
+        if self.catch_up() is None:
+            return None
+        with self._lock:
+            state = self._state.copy() if self._state is not None else None
+        return (state.digest(), state.samples) if state is not None else None
+
+    def _apply(self, state: Accumulators, changes: Changes) -> None:
+        if not changes.complete(self._labels):
+            raise Lost("something is missing from the feed of changes: this replica was given up meanwhile")
+        gone = [name for name in changes.removed if name in self._labels]
+        for start in range(0, len(gone), CHUNK):
+            chunk = gone[start : start + CHUNK]
+            state.remove(np.stack([self._removed(name) for name in chunk]), [self._labels.pop(n) for n in chunk])
+        for descriptors, labels in self._read(changes.added):
+            state.add(descriptors, labels)
+        self._labels.update((samples.object_name(one.id), one.label) for one in changes.added)
+        self._settle(state, changes.now)
+
+    def _settle(self, state: Accumulators, marks: Marks) -> None:
+        head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
+        self._state, self._solved = state, Solved(marks, state.samples, head)
+
+    def _lose(self, reason: str | None) -> None:
+        """Needs nothing of anybody any more. If that cannot be put on record, the row grows old."""
+        if reason is not None:
+            log.error("the closed-form tier is lost and starts again from the survivors: %s", reason)
+        self._state, self._solved, self._reported, self._labels = None, None, None, {}
+        with suppress(Exception), self._context.registry.write() as session:
+            replicas.leave(session, name=self._name)
+
+    def _may_start(self) -> bool:
+        if self._failed is None:
+            return True
+        since, removals = self._failed
+        with self._context.registry.read() as session:
+            erased = feed.marks(session).removals != removals
+        return erased or time.monotonic() - since > PATIENCE.total_seconds()
+
+    def _beating(self, added: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+        """`_read`, and a sign of life now and then: it can take minutes."""
+        last = time.monotonic()
+        for part in self._read(added):
+            if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
+                last = time.monotonic()
+                with self._context.registry.write() as session:
+                    replicas.beat(session, name=self._name, now=self._context.clock())
+            yield part
+
+    def _read(self, added: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+        for start in range(0, len(added), CHUNK):
+            chunk = added[start : start + CHUNK]
+            yield np.stack([self._added(one) for one in chunk]), [one.label for one in chunk]
+
+    def _added(self, sample: Added) -> Descriptor:
+        """Its descriptor; made now for one that an earlier release has stored. Raises Lost."""
+        data, recorded = self._recorded(samples.object_name(sample.id))
+        if recorded is not None:
+            return recorded
+        try:
+            pixels = sample_file.decode(data, digest=sample.digest).pixels
+        except sample_file.DamagedSample as damage:
+            raise Lost(f"sample {sample.id}: {damage}") from None
+        resized = self._context.backbone.preprocessing.resize(pixels)
+        (descriptor,) = describe(self._context.backbone, [resized]).descriptors
+        return np.asarray(descriptor, dtype=np.float32)
+
+    def _removed(self, name: str) -> Descriptor:
+        _, recorded = self._recorded(name)
+        if recorded is None:
+            raise Lost(f"{name}: an earlier release has stored it, without its descriptor")
+        return recorded
+
+    def _recorded(self, name: str) -> tuple[bytes, Descriptor | None]:
+        try:
+            data = self._context.store.get(name)
+            return data, sample_file.descriptor(data)
+        except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
+            raise Lost(f"{name}: {sample_file.words(error)}") from None
+
+
+class Heart:
+    """A thread that keeps a tier, so that others hear of it whatever else this process does."""
+
+    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+        self._tier = tier
+        self._seconds = seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+
+    def start(self) -> None:
+        """Beat from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            try:
+                self._tier.keep()
+            except Exception:  # the registry may be away for a while; this replica is not
+                log.exception("the closed-form tier could not be kept up to date; it will be tried again")

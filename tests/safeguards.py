@@ -18,6 +18,7 @@ _LEASES = "service/registry/leases.py"
 _PROMPTS = "service/registry/prompts.py"
 _ROUTER = "models/router.py"
 _SPEC = "models/spec.py"
+_TIER = "service/serving/closed_form.py"
 _TRAIN = "models/training.py"
 _TRAIN_ONE = "service/core/training.py"
 
@@ -286,6 +287,31 @@ DIVIDING = [  # positions mean one thing at a time, and only survivors have a sa
             "if len(trained) > 1 or not", "if False and not",
             "contract/test_environment.py::test_a_training_that_does_not_repeat_is_refused_at_start[sqlite]"),
 ]
+
+SUBTRACTING = [
+    _mutant("feed-count", "a replica that has missed a change starts from the survivors", _TIER,
+            "if not changes.complete(self._labels):", "if False:",
+            "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
+            "[sqlite]"),
+    _mutant("acknowledged", "a removed sample's object waits for every live replica", _PROMPTS,
+            "if applied is not None:", "if False:",
+            "contract/test_closed_form.py::test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_"
+            "for_it[sqlite]"),
+    _mutant("silent-replica", "a replica that is not heard from holds nobody up", "service/registry/replicas.py",
+            "(r.marks.removals for r in every(session) if r.is_alive(now, fresh))",
+            "(r.marks.removals for r in every(session))",
+            "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
+            "[sqlite]"),
+    _mutant("registered-first", "a replica is on record before it reads the survivors", _TIER,
+            "replicas.register(session, name=self._name, now=self._context.clock())", "pass",
+            "contract/test_closed_form.py::test_who_goes_while_a_replica_starts_is_kept_for_it[sqlite]"),
+    _mutant("came-and-went", "what has come and gone between two looks is counted", "service/registry/feed.py",
+            "len(self.added) + came_and_went ==", "len(self.added) ==",
+            "contract/test_closed_form.py::test_a_sample_that_came_and_went_between_two_looks_was_never_there[sqlite]"),
+    _mutant("integers", "descriptors are summed as integers", "models/closed_form.py",
+            "return np.rint(rows * SCALE)", "return rows * SCALE",
+            "unit/test_closed_form.py::test_threads_change_no_bit_of_the_sums"),
+]
 # fmt: on
 
-MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING]
+MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING]

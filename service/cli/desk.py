@@ -133,13 +133,14 @@ def predict(
 ) -> None:
     """Classify images."""
     client = _client(url, data)
-    table = Table("file", "label", "score", "cluster", "")
+    table = Table("file", "label", "score", "cluster", "tier", "")
     for chunk in chunks(files, size=lambda path: path.stat().st_size):
         images = [("image", (path.name, path.read_bytes())) for path in chunk]
         answers = client.request("POST", "/predict", files=images)["predictions"]
         for path, answer in zip(chunk, answers, strict=True):
             note = "degraded" if answer["degraded"] else ""
-            table.add_row(str(path), answer["label"], f"{answer['score']:.3f}", answer["cluster"][-12:], note)
+            cluster = (answer["cluster"] or "")[-12:]
+            table.add_row(str(path), answer["label"], f"{answer['score']:.3f}", cluster, answer["tier"], note)
     console.print(table)
 
 
@@ -189,6 +190,9 @@ def status(url: UrlOption = None, data: DataOption = None) -> None:
     table.add_row("erasures", _counts(answer["erasures"]))
     alive = sum(worker["alive"] for worker in answer["workers"])
     table.add_row("workers", f"{alive} alive of {len(answer['workers'])}")
+    closed_form = answer["closed_form"]
+    known = f"{closed_form['samples']:,} samples, {closed_form['digest'][:12]}" if closed_form else "off, or starting"
+    table.add_row("closed form", known)
     table.add_row("backbone", f"{answer['backbone']['name']} on {answer['device']}")
     console.print(table)
 

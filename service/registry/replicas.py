@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry import feed
 from service.registry.engine import ReadSession, WriteSession
@@ -24,15 +25,24 @@ def register(session: WriteSession, *, name: str, now: datetime) -> Marks:
     return marks
 
 
-def report(session: WriteSession, *, name: str, marks: Marks, digest: str, now: datetime) -> bool:
-    """The replica is alive and has applied everything up to these marks; False if its row is gone."""
-    values = {"additions": marks.additions, "removals": marks.removals, "digest": digest, "beat_at": now}
-    statement = sa.update(ReplicaRow).where(ReplicaRow.name == name).values(**values)
-    return session.execute(statement.returning(ReplicaRow.name)).one_or_none() is not None
+def report(session: WriteSession, replica: Replica) -> None:
+    """The replica is alive and has applied everything up to these marks.
+
+    Also one that had been given up: if something that it needs is gone, it will notice.
+    """
+    values = {
+        "additions": replica.marks.additions,
+        "removals": replica.marks.removals,
+        "digest": replica.digest,
+        "beat_at": replica.beat_at,
+    }
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(ReplicaRow).values(name=replica.name, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
 def beat(session: WriteSession, *, name: str, now: datetime) -> None:
-    """The replica is alive."""
+    """The replica is alive, and still reads the survivors."""
     session.execute(sa.update(ReplicaRow).where(ReplicaRow.name == name).values(beat_at=now))
 
 

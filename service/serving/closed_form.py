@@ -27,7 +27,7 @@ from service.core import sample_file
 from service.core.context import Context
 from service.registry import feed, replicas, samples
 from service.registry.feed import Added, Changes
-from service.registry.records import Marks
+from service.registry.records import Marks, Replica
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ClosedFormTier:
         self._state: Accumulators | None = None
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
-        self._reported: Marks | None = None
+        self._reported: tuple[Marks, str] | None = None  # and the digest there
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self) -> Solved | None:
@@ -87,14 +87,16 @@ class ClosedFormTier:
                 return self._solved
             try:
                 self._apply(self._state, changes)
-            except (Lost, TooManySamples) as loss:
-                self._lose(str(loss))
+            except Exception as failure:  # whatever it is: half a change is no state
+                self._lose(failure)
                 return None
             return self._solved
 
     def start(self) -> Solved | None:
-        """Begin with the survivors; None if that cannot be done now."""
+        """Begin with the survivors, unless it has begun; None if that cannot be done now."""
         with self._starting:
+            if self._state is not None:
+                return self.catch_up()
             with self._context.registry.write() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
@@ -104,9 +106,10 @@ class ClosedFormTier:
                 with self._lock:
                     self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
                     self._settle(state, survivors.now)
-            except (Lost, TooManySamples) as loss:
+                self._failed = None
+            except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
-                self._lose(str(loss))
+                self._lose(failure)
             return self._solved
 
     def keep(self) -> None:
@@ -116,19 +119,18 @@ class ClosedFormTier:
         self.report()
 
     def report(self) -> None:
-        """Put on record what has been applied; or only that this replica lives."""
-        context = self._context
+        """Put on record that this replica lives, and what it has applied."""
         with self._lock:
             if self._state is None or self._solved is None:
                 return
             marks = self._solved.marks
-            state = self._state.copy() if marks != self._reported else None
-        digest = state.digest() if state is not None else ""
-        with context.registry.write() as session:
-            if state is None:
-                replicas.beat(session, name=self._name, now=context.clock())
-            elif replicas.report(session, name=self._name, marks=marks, digest=digest, now=context.clock()):
-                self._reported = marks
+            state = self._state.copy() if self._reported is None or self._reported[0] != marks else None
+        if state is not None:
+            self._reported = (marks, state.digest())
+        known = self._reported
+        if known is not None:
+            with self._context.registry.write() as session:
+                replicas.report(session, Replica(self._name, self._context.clock(), *known))
 
     def leave(self) -> None:
         """Nothing of those who go is kept for this replica any more."""
@@ -158,10 +160,12 @@ class ClosedFormTier:
         head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
         self._state, self._solved = state, Solved(marks, state.samples, head)
 
-    def _lose(self, reason: str | None) -> None:
+    def _lose(self, failure: Exception | None) -> None:
         """Needs nothing of anybody any more. If that cannot be put on record, the row grows old."""
-        if reason is not None:
-            log.error("the closed-form tier is lost and starts again from the survivors: %s", reason)
+        if isinstance(failure, Lost | TooManySamples):
+            log.error("the closed-form tier is lost and starts again from the survivors: %s", failure)
+        elif failure is not None:
+            log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
         self._state, self._solved, self._reported, self._labels = None, None, None, {}
         with suppress(Exception), self._context.registry.write() as session:
             replicas.leave(session, name=self._name)

@@ -155,6 +155,9 @@ def compare(kind: str, chance: random.Random, images: Images, centroids: Path, f
         innocent(second, chance, list(groups.values()))
         assert len(first.digests()) > 1
         assert first.digests() == second.digests()
+        known, expected = (service.status()["closed_form"] for service in (first, second))
+        assert known == expected
+        assert known["samples"] == len(survivors)
 
 
 def digests_of(service: Service, given: Sequence[tuple[Picture, str]]) -> list[str]:

@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import forgetting, main_path
+from benchmarks import closed_form, forgetting, main_path, tiers
 
 RESULTS = Path(__file__).parent / "results"
-MEASUREMENTS = {"main_path": main_path, "forgetting": forgetting}
+MEASUREMENTS = {"main_path": main_path, "forgetting": forgetting, "closed_form": closed_form, "tiers": tiers}
 
 
 def main() -> None:

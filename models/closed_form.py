@@ -48,7 +48,7 @@ class Accumulators:
         return sum(self.counts.values())
 
     def add(self, descriptors: Descriptor, labels: Sequence[str]) -> None:
-        """Put samples in: unit vectors [n, dim] and their labels. Raises TooManySamples, changing nothing."""
+        """Put samples in: unit vectors [n, dim] and their labels. Raises TooManySamples or ValueError, unchanged."""
         rows = quantise(descriptors)
         if self.samples + len(rows) >= MOST_SAMPLES:
             raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
@@ -70,8 +70,8 @@ class Accumulators:
             self._count(label, other.sums[label], count)
 
     def _change(self, rows: Sums, labels: Sequence[str], sign: int) -> None:
-        if len(rows) != len(labels):
-            raise ValueError(f"{len(rows)} descriptors for {len(labels)} labels.")
+        if rows.shape != (len(labels), self.dim):
+            raise ValueError(f"{len(labels)} descriptors of {self.dim} entries are needed, not {list(rows.shape)}.")
         self.gram += sign * (rows.T @ rows)
         names = np.array(labels, dtype=object)
         for label in sorted(set(labels)):

@@ -13,8 +13,10 @@ import platform
 
 import numpy as np
 import PIL
+import scipy.linalg  # noqa: F401  # its OpenBLAS must be loaded to be limited
 import timm
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 class NotDeterministic(ValueError):
@@ -65,6 +67,8 @@ def configure(*, threads: int, device: str) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
+    # OpenBLAS spins in wait for its other threads: on busy cores two solve ten times slower than one (measured).
+    ThreadpoolController().select(internal_api="openblas").limit(limits=1)
     torch.use_deterministic_algorithms(True)
 
 

@@ -1,8 +1,9 @@
 """One answer from two learners: a cluster's prompt, and the closed-form head that has seen everybody.
 
-A weighted mean of their probabilities (a linear opinion pool; Genest and Zidek, 1986). The prompt's weight is half the
-square root of its cluster's share of all samples: measured on CIFAR-10 (docs/evaluation.md), the best weight is 0.5 for
-a prompt that has seen everything, 0.2 for a tenth of everything, and 0.1 or less for a hundredth.
+A weighted mean of their probabilities (a linear opinion pool; Genest and Zidek, 1986). The prompt's weight grows with
+the square root of its cluster's share of all samples: measured on CIFAR-10 (docs/evaluation.md), the best weight is
+about 0.5 for a prompt that has seen everything, 0.2 for a tenth of everything, and nothing is gained by asking one that
+has seen less than a hundredth.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+LEAST_SHARE = 0.01
+
 
 def weight(members: int, samples: int) -> float:
-    """Of a prompt trained on `members` of `samples`: 0 to 1/2."""
-    return 0.5 * math.sqrt(min(1.0, members / samples)) if samples else 0.5
+    """Of a prompt trained on `members` of `samples`: 0 for a share of a hundredth or less, 1/2 for everybody."""
+    least = math.sqrt(LEAST_SHARE)
+    share = min(1.0, members / samples) if samples else 1.0
+    return 0.5 * max(0.0, math.sqrt(share) - least) / (1.0 - least)
 
 
 def fuse(prompt: Mapping[str, float], closed_form: Mapping[str, float], *, share: float) -> dict[str, float]:

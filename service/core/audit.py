@@ -147,7 +147,10 @@ def _objects(
                 yield Finding(f"sample {sample.id}", "has another descriptor than the one recorded at intake")
         vectors[sample.id] = embedding
         if descriptor is not None:
-            sums.add(descriptor[None], [sample.label])
+            try:
+                sums.add(descriptor[None], [sample.label])
+            except ValueError:
+                yield Finding(f"sample {sample.id}", "has a descriptor that is none of this backbone's")
 
 
 def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:

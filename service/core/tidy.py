@@ -48,10 +48,12 @@ def _destroy(context: Context, prefix: str, names: list[str]) -> int:
 
 
 def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
+    known = set(prompts.owed(session))  # a removed sample's may be needed yet (`prompts.destructible`)
     if prefix == "samples":
         ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
-        return {samples.object_name(sample.id) for sample in samples.find(session, ids)}
+        return known | {samples.object_name(sample.id) for sample in samples.find(session, ids)}
     if prefix == "layouts":
-        return {name for name in (layout_rows.current(session).object,) if name is not None}
+        return known | {name for name in (layout_rows.current(session).object,) if name is not None}
     # A training under way stores its prompt under its lease, which may be old by then.
-    return prompts.known_objects(session, names) | {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
+    known |= {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
+    return known | prompts.known_objects(session, names)

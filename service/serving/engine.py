@@ -93,7 +93,7 @@ class Engine:
             known, removals = removals, solved.marks.removals if solved is not None else -1
             if answers is not None and None not in votes and known == removals:
                 return answers
-            self._vote(snapshot, queries, described.embeddings, votes, has_closed_form=has_closed_form)
+            self._vote(snapshot, queries, described.embeddings, votes, solved)
             answers = self._fuse(votes, described.descriptors, solved)
         gone = Unavailable("Samples are being withdrawn faster than can be answered without them.")
         return [gone] * len(queries)
@@ -114,13 +114,12 @@ class Engine:
         queries: Sequence[Query],
         embeddings: Embedding,
         votes: list[_Vote | ServiceError | None],
-        *,
-        has_closed_form: bool,
+        solved: Solved | None,
     ) -> None:
         """Fill the open places: one forward pass for all prompts that are asked."""
         for place, vote in enumerate(votes):
             if vote is None:
-                votes[place] = self._route(snapshot, queries[place], embeddings[place], has_closed_form)
+                votes[place] = self._route(snapshot, queries[place], embeddings[place], solved)
         asked = [(p, v) for p, v in enumerate(votes) if isinstance(v, _Vote) and v.row is not None and v.key is None]
         if not asked:
             return
@@ -152,7 +151,7 @@ class Engine:
         ]
 
     def _route(
-        self, snapshot: Snapshot, query: Query, embedding: Embedding, has_closed_form: bool
+        self, snapshot: Snapshot, query: Query, embedding: Embedding, solved: Solved | None
     ) -> _Vote | ServiceError:
         """Which prompt is asked, if any."""
         try:
@@ -160,13 +159,15 @@ class Engine:
         except DegenerateEmbedding as error:
             return Invalid(str(error))
         policy = self._context.settings.serving.withdrawn
-        alone = has_closed_form and policy == "closed_form"
+        alone = solved is not None and policy == "closed_form"
         if snapshot.layout is None:
             return _Vote(None, degraded=True) if alone else Unavailable(layouts.MOVING)
         (position,) = snapshot.layout.locate(embedding[None], [query.digest])
         own = snapshot.covering(int(position))
-        if own is not None and snapshot.rows[own] is not None:
-            return _Vote(snapshot.held[own].id, degraded=False, row=snapshot.rows[own])
+        row = snapshot.rows[own] if own is not None else None
+        if own is not None and row is not None:
+            silent = solved is not None and fusion.weight(snapshot.members[row], solved.samples) == 0.0
+            return _Vote(snapshot.held[own].id, degraded=False, row=None if silent else row)
         if alone:
             return _Vote(snapshot.held[own].id if own is not None else None, degraded=True)
         if policy == "abstain":

@@ -34,16 +34,18 @@ from service.core import erasure, move, reconcile, replan
 from service.core.context import Context
 from service.core.intake import WHOLE_LINE, Newcomer
 from service.errors import NotFound
-from service.registry import prompts, samples
-from service.registry.engine import ReadSession
+from service.registry import feed, prompts, replicas, samples
+from service.registry.engine import ReadSession, Registry
 from service.registry.records import Sample
-from service.registry.tables import ErasureSampleRow, PromptMemberRow
+from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
+from service.serving.closed_form import ClosedFormTier
 from tests.servers import fresh_database, postgres
 from tests.world import World, lease, opened
 
 EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "30"))
 STEPS = int(os.environ.get("OUBLI_STEPS", "40"))
 PICTURES = 60  # few enough that the same picture comes again
+REPLICAS = ["steady", "seldom"]
 LINE_ENDS = (16 << 48, 1000 << 48, 1 << 15, WHOLE_LINE[1])  # leaves of each backbone; ordinals; before the first cut
 
 owners = st.sampled_from(["ann", "bob", "cy", "dee", "eve", "flo"])
@@ -64,6 +66,7 @@ others = st.sampled_from(
     ]
 )
 partitions = trees | others
+some_replicas = st.sampled_from([REPLICAS, REPLICAS[:1], REPLICAS[:1], REPLICAS[1:]])
 
 
 @cache
@@ -85,6 +88,8 @@ class History(RuleBasedStateMachine):
     """One service and everything that may happen to it, in any order."""
 
     world: World
+    beside: Context  # of the processes that replicas live in
+    tiers: dict[str, ClosedFormTier]
     server: str | None = None  # a PostgreSQL server; SQLite without one
     backbone = "tiny"
 
@@ -92,6 +97,7 @@ class History(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.erased: list[str] = []
+        self.killed = 0
 
     @initialize(partition=partitions, seed=seeds, populations=st.integers(1, 3))
     def open(self, partition: dict[str, Any], seed: int, populations: int) -> None:
@@ -100,6 +106,11 @@ class History(RuleBasedStateMachine):
         self.world = self.stack.enter_context(
             opened(folder, url, partition=self.pinned(partition), backbone=self.backbone)
         )
+        # Processes of their own: they outlive the restarts of others.
+        registry = Registry(self.world.context.settings.database)
+        self.stack.callback(registry.close)
+        self.beside = replace(self.world.context, registry=registry)
+        self.tiers = {name: ClosedFormTier(self.beside, name=name) for name in REPLICAS}
         for owner in range(populations):
             self.add(seed + owner, 15, f"old {owner}")
 
@@ -244,6 +255,33 @@ class History(RuleBasedStateMachine):
     def reconcile_like_an_api_process(self) -> None:
         reconcile.reconcile(self.world.context, refit=False)
 
+    # ----------------------------------------------------------------------------------------- what replicas know
+
+    @rule(names=some_replicas)
+    def keep(self, names: list[str]) -> None:
+        for name in names:
+            self.tiers[name].keep()
+            assert self.tiers[name].summary() == self.known_to_survivors()
+
+    @rule(names=some_replicas)
+    def look_without_a_word(self, names: list[str]) -> None:
+        """A prediction: what is applied is not reported."""
+        for name in names:
+            assert self.tiers[name].summary() in (None, self.known_to_survivors())
+
+    @rule(name=st.sampled_from(REPLICAS), same_name=st.booleans())
+    def kill_a_replica(self, name: str, same_name: bool) -> None:
+        self.killed += 1
+        self.tiers[name] = ClosedFormTier(self.beside, name=name if same_name else f"{name} {self.killed}")
+
+    @rule(name=st.sampled_from(REPLICAS))
+    def shut_a_replica_down(self, name: str) -> None:
+        self.tiers[name].leave()
+
+    def known_to_survivors(self) -> tuple[str, int]:
+        """Digest and samples of a tier that is right."""
+        return self.world.closed_form_digest(), len(self.world.held)
+
     # ----------------------------------------------------------------------------------------- what always holds
 
     @contextmanager
@@ -287,10 +325,23 @@ class History(RuleBasedStateMachine):
         regions = {cluster.id: range(cluster.lo, cluster.hi) for cluster in clusters}
         assert all(sample.position in regions[sample.cluster] for sample in self.world.samples())
 
+    @invariant()
+    def what_a_live_replica_has_not_applied_is_there(self) -> None:
+        fresh = self.world.context.settings.worker.fresh
+        with self.reading() as session:
+            removals = feed.marks(session).removals
+            crew = [one for one in replicas.every(session) if one.is_alive(self.world.time(), fresh)]
+            rows = session.execute(sa.select(DestructionRow.object_name, DestructionRow.removal)).all()
+        for replica in crew:
+            ahead = {name for name, removal in rows if removal is not None and removal > replica.marks.removals}
+            assert len(ahead) == removals - replica.marks.removals
+            assert ahead <= self.world.objects()
+
     def teardown(self) -> None:
         try:
             if hasattr(self, "world"):
-                self.world.settle()
+                self.world.settle()  # in spite of replicas that say nothing
+                self.keep(REPLICAS)
                 self.world.check()
         finally:
             self.stack.close()

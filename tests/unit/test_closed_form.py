@@ -148,7 +148,7 @@ def test_what_is_not_in_cannot_be_removed():
     for names in (["emu"], ["cat", "cat"]):
         with pytest.raises(ValueError, match="not so many samples"):
             state.remove(vectors(len(names)), names)
-    with pytest.raises(ValueError, match="2 descriptors for 1 labels"):
+    with pytest.raises(ValueError, match="1 descriptors of"):
         state.add(vectors(2), ["cat"])
     assert state.digest() == before
 

@@ -89,14 +89,31 @@ def test_the_same_rows_under_other_labels_have_another_digest():
     assert len({state.digest() for state in states}) == 3
 
 
-def test_it_is_ridge_regression_on_one_hot_labels():
+def test_it_is_ridge_regression_on_labels_scaled_by_how_rare_they_are():
     rows, names = vectors(400, 3), labels(400, 3)
     head = solve(accumulate(DIM, [(rows, names)]), ridge=0.7)
     stored = quantise(rows) / SCALE
-    targets = np.array([[name == label for label in LABELS] for name in names], dtype=float)
+    scale = [np.sqrt(400 / (len(LABELS) * names.count(label))) for label in LABELS]
+    targets = np.array([[name == label for label in LABELS] for name in names]) * scale
     expected = Ridge(alpha=0.7, fit_intercept=False, solver="cholesky").fit(stored, targets).coef_.T
     assert head.labels == tuple(LABELS)
     assert np.allclose(head.weight, expected, atol=1e-10)
+
+
+def test_labels_of_as_many_samples_are_not_scaled():
+    rows, names = vectors(3 * len(LABELS)), LABELS * 3
+    expected = Ridge(alpha=0.7, fit_intercept=False, solver="cholesky")
+    expected.fit(quantise(rows) / SCALE, np.array([[name == label for label in LABELS] for name in names], dtype=float))
+    assert np.allclose(solve(accumulate(DIM, [(rows, names)]), ridge=0.7).weight, expected.coef_.T, atol=1e-10)
+
+
+def test_a_label_of_few_samples_is_still_answered():
+    centre = np.eye(DIM, dtype=np.float32)[:2]
+    rows = 0.6 * centre.repeat([190, 10], axis=0) + 0.8 * vectors(200)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    head = solve(accumulate(DIM, [(rows, ["many"] * 190 + ["few"] * 10)]), ridge=0.3)
+    plain = head.weight / np.sqrt([200 / (2 * 10), 200 / (2 * 190)])
+    assert (head.scores(rows[190:], 0.1)[:, 0] > 0.5).sum() > ((rows[190:] @ plain).argmax(axis=1) == 0).sum()
 
 
 def test_scores_are_probabilities_and_the_temperature_sharpens_them():

@@ -102,21 +102,18 @@ def _open(settings: Settings) -> Service:
         "max_batch": settings.serving.max_batch,
         "max_queue": settings.serving.max_queue,
     }
+    # What is withdrawn leaves the memory of an idle replica too.
+    reconciler = Reconciler(context, Doorbell(settings), afterwards=lambda: _refresh(device, engine))
+    beat = settings.worker.heartbeat_seconds
     return Service(
         context=context,
         engine=engine,
         device=device,
         closed_form=tier,
-        heart=Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None,
+        heart=Heart(tier, beat, afterwards=reconciler.wake) if tier is not None else None,
         descriptions=Batcher(engine.describe, **limits),
         predictions=Batcher(engine.predict, **limits),
-        # What is withdrawn leaves the memory of an idle replica too.
-        reconciler=Reconciler(
-            context,
-            Doorbell(settings),
-            beforehand=tier.keep if tier is not None else lambda: None,
-            afterwards=lambda: _refresh(device, engine),
-        ),
+        reconciler=reconciler,
     )
 
 

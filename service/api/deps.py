@@ -33,6 +33,12 @@ class Service:
     predictions: Batcher[ImageQuery, Answer | ServiceError]
     reconciler: Reconciler
 
+    def wake(self) -> None:
+        """Something was committed: see what it asks for. Returns at once."""
+        if self.heart is not None:
+            self.heart.wake()
+        self.reconciler.wake()
+
 
 def running_service(request: Request) -> Service:
     """The service, once it is warm. Raises Unavailable before."""

@@ -20,18 +20,10 @@ TIDY_EVERY = 720  # passes of the timer
 class Reconciler:
     """Runs `reconcile` and rings for the work that it finds."""
 
-    def __init__(
-        self,
-        context: Context,
-        doorbell: Doorbell,
-        *,
-        beforehand: Callable[[], None] = lambda: None,
-        afterwards: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, context: Context, doorbell: Doorbell, *, afterwards: Callable[[], None] = lambda: None) -> None:
         self._context = context
         self._doorbell = doorbell
-        self._beforehand = beforehand  # what to do when others may have changed the registry
-        self._afterwards = afterwards  # ... and when we may have
+        self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -70,7 +62,6 @@ class Reconciler:
 
     def _pass(self) -> float:
         """One look; seconds until the next."""
-        self._beforehand()
         waiting = reconcile(self._context, refit=False)
         settings = self._context.settings
         with self._context.registry.read() as session:

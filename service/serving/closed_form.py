@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -112,11 +112,13 @@ class ClosedFormTier:
                 self._lose(failure)
             return self._solved
 
-    def keep(self) -> None:
-        """Bring it up to date, start it again if it is lost, and tell the others how far it has come."""
+    def keep(self) -> bool:
+        """Bring it up to date, start it again if it is lost, and tell the others; whether it had come any further."""
         if self.catch_up() is None and self._may_start():
             self.start()
+        before = self._reported
         self.report()
+        return self._reported != before
 
     def report(self) -> None:
         """Put on record that this replica lives, and what it has applied."""
@@ -221,26 +223,38 @@ class ClosedFormTier:
 
 
 class Heart:
-    """A thread that keeps a tier, so that others hear of it whatever else this process does."""
+    """A thread that keeps a tier: soon after it is woken, and from a timer, whatever else this process does."""
 
-    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+    def __init__(self, tier: ClosedFormTier, seconds: float, *, afterwards: Callable[[], None] = lambda: None) -> None:
         self._tier = tier
         self._seconds = seconds
-        self._stopping = threading.Event()
+        self._afterwards = afterwards  # what to do when others may act on what has been reported
+        self._wake = threading.Event()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
     def start(self) -> None:
         """Beat from now on."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Something was committed. Returns at once."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Beat no more."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._seconds):
+        while True:
+            self._wake.wait(self._seconds)
+            self._wake.clear()
+            if self._stopping:
+                return
             try:
-                self._tier.keep()
+                if self._tier.keep():
+                    self._afterwards()
             except Exception:  # the registry may be away for a while; this replica is not
                 log.exception("the closed-form tier could not be kept up to date; it will be tried again")

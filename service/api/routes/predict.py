@@ -39,7 +39,10 @@ async def predict(
     ],
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels listed for each image.")] = 5,
 ) -> Predictions | JSONResponse:
-    """Each image is answered by the prompt of its own cluster, all in one forward pass. Nothing of them is kept."""
+    """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
+
+    Nothing of them is kept.
+    """
     queries = await _read(service, images)
     if problems := _problems(queries):
         return _refuse(request, problems)

@@ -102,23 +102,27 @@ def _open(settings: Settings) -> Service:
         "max_batch": settings.serving.max_batch,
         "max_queue": settings.serving.max_queue,
     }
-    # What is withdrawn leaves the memory of an idle replica too.
-    reconciler = Reconciler(context, Doorbell(settings), afterwards=lambda: _refresh(device, engine))
-    beat = settings.worker.heartbeat_seconds
+    heart = Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None
+
+    def look_again() -> None:
+        """What is withdrawn leaves the memory of an idle replica too; what has come is learned."""
+        device.submit(engine.refresh).result()
+        if heart is not None:
+            heart.wake()
+
+    reconciler = Reconciler(context, Doorbell(settings), afterwards=look_again)
+    if heart is not None:
+        heart.afterwards = reconciler.wake
     return Service(
         context=context,
         engine=engine,
         device=device,
         closed_form=tier,
-        heart=Heart(tier, beat, afterwards=reconciler.wake) if tier is not None else None,
+        heart=heart,
         descriptions=Batcher(engine.describe, **limits),
         predictions=Batcher(engine.predict, **limits),
         reconciler=reconciler,
     )
-
-
-def _refresh(device: ThreadPoolExecutor, engine: Engine) -> None:
-    device.submit(engine.refresh).result()
 
 
 async def _shut_down(service: Service) -> None:

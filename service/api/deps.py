@@ -33,8 +33,8 @@ class Service:
     predictions: Batcher[ImageQuery, Answer | ServiceError]
     reconciler: Reconciler
 
-    def wake(self) -> None:
-        """Something was committed: see what it asks for. Returns at once."""
+    def somebody_has_gone(self) -> None:
+        """An erasure was committed. At once, and apart from planning: bytes wait for every replica to take note."""
         if self.heart is not None:
             self.heart.wake()
         self.reconciler.wake()

@@ -113,12 +113,13 @@ class ClosedFormTier:
             return self._solved
 
     def keep(self) -> bool:
-        """Bring it up to date, start it again if it is lost, and tell the others; whether it had come any further."""
+        """Bring it up to date, start it again if it is lost, and tell the others; whether more may be destroyed now."""
         if self.catch_up() is None and self._may_start():
             self.start()
         before = self._reported
         self.report()
-        return self._reported != before
+        after = self._reported
+        return after is not None and (before is None or after[0].removals > before[0].removals)
 
     def report(self) -> None:
         """Put on record that this replica lives, and what it has applied."""
@@ -225,10 +226,10 @@ class ClosedFormTier:
 class Heart:
     """A thread that keeps a tier: soon after it is woken, and from a timer, whatever else this process does."""
 
-    def __init__(self, tier: ClosedFormTier, seconds: float, *, afterwards: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+        self.afterwards: Callable[[], None] = lambda: None  # what to do when more may be destroyed
         self._tier = tier
         self._seconds = seconds
-        self._afterwards = afterwards  # what to do when others may act on what has been reported
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
@@ -238,7 +239,7 @@ class Heart:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was committed. Returns at once."""
+        """Somebody may have come or gone. Returns at once."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -255,6 +256,6 @@ class Heart:
                 return
             try:
                 if self._tier.keep():
-                    self._afterwards()
+                    self.afterwards()
             except Exception:  # the registry may be away for a while; this replica is not
                 log.exception("the closed-form tier could not be kept up to date; it will be tried again")

@@ -34,7 +34,7 @@ ACCEPTED: dict[str, Any] = {
 
 
 def _accepted(service: Service, response: Response, record: records.Erasure) -> Erasure:
-    service.wake()
+    service.somebody_has_gone()
     response.headers["Location"] = f"/erasures/{record.id}"
     response.headers["Retry-After"] = "2"
     return erasure_of(record)

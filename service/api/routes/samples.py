@@ -125,7 +125,7 @@ def _take_in(
     if newcomers:
         taken = take_in(service.context, newcomers, idempotency_key=key_digest)
         results = _fill(results, list(pictures), taken)
-        service.wake()
+        service.reconciler.wake()
     return [result for result in results if result is not None]
 
 

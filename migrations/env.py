@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from alembic import context
 
-from service.registry.engine import Registry
+from service.registry.engine import ConnectionOptions, Registry
 from service.registry.tables import Base
 
 
 def run() -> None:
     """One transaction; batch mode, because SQLite cannot alter most things in place."""
-    registry = Registry(context.config.attributes["url"])
+    patient = ConnectionOptions(statement=0, lock=0, idle=0)
+    registry = Registry(context.config.attributes["url"], patient)
     try:
         with registry.engine.connect() as connection:
             if registry.is_sqlite:

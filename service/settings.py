@@ -30,6 +30,17 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class RegistrySettings(Group):
+    """How PostgreSQL is talked to; of no effect on SQLite."""
+
+    pool: int = Field(10, ge=1, le=200, description="PostgreSQL connections that a process keeps.")
+    overflow: int = Field(20, ge=0, le=200, description="... and how many more while many requests are answered.")
+    connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection.")
+    statement_seconds: float = Field(60.0, ge=0, description="Longest statement; 0: no limit.")
+    lock_seconds: float = Field(15.0, ge=0, description="Longest wait for another transaction; 0: no limit.")
+    idle_seconds: float = Field(60.0, ge=0, description="A silent process's transaction is ended; 0: never.")
+
+
 class PartitionSettings(Group):
     """How samples are divided into clusters."""
 
@@ -182,6 +193,7 @@ class Settings(BaseSettings):
     auth: bool = Field(True, description="Ask for API keys.")
     erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe logged event.")
+    registry: RegistrySettings = RegistrySettings()
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()

@@ -15,7 +15,7 @@ from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
 from service.registry import clusters, state
-from service.registry.engine import ReadSession, Registry
+from service.registry.engine import ConnectionOptions, ReadSession, Registry
 from service.settings import Settings
 
 
@@ -39,6 +39,20 @@ class Context:
         return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
 
 
+def open_registry(settings: Settings) -> Registry:
+    """The registry, talked to as these settings say."""
+    chosen = settings.registry
+    options = ConnectionOptions(
+        pool=chosen.pool,
+        overflow=chosen.overflow,
+        connect=chosen.connect_seconds,
+        statement=chosen.statement_seconds,
+        lock=chosen.lock_seconds,
+        idle=chosen.idle_seconds,
+    )
+    return Registry(settings.database, options)
+
+
 def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:
     """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured.
 
@@ -58,7 +72,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         raise Misconfigured(str(error)) from error
     context = Context(
         settings=settings,
-        registry=Registry(settings.database),
+        registry=open_registry(settings),
         store=FolderStore(settings.data_dir / "objects"),
         backbone=backbone,
         partition=partition,

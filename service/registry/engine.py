@@ -2,7 +2,11 @@
 
 SQLite: WAL, foreign keys, `secure_delete` (freed pages are overwritten), full synchronisation, and `BEGIN IMMEDIATE`
 for writes, so that a transaction never fails halfway for want of the lock. PostgreSQL: reads see one snapshot
-(REPEATABLE READ); writes take a shared advisory lock that a re-cut of the partition takes exclusively.
+(REPEATABLE READ); writes take a shared advisory lock that a re-cut of the partition takes exclusively; nobody waits
+for an answer, a lock or another's transaction for ever (`ConnectionOptions`).
+
+A database that does not answer, or has no time, is `Unavailable`: the caller may try again. Whether a transaction took
+place whose end was not heard of, the caller must ask.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import alembic.command
+import psycopg
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -29,6 +35,12 @@ from service.errors import DISK_FULL, Misconfigured, OutOfSpace, Unavailable
 _BUSY_MS = 15_000  # how long SQLite waits for a lock
 _SCRUB_MS = 250  # ... and a scrub for readers: meanwhile it holds up every writer
 _PLAN_LOCK = 0x0B11  # any constant: the advisory lock's name on PostgreSQL
+_AMONG_OTHERS = sa.text("SELECT pg_advisory_xact_lock_shared(:name)")
+# A move of millions of samples computes between its statements, and its statements are long.
+_ALONE = sa.text(
+    "SELECT set_config('idle_in_transaction_session_timeout', '30min', true), "
+    "set_config('statement_timeout', '30min', true), pg_advisory_xact_lock(:name)"
+)
 
 
 class ReadSession(Session):
@@ -39,33 +51,61 @@ class WriteSession(ReadSession):
     """A transaction, committed by whoever opened it."""
 
 
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How PostgreSQL is talked to; times in seconds. SQLite has its own rule and heeds none of it.
+
+    pool, overflow  connections that are kept, and more of them while many ask at once.
+    connect         until a connection counts as refused; also the wait for one from the pool.
+    statement       until a statement is given up.
+    lock            until a wait for somebody else's lock is.
+    idle            until a transaction is ended whose process has fallen silent: it may hold locks.
+    """
+
+    pool: int = 10
+    overflow: int = 20
+    connect: float = 5.0
+    statement: float = 60.0
+    lock: float = 15.0
+    idle: float = 60.0
+
+
 class Registry:
     """The open registry of one process."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: ConnectionOptions | None = None) -> None:
         self.url = url
         self.is_sqlite = _parse(url).get_backend_name() == "sqlite"
-        self.engine: sa.Engine = _make_engine(url, sqlite=self.is_sqlite)
+        self.engine: sa.Engine = _make_sqlite(url) if self.is_sqlite else _make_postgres(url, options)
         read, write = ({}, {"oubli_write": True}) if self.is_sqlite else ({"isolation_level": "REPEATABLE READ"}, {})
+        glance = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader: sa.Engine = self.engine.execution_options(**read)
         self._writer: sa.Engine = self.engine.execution_options(**write)
+        self._glancer: sa.Engine = self.engine.execution_options(**glance)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
-        """A read-only snapshot."""
-        with ReadSession(self._reader) as session:
+        """A read-only snapshot. Raises Unavailable."""
+        with _in_words(), ReadSession(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def glance(self) -> Iterator[ReadSession]:
+        """For one statement, which is its own snapshot: no transaction is begun or ended for it. Raises Unavailable."""
+        with _in_words(), ReadSession(self._glancer) as session:
             yield session
 
     @contextmanager
     def write(self, *, exclusive: bool = False) -> Iterator[WriteSession]:
-        """One transaction, committed at the end of the block, rolled back if it raises. OutOfSpace if the disk is full.
+        """One transaction, committed at the end of the block, rolled back if it raises.
+
+        Raises OutOfSpace if the disk is full; Unavailable if the database is, and then perhaps it was committed.
 
         exclusive  no other write runs meanwhile; for changes of the partition.
         """
         with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             if not self.is_sqlite:
-                lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
-                session.execute(sa.text(f"SELECT {lock}(:name)"), {"name": _PLAN_LOCK})
+                session.execute(_ALONE if exclusive else _AMONG_OTHERS, {"name": _PLAN_LOCK})
             yield session
 
     def scrub(self) -> bool:
@@ -102,18 +142,38 @@ class Registry:
         self.engine.dispose()
 
 
+_BUSY = "The registry is busy with a long change. Try again in a moment."
+_AWAY = "The registry's database does not answer just now. Try again in a moment."
+_NO_ROOM = {"SQLITE_FULL", "53100"}
+# SQLite: locked. PostgreSQL: lock_not_available, query_canceled, deadlock_detected, serialization_failure.
+_NO_TIME = {"SQLITE_BUSY", "55P03", "57014", "40P01", "40001"}
+# admin_shutdown, crash_shutdown, cannot_connect_now, idle_in_transaction_session_timeout, too_many_connections
+_NOT_THERE = {"57P01", "57P02", "57P03", "25P03", "53300"}
+
+
 @contextmanager
 def _in_words() -> Iterator[None]:
-    """A full disk as OutOfSpace; a lock that SQLite could not get in time as Unavailable."""
+    """What the database says of itself, as an error of ours; what it says of a statement stays what it is."""
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except sa.exc.TimeoutError:  # no connection of the pool has come free
+        raise Unavailable(_BUSY) from None
+    except sa.exc.DBAPIError as error:
         code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
-        if code in ("SQLITE_FULL", "53100"):
+        if code in _NO_ROOM:
             raise OutOfSpace(DISK_FULL) from None
-        if code == "SQLITE_BUSY":
-            raise Unavailable("The registry is busy with a long change. Try again in a moment.") from None
+        if code in _NO_TIME:
+            raise Unavailable(_BUSY) from None
+        if _is_away(error, code):
+            raise Unavailable(_AWAY) from None
         raise
+
+
+def _is_away(error: sa.exc.DBAPIError, code: str | None) -> bool:
+    """Whether the connection is gone, or was never made: then libpq has no SQLSTATE to give."""
+    if code is not None:
+        return code in _NOT_THERE or code.startswith("08")
+    return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
 
 
 def _parse(url: str) -> sa.URL:
@@ -123,9 +183,33 @@ def _parse(url: str) -> sa.URL:
         raise Misconfigured("OUBLI_DATABASE_URL is no URL such as postgresql+psycopg://user@host/name.") from None
 
 
-def _make_engine(url: str, *, sqlite: bool) -> sa.Engine:
-    if not sqlite:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, hide_parameters=True)
+def _make_postgres(url: str, options: ConnectionOptions | None) -> sa.Engine:
+    chosen = options or ConnectionOptions()
+    limits = {
+        "statement_timeout": chosen.statement,
+        "lock_timeout": chosen.lock,
+        "idle_in_transaction_session_timeout": chosen.idle,
+    }
+    return sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=chosen.pool,
+        max_overflow=chosen.overflow,
+        pool_timeout=chosen.connect,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": max(2, round(chosen.connect)),  # libpq knows whole seconds, and none below two
+            "options": " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()),
+            # A server that vanished (no FIN, no RST) is noticed within the time that a statement may take.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+    )
+
+
+def _make_sqlite(url: str) -> sa.Engine:
     # Parameters are labels, owners, digests: they must not come into logs with an error's words.
     engine = sa.create_engine(
         url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20, hide_parameters=True

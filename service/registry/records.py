@@ -17,6 +17,13 @@ class Marks(NamedTuple):
     removals: int
 
 
+class Fence(NamedTuple):
+    """The serving epoch, and the marks of the same moment: no answer leaves that is older than the last one read."""
+
+    epoch: int
+    marks: Marks
+
+
 @dataclass(frozen=True)
 class Sample:
     """A contributed image."""

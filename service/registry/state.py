@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Fence, Marks
 from service.registry.tables import StateRow
 
 
@@ -12,6 +13,13 @@ def epoch(session: ReadSession) -> int:
     """The serving epoch: it has changed if anything that is served may have."""
     value: int = session.execute(sa.select(StateRow.epoch)).scalar_one()
     return value
+
+
+def fence(session: ReadSession) -> Fence:
+    """What an answer is checked against: one statement, and one row."""
+    columns = (StateRow.epoch, StateRow.additions, StateRow.removals)
+    epoch, additions, removals = session.execute(sa.select(*columns)).one()
+    return Fence(epoch, Marks(additions, removals))
 
 
 def bump_epoch(session: WriteSession) -> int:

@@ -67,10 +67,14 @@ class ClosedFormTier:
         self._reported: tuple[Marks, str] | None = None  # and the digest there
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
-    def current(self) -> Solved | None:
-        """Without anybody who has been removed; None while the tier is lost. What has been added may not be in yet."""
-        with self._context.registry.read() as session:
-            now = feed.marks(session)
+    def current(self, now: Marks | None = None) -> Solved | None:
+        """Without anybody who has been removed; None while the tier is lost. What has been added may not be in yet.
+
+        now  the marks, where they have just been read.
+        """
+        if now is None:
+            with self._context.registry.glance() as session:
+                now = feed.marks(session)
         solved = self._solved
         if solved is not None and solved.marks.removals == now.removals and (solved.head or now == solved.marks):
             return solved

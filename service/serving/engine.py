@@ -1,8 +1,9 @@
 """Answering a batch: describe, find each image's cluster, add its prompt, one forward pass, its head; hear everybody's.
 
-Runs on one thread that owns the device. The serving epoch and the number of removed samples are checked before a batch
-starts and again before it is answered: what used a prompt that was withdrawn in between, or a closed-form head that
-knows somebody who has gone, is computed again (DESIGN.md, "Serving").
+Runs on one thread that owns the device. The serving epoch and the number of removed samples are read before a batch
+starts and again before it is answered, one row in one statement each time: what used a prompt that was withdrawn in
+between, or a closed-form head that knows somebody who has gone, is computed again (DESIGN.md, "Serving"). The registry
+is asked, never a cache or a message, so this holds for any number of replicas.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check, 
 from service.core import layouts
 from service.core.context import Context
 from service.errors import Invalid, ServiceError, Unavailable
+from service.registry import state
+from service.registry.records import Marks
 from service.serving.closed_form import ClosedFormTier, Solved
 from service.serving.snapshot import Snapshot, take_snapshot
 
@@ -85,7 +88,9 @@ class Engine:
         answers: list[Answer | ServiceError] | None = None
         routed_by, has_closed_form, removals = None, False, -1
         for _ in range(ROUNDS):
-            snapshot, solved = self.refresh(), self._solved()
+            with self._context.registry.glance() as session:
+                fence = state.fence(session)
+            snapshot, solved = self.refresh(fence.epoch), self._solved(fence.marks)
             # Votes of all earlier rounds: they have waited for the others.
             rerouted = snapshot.layout is not routed_by or (solved is not None) != has_closed_form
             votes = [None if rerouted or _is_withdrawn(vote, snapshot) else vote for vote in votes]
@@ -98,14 +103,14 @@ class Engine:
         gone = Unavailable("Samples are being withdrawn faster than can be answered without them.")
         return [gone] * len(queries)
 
-    def refresh(self) -> Snapshot:
+    def refresh(self, epoch: int | None = None) -> Snapshot:
         """What is served now; prompts that are not are dropped."""
-        self._snapshot = take_snapshot(self._context, self._snapshot)
+        self._snapshot = take_snapshot(self._context, self._snapshot, epoch=epoch)
         return self._snapshot
 
-    def _solved(self) -> Solved | None:
+    def _solved(self, now: Marks) -> Solved | None:
         """The closed-form tier, if it can answer."""
-        solved = self._closed_form.current() if self._closed_form is not None else None
+        solved = self._closed_form.current(now) if self._closed_form is not None else None
         return solved if solved is not None and solved.head is not None else None
 
     def _vote(

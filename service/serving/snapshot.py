@@ -53,12 +53,18 @@ class Snapshot:
         return Interval(self.held[index].lo, self.held[index].hi)
 
 
-def take_snapshot(context: Context, previous: Snapshot | None) -> Snapshot:
-    """The present snapshot; `previous` itself if the epoch has not moved."""
+def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | None = None) -> Snapshot:
+    """The present snapshot; `previous` itself if the epoch has not moved.
+
+    epoch  the serving epoch, where it has just been read.
+    """
+    if epoch is None:
+        with context.registry.glance() as session:
+            epoch = state.epoch(session)
+    if previous is not None and previous.epoch == epoch and previous.complete:
+        return previous
     with context.registry.read() as session:
-        epoch = state.epoch(session)
-        if previous is not None and previous.epoch == epoch and previous.complete:
-            return previous
+        epoch = state.epoch(session)  # may have moved on
         held = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in held if c.serving_key is not None])
         record = layout_rows.current(session)

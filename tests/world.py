@@ -194,7 +194,7 @@ class World:
     def is_settled(self) -> bool:
         with self.context.registry.read() as session:
             owed = prompts.owed(session)
-            return not (clusters.unfinished(session) or erasures.unfinished(session) or owed)
+            return not (clusters.unfinished(session) or erasures.oldest_unfinished(session) or owed)
 
     # ---------------------------------------------------------------------------------------------- looking
 

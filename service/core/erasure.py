@@ -1,4 +1,4 @@
-"""Accepting erasures, quoting them, and seeing them through.
+"""Accepting erasures, and quoting them.
 
 Accepting is one transaction: rows gone, every prompt that has seen them withdrawn, the serving epoch moved on. What
 follows (planning, destroying bytes, retraining) is owed on record and done by `core.reconcile` and the workers.
@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service.core import layouts, states
+from service.core import layouts
 from service.core.context import Context
 from service.core.recut import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import clusters, erasures, feed, idempotency, prompts, samples, state
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
+from service.registry.records import Cluster, Erasure, Sample
 
 TRIES = 5
 
@@ -108,7 +108,8 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(ids):
         raise _Raced
-    withdrawn = clusters.withdraw(session, prompts.containing(session, ids), now=now)
+    seen_by = prompts.containing(session, ids)
+    withdrawn = clusters.withdraw(session, seen_by, now=now)
     # An anchor has no say any more in where others are routed.
     if layout_rows.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
@@ -121,7 +122,7 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
         now=now,
         due=timedelta(days=context.settings.erasure_due_days),
     )
-    prompts.drop_unserved(session, erasure_id=erasure_id)
+    prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
     prompts.owe_destruction(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
@@ -168,7 +169,7 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
 
     regions = {(cluster.lo, cluster.hi) for cluster in held}
     touched = {sample.cluster for sample in found}
-    everybody = samples.count(session) - len(found)
+    everybody = sum(cluster.samples for cluster in held) - len(found)
     retrained = 0
     gone = [sample.id for sample in found]
     if layout_rows.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
@@ -193,69 +194,3 @@ def _seconds_per_sample_epoch(session: ReadSession, held: Sequence[Cluster]) -> 
     built = prompts.get(session, [c.serving_key for c in held if c.serving_key]).values()
     work = sum(prompt.sample_epochs for prompt in built)
     return sum(prompt.seconds for prompt in built) / work if work else None
-
-
-def advance(context: Context) -> None:
-    """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
-    with context.registry.read() as session:
-        if not erasures.unfinished(session):
-            return
-    # Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
-    with context.registry.write(exclusive=True) as session:
-        if left_behind := layouts.strays(context, session):  # by a move that was killed: it may know anybody
-            prompts.owe_destruction(session, left_behind)
-            return
-        waiting = erasures.awaiting_destruction(session)
-        present = {cluster.id: cluster for cluster in clusters.every(session)}
-        for erasure in erasures.unfinished(session):
-            if erasure.planned_epoch is None:
-                continue
-            _advance_one(context, session, erasure, present, failed_destructions=waiting.get(erasure.id))
-
-
-def _advance_one(
-    context: Context,
-    session: WriteSession,
-    erasure: Erasure,
-    present: dict[str, Cluster],
-    *,
-    failed_destructions: int | None,
-) -> None:
-    """`failed_destructions` is None once all bytes are gone."""
-    found = [_progress(context, session, erasure, touched, present) for touched in erasure.clusters]
-    for touched, (reached, prompt) in zip(erasure.clusters, found, strict=True):
-        if (touched.state, touched.prompt_after) != (reached, prompt):
-            erasures.set_cluster(session, erasure.id, touched.cluster, state=reached, prompt_after=prompt)
-    reached_states = {reached for reached, _ in found}
-    stuck = (failed_destructions or 0) >= context.settings.training.attempts
-    if failed_destructions is None and reached_states <= {states.COMPLETED, states.REMOVED}:
-        after = states.COMPLETED
-    else:
-        after = states.FAILED if stuck or states.FAILED in reached_states else states.RETRAINING
-    if states.may_change(erasure.state, after):
-        done = max(context.clock(), erasure.accepted_at) if after == states.COMPLETED else None
-        erasures.set_state(session, erasure.id, state=after, completed_at=done)
-
-
-def _progress(
-    context: Context,
-    session: ReadSession,
-    erasure: Erasure,
-    touched: TouchedCluster,
-    present: dict[str, Cluster],
-) -> tuple[str, str | None]:
-    """State of one touched cluster, and the prompt it serves in place of the old one."""
-    if touched.state in (states.COMPLETED, states.REMOVED):
-        return touched.state, touched.prompt_after
-    cluster = present.get(touched.cluster)
-    if cluster is None:
-        return states.REMOVED, None
-    if cluster.serving_key is not None:
-        built = prompts.get(session, [cluster.serving_key]).get(cluster.serving_key)  # None: replaced just now
-        # Built after the plan that knew of the erasure, or just what that plan asks for.
-        later = built is not None and built.published_epoch > (erasure.planned_epoch or 0)
-        if later or cluster.serving_key == cluster.desired_key:
-            return states.COMPLETED, cluster.serving_key
-    if cluster.attempts >= context.settings.training.attempts:
-        return states.FAILED, None
-    return states.RETRAINING, None

@@ -169,7 +169,7 @@ def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, 
 
 def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str] = ()) -> tuple[str, list[str]]:
     """The same for the survivors on record, or for what would be left of them."""
-    window = context.partition.window(samples.count(session) - len(without))
+    window = context.partition.window(clusters.count_samples(session) - len(without))
     if window == 0:
         return context.partition.line_digest, []
     gone = set(without)

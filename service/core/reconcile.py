@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from service.core.advance import advance
 from service.core.context import Context
-from service.core.erasure import advance
 from service.core.replan import replan
 from service.core.training import pause_after
 from service.registry import clusters, leases, prompts, replicas
@@ -65,7 +65,7 @@ def destroy_owed(context: Context) -> int:
     scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
     if not scrubbed:
         log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
-    with context.registry.write() as session:
+    with context.registry.note() as session:
         prompts.destroyed(session, gone if scrubbed else [])
         prompts.not_destroyed(session, failed)
     return len(gone) if scrubbed else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from service.core.context import Context
@@ -14,6 +15,7 @@ from service.registry import clusters, workers
 
 log = logging.getLogger(__name__)
 
+LONGEST_REST = 1.0  # seconds between two passes while one commit follows another
 TIDY_EVERY = 720  # passes of the timer
 
 
@@ -25,6 +27,7 @@ class Reconciler:
         self._doorbell = doorbell
         self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
+        self._rest = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -40,6 +43,7 @@ class Reconciler:
     def stop(self) -> None:
         """Finish the pass under way, then end."""
         self._stopping = True
+        self._rest.set()
         self._wake.set()
         self._thread.join(timeout=5)
 
@@ -51,6 +55,7 @@ class Reconciler:
             self._wake.clear()
             if self._stopping:
                 return
+            started = time.monotonic()
             try:
                 pause = self._pass()
                 if passes % TIDY_EVERY == 0:
@@ -59,6 +64,8 @@ class Reconciler:
                 log.exception("reconciling failed; it will be tried again")
                 pause = self._context.settings.worker.reconcile_seconds
             passes += 1
+            # At most half of the time: what is committed meanwhile, however much, is seen to by one more pass.
+            self._rest.wait(min(time.monotonic() - started, LONGEST_REST))
 
     def _pass(self) -> float:
         """One look; seconds until the next."""

@@ -70,7 +70,8 @@ def recut(context: Context, session: WriteSession) -> dict[str, set[str]]:
     count = CountFromClusters(session, held)
     cut = context.partition.cut(count)
     old = {Interval(cluster.lo, cluster.hi): cluster for cluster in held}
-    gone = [cluster for region, cluster in old.items() if region not in set(cut)]
+    kept = set(cut)
+    gone = [cluster for region, cluster in old.items() if region not in kept]
     if not gone and len(cut) == len(held):
         return {}
     changes = [_change(region, gone, count) for region in cut if region not in old]

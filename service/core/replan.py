@@ -7,15 +7,15 @@ only where the cut divides it, and it moves only the samples whose cluster chang
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from models.spec import member_digest, prompt_key
 from service.core import layouts, move, states
 from service.core.context import Context, require_bound
 from service.core.recut import recut
-from service.registry import clusters, erasures, prompts, samples, state
+from service.registry import clusters, erasures, progress, prompts, samples, state
 from service.registry import layouts as layout_rows
-from service.registry.engine import WriteSession
+from service.registry.engine import Needless, ReadSession, WriteSession
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def replan(context: Context, *, refit: bool = True) -> bool:
         return False
     try:
         return _plan(context, move.prepare(context) if moving else None)
-    except move.Overtaken:
+    except (move.Overtaken, Needless):
         return True  # the next pass looks again
     except move.CannotMove as failure:
         _note_failure(context, str(failure))
@@ -43,8 +43,12 @@ def replan(context: Context, *, refit: bool = True) -> bool:
 
 def _plan(context: Context, prepared: move.Move | None) -> bool:
     artifact: layouts.Artifact | None = None
+
+    def needed(session: ReadSession) -> bool:
+        return bool(clusters.to_plan(session, context.clock()))
+
     try:
-        with context.registry.write(exclusive=True) as session:
+        with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
             require_bound(context, session)
             if prepared is not None:
                 changed = move.carry_out(context, session, prepared)
@@ -59,7 +63,7 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
             _plan_keys(context, session)
             prompts.drop_unserved(session)
             samples.prune_owners(session)
-            _note_erasures(session, changed)
+            progress.note_plan(session, epoch=state.epoch(session), changed=changed)
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
     except BaseException:
@@ -72,7 +76,7 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
 def _note_failure(context: Context, failure: str) -> None:
     """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
     with context.registry.read() as session:
-        waiting = any(erasure.state == states.WITHDRAWN for erasure in erasures.unfinished(session))
+        waiting = bool(erasures.counts(session).get(states.WITHDRAWN))
         if layout_rows.failure(session) == failure and not waiting:
             return  # it is on record already
     log.error("samples cannot be moved to another layout: %s", failure)
@@ -80,9 +84,7 @@ def _note_failure(context: Context, failure: str) -> None:
         require_bound(context, session)
         layout_rows.note_failure(session, failure)
         samples.prune_owners(session)
-        for erasure in erasures.unfinished(session):
-            if erasure.planned_epoch is None:
-                erasures.set_state(session, erasure.id, state=states.FAILED)
+        progress.fail_unplanned(session)
 
 
 def key_of(context: Context, members: Sequence[samples.Member]) -> str:
@@ -103,18 +105,3 @@ def _plan_keys(context: Context, session: WriteSession) -> None:
         if prompts.get(session, [key]):
             state.bump_epoch(session)
             clusters.adopt(session, cluster_id, key)
-
-
-def _note_erasures(session: WriteSession, changed: Mapping[str, set[str]]) -> None:
-    """Erasures accepted since the last plan answer for everything that this plan has changed.
-
-    An older one answers for where the samples of its clusters have gone, while those were not served yet.
-    """
-    epoch = state.epoch(session)
-    for erasure in erasures.unfinished(session):
-        settled = (states.COMPLETED, states.REMOVED)
-        owed = {touched.cluster for touched in erasure.clusters if touched.state not in settled}
-        new = erasure.planned_epoch is None
-        erasures.touch(session, erasure.id, [c for c, sources in changed.items() if new or sources & owed])
-        if new:
-            erasures.set_state(session, erasure.id, state=states.RETRAINING, planned_epoch=epoch)

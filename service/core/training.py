@@ -136,7 +136,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
 
 def hold(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
-    with context.registry.write() as session:
+    with context.registry.note() as session:
         until = context.clock() + context.settings.worker.lease
         if not leases.renew(session, claim, until=until):
             raise LeaseLost

@@ -46,6 +46,11 @@ def every(session: ReadSession) -> list[Cluster]:
     return [_record(row) for row in rows]
 
 
+def count_samples(session: ReadSession) -> int:
+    """How many samples there are, by the clusters' own counts: however many, it is quick."""
+    return session.execute(sa.select(sa.func.coalesce(sa.func.sum(ClusterRow.samples), 0))).scalar_one()
+
+
 def get(session: ReadSession, cluster_id: str) -> Cluster | None:
     """The cluster, or None."""
     row = session.execute(sa.select(ClusterRow).where(ClusterRow.id == cluster_id)).scalar_one_or_none()

@@ -12,7 +12,7 @@ place whose end was not heard of, the caller must ask.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +34,10 @@ from service.errors import DISK_FULL, Misconfigured, OutOfSpace, Unavailable
 
 _BUSY_MS = 15_000  # how long SQLite waits for a lock
 _SCRUB_MS = 250  # ... and a scrub for readers: meanwhile it holds up every writer
-_PLAN_LOCK = 0x0B11  # any constant: the advisory lock's name on PostgreSQL
+# Any constants: names of advisory locks on PostgreSQL. Whoever wants to be alone waits for his turn first: while he
+# waits for the plan lock, others wait behind him.
+_PLAN_LOCK, _TURN_LOCK = 0x0B11, 0x0B12
+_IN_TURN = sa.text("SELECT pg_advisory_xact_lock(:name)")
 _AMONG_OTHERS = sa.text("SELECT pg_advisory_xact_lock_shared(:name)")
 # A move of millions of samples computes between its statements, and its statements are long.
 _ALONE = sa.text(
@@ -49,6 +52,13 @@ class ReadSession(Session):
 
 class WriteSession(ReadSession):
     """A transaction, committed by whoever opened it."""
+
+
+class Needless(Exception):
+    """Somebody else has done it meanwhile."""
+
+
+Needed = Callable[[ReadSession], bool]
 
 
 @dataclass(frozen=True)
@@ -96,16 +106,29 @@ class Registry:
             yield session
 
     @contextmanager
-    def write(self, *, exclusive: bool = False) -> Iterator[WriteSession]:
+    def write(self, *, exclusive: bool = False, needed: Needed | None = None) -> Iterator[WriteSession]:
         """One transaction, committed at the end of the block, rolled back if it raises.
 
-        Raises OutOfSpace if the disk is full; Unavailable if the database is, and then perhaps it was committed.
+        Raises OutOfSpace if the disk is full; Unavailable if the database is away, and then perhaps it was committed.
 
-        exclusive  no other write runs meanwhile; for changes of the partition.
+        exclusive  no other write runs meanwhile, but notes; for changes of the partition.
+        needed     of one that wants to be alone: asked again when its turn has come. If it is no longer so, Needless is
+                   raised, and nobody was held up: of several processes that see the same work, one does it.
         """
-        with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
+        with self.note() as session:
+            if exclusive:
+                if not self.is_sqlite:
+                    session.execute(_IN_TURN, {"name": _TURN_LOCK})
+                if needed is not None and not needed(session):
+                    raise Needless
             if not self.is_sqlite:
                 session.execute(_ALONE if exclusive else _AMONG_OTHERS, {"name": _PLAN_LOCK})
+            yield session
+
+    @contextmanager
+    def note(self) -> Iterator[WriteSession]:
+        """A write that a change of the partition need not wait for, nor wait for it: heartbeats, leases, tickets."""
+        with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def scrub(self) -> bool:

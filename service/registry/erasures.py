@@ -11,7 +11,7 @@ from uuid6 import uuid7
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Erasure, Page, TouchedCluster
-from service.registry.tables import DestructionRow, ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
+from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
 _CHUNK = 500  # ids in one IN list
 OPEN = ("withdrawn", "retraining", "failed")
@@ -102,68 +102,11 @@ def page(session: ReadSession, *, limit: int, cursor: str | None = None, state: 
     return paging.page(records, limit, item=lambda record: record, place=lambda record: record.id)
 
 
-def unfinished(session: ReadSession) -> list[Erasure]:
-    """Every erasure that is not completed, oldest first."""
-    return _load(session, sa.select(ErasureRow).where(ErasureRow.state.in_(OPEN)).order_by(ErasureRow.id))
-
-
-def awaiting_destruction(session: ReadSession) -> dict[str, int]:
-    """How often destroying the bytes of an erasure has failed, for those some of whose bytes are still there.
-
-    Beside its own samples an erasure waits for every prompt and layout that was owed to destruction before it was
-    planned: whichever event withdrew them, they may have been built from its samples.
-    """
-    own = DestructionRow.erasure_id == ErasureRow.id
-    built = ~DestructionRow.object_name.startswith("samples/")
-    before = DestructionRow.owed_epoch <= ErasureRow.planned_epoch
-    statement = (
-        sa.select(ErasureRow.id, sa.func.max(DestructionRow.attempts))
-        .join(DestructionRow, sa.or_(own, sa.and_(built, before)))
-        .where(ErasureRow.state.in_(OPEN))
-        .group_by(ErasureRow.id)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
-
-
-def touch(session: WriteSession, erasure_id: str, clusters: Sequence[str]) -> None:
-    """Add clusters that an erasure turns out to change as well."""
-    known = set(
-        session.execute(
-            sa.select(ErasureClusterRow.cluster_id).where(ErasureClusterRow.erasure_id == erasure_id)
-        ).scalars()
-    )
-    session.add_all(
-        ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, state="withdrawn")
-        for cluster in clusters
-        if cluster not in known
-    )
-    session.flush()
-
-
-def set_cluster(
-    session: WriteSession, erasure_id: str, cluster_id: str, *, state: str, prompt_after: str | None = None
-) -> None:
-    """How far one touched cluster has come."""
-    session.execute(
-        sa.update(ErasureClusterRow)
-        .where(ErasureClusterRow.erasure_id == erasure_id, ErasureClusterRow.cluster_id == cluster_id)
-        .values(state=state, prompt_after=prompt_after)
-    )
-
-
-def set_state(
-    session: WriteSession,
-    erasure_id: str,
-    *,
-    state: str,
-    planned_epoch: int | None = None,
-    completed_at: datetime | None = None,
-) -> None:
-    """How far the erasure has come. `planned_epoch`, once set, stays."""
-    values: dict[str, object] = {"state": state, "completed_at": completed_at}
-    if planned_epoch is not None:
-        values["planned_epoch"] = planned_epoch
-    session.execute(sa.update(ErasureRow).where(ErasureRow.id == erasure_id).values(**values))
+def oldest_unfinished(session: ReadSession) -> datetime | None:
+    """When the oldest erasure that is not completed was accepted."""
+    return session.execute(
+        sa.select(sa.func.min(ErasureRow.accepted_at)).where(ErasureRow.state.in_(OPEN))
+    ).scalar_one()
 
 
 def counts(session: ReadSession) -> dict[str, int]:

@@ -17,6 +17,7 @@ from service.registry.clusters import FRESH, NO_LEASE, SETTLED, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
 
+SKEW = timedelta(seconds=5)  # by how much clocks of machines that keep time may differ
 MAX_PAUSE = timedelta(seconds=600)  # between two trainings of a cluster that fails
 
 
@@ -65,11 +66,12 @@ def are_times_ahead(session: ReadSession, *, now: datetime, lease: timedelta, se
 
 
 def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnElement[bool]:
+    late = now + SKEW  # else what another process has written since `now` was read would count
     return sa.or_(
-        ClusterRow.leased_until > now + lease,
-        ClusterRow.settles_at > now + settle,
-        ClusterRow.unsettled_since > now,
-        ClusterRow.retry_at > now + MAX_PAUSE,
+        ClusterRow.leased_until > late + lease,
+        ClusterRow.settles_at > late + settle,
+        ClusterRow.unsettled_since > late,
+        ClusterRow.retry_at > late + MAX_PAUSE,
     )
 
 

@@ -116,10 +116,18 @@ def strays(session: ReadSession) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in session.execute(columns.where(missing))]
 
 
-def drop_unserved(session: WriteSession, *, erasure_id: str | None = None) -> list[str]:
-    """Forget prompts that no cluster serves; their objects, which are now owed to destruction."""
+def drop_unserved(
+    session: WriteSession, *, among: Sequence[str] | None = None, erasure_id: str | None = None
+) -> list[str]:
+    """Forget prompts that no cluster serves; their objects, which are now owed to destruction.
+
+    among  only prompts of these keys are looked at.
+    """
     served = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
-    rows = session.execute(sa.select(PromptRow.key, PromptRow.object_name).where(~served)).all()
+    unserved = sa.select(PromptRow.key, PromptRow.object_name).where(~served)
+    if among is not None:
+        unserved = unserved.where(PromptRow.key.in_(among))
+    rows = session.execute(unserved).all()
     if rows:
         for start in range(0, len(rows), _CHUNK):
             chunk = [row[0] for row in rows[start : start + _CHUNK]]

@@ -165,24 +165,35 @@ def _owner_id(session: WriteSession, ref: str) -> str:
     if existing is not None:
         return existing
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(OwnerRow).values(id=str(uuid7()), ref=ref)
+    statement = dialect.insert(OwnerRow).values(id=str(uuid7()), ref=ref, leaving=False)
     session.execute(statement.on_conflict_do_nothing(index_elements=["ref"]))
     return session.execute(found).scalar_one()
 
 
 def delete(session: WriteSession, ids: Sequence[str]) -> int:
-    """Delete the rows; how many there were."""
-    deleted = 0
+    """Delete the rows; how many there were. Their owners may be leaving."""
+    owners: list[str] = []
     for start in range(0, len(ids), _CHUNK):
         chunk = list(ids[start : start + _CHUNK])
-        statement = sa.delete(SampleRow).where(SampleRow.id.in_(chunk)).returning(SampleRow.id)
-        deleted += len(session.execute(statement).all())
-    return deleted
+        statement = sa.delete(SampleRow).where(SampleRow.id.in_(chunk)).returning(SampleRow.owner_id)
+        owners += session.execute(statement).scalars()
+    _note_leaving(session, sorted(set(owners)))
+    return len(owners)
+
+
+def _note_leaving(session: WriteSession, owner_ids: Sequence[str]) -> None:
+    """Locked in the order of their ids: another erasure may concern the same owners."""
+    for start in range(0, len(owner_ids), _CHUNK):
+        chunk = OwnerRow.id.in_(owner_ids[start : start + _CHUNK])
+        session.execute(sa.select(OwnerRow.id).where(chunk).order_by(OwnerRow.id).with_for_update(key_share=True))
+        session.execute(sa.update(OwnerRow).where(chunk).values(leaving=True))
 
 
 def prune_owners(session: WriteSession) -> None:
     """Forget owners who have nothing left. In an exclusive transaction: an intake may be about to name one."""
-    session.execute(sa.delete(OwnerRow).where(~sa.exists().where(SampleRow.owner_id == OwnerRow.id)))
+    nothing_left = ~sa.exists().where(SampleRow.owner_id == OwnerRow.id)
+    session.execute(sa.delete(OwnerRow).where(OwnerRow.leaving, nothing_left))
+    session.execute(sa.update(OwnerRow).where(OwnerRow.leaving).values(leaving=False))
 
 
 def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[Member]:
@@ -247,10 +258,12 @@ def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, l
 
 
 def count(session: ReadSession) -> int:
-    """How many samples there are."""
+    """How many samples there are, row by row: `clusters.count_samples` is quicker."""
     return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
 
 
 def count_owners(session: ReadSession) -> int:
-    """How many owners have samples."""
-    return session.execute(sa.select(sa.func.count(SampleRow.owner_id.distinct()))).scalar_one()
+    """How many owners have samples. Only of those who may be leaving the samples are looked at."""
+    something_left = sa.exists().where(SampleRow.owner_id == OwnerRow.id)
+    counted = sa.select(sa.func.count()).select_from(OwnerRow)
+    return session.execute(counted.where(sa.or_(~OwnerRow.leaving, something_left))).scalar_one()

@@ -74,11 +74,15 @@ class LayoutAnchorRow(Base):
 
 
 class OwnerRow(Base):
-    """A person, by the opaque reference that the client knows them by; gone with their last sample."""
+    """A person, by the opaque reference that the client knows them by; gone with their last sample.
+
+    `leaving`: samples of theirs have been erased since owners were last looked through.
+    """
 
     __tablename__ = "owners"
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     ref: Mapped[str] = mapped_column(String(128), unique=True)
+    leaving: Mapped[bool] = mapped_column(index=True)
 
 
 class SampleRow(Base):

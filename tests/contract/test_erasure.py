@@ -6,6 +6,7 @@ import pytest
 from uuid6 import uuid7
 
 from service.core import erasure, reconcile, states
+from service.core.advance import advance
 from service.errors import NotFound
 from service.registry import erasures, leases, prompts, samples, state
 from service.registry.records import Erasure, Sample
@@ -137,7 +138,7 @@ def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_i
     artifact = _artifact(settled, sample)
     found = settled.erase(sample.id)
     reconcile.replan(settled.context)
-    erasure.advance(settled.context)
+    advance(settled.context)
     assert settled.erasure(found.id).state == "retraining"
     assert {artifact, samples.object_name(sample.id)} <= settled.objects()
     settled.reconcile()

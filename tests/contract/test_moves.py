@@ -141,11 +141,11 @@ def test_a_move_that_dies_has_moved_nobody(anchored: World, monkeypatch: pytest.
     anchored.erase(anchors(anchored)[0])
     clusters, samples = anchored.clusters(), anchored.samples()
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(replan, "_note_erasures", die)
+        patch.setattr("service.core.replan.progress.note_plan", die)
         with pytest.raises(Killed):
             anchored.reconcile()
     assert (anchored.clusters(), anchored.samples()) == (clusters, samples)

@@ -104,7 +104,7 @@ def destroy(state: State) -> State:
 
 
 def advance(scope: Scope, state: State) -> State:
-    """erasure.advance: note how far every planned erasure has come; complete those that owe nothing."""
+    """core.advance: note how far every planned erasure has come; complete those that owe nothing."""
     if not state.erasures:
         return state
     still = []

@@ -64,11 +64,10 @@ def get_status(service: Running) -> Status:
     summary = service.closed_form.summary() if service.closed_form is not None else None
     with context.registry.read() as session:
         held = clusters.every(session)
-        unfinished = erasures.unfinished(session)
-        oldest = min((erasure.accepted_at for erasure in unfinished), default=None)
+        oldest = erasures.oldest_unfinished(session)
         crew = workers.every(session)
         return Status(
-            samples=samples.count(session),
+            samples=sum(cluster.samples for cluster in held),
             owners=samples.count_owners(session),
             clusters=dict(Counter(cluster_state(c, now=now, attempts=attempts) for c in held)),
             erasures=erasures.counts(session),

@@ -1,0 +1,83 @@
+"""Seeing erasures through: noting how far each has come, and completing those that owe nothing any more.
+
+Looks at all of them at once. One that only waits for a training is not looked at, so thousands may wait.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from service.core import layouts, states
+from service.core.context import Context
+from service.registry import progress, prompts
+from service.registry.engine import Needed, Needless, ReadSession
+from service.registry.progress import ClusterChange, Destructions, ErasureChange, Standing, Touched
+
+
+def advance(context: Context) -> None:
+    """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
+
+    def needed(session: ReadSession) -> bool:
+        return bool(_cluster_changes(context, session) or _erasure_changes(context, session))
+
+    with context.registry.read() as session:
+        if not needed(session):
+            return
+    with suppress(Needless):
+        _note(context, needed)
+
+
+def _note(context: Context, needed: Needed) -> None:
+    """Exclusive: what another process notes at the same time must not be overwritten with what we saw before it."""
+    with context.registry.write(exclusive=True, needed=needed) as session:
+        progress.note_clusters(session, _cluster_changes(context, session))
+        changes = _erasure_changes(context, session)
+        if any(change.state == states.COMPLETED for change in changes) and (
+            left_behind := layouts.strays(context, session)  # by a move that was killed: it may know anybody
+        ):
+            prompts.owe_destruction(session, left_behind)
+            return
+        progress.note_erasures(session, changes)
+
+
+def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:
+    most = context.settings.training.attempts
+    found = [(touched, *_reached(touched, attempts=most)) for touched in progress.touched(session, attempts=most)]
+    return [
+        ClusterChange(touched.erasure, touched.cluster, state, prompt)
+        for touched, state, prompt in found
+        if state != touched.state
+    ]
+
+
+def _reached(touched: Touched, *, attempts: int) -> tuple[str, str | None]:
+    """State of one touched cluster, and the prompt that it serves in place of the old one."""
+    if not touched.present:
+        return states.REMOVED, None
+    if touched.serving_key is not None:
+        # Built after the plan that knew of the erasure, or just what that plan asks for.
+        later = touched.published_epoch is not None and touched.published_epoch > touched.planned_epoch
+        if later or touched.serving_key == touched.desired_key:
+            return states.COMPLETED, touched.serving_key
+    return (states.FAILED if touched.attempts >= attempts else states.RETRAINING), None
+
+
+def _erasure_changes(context: Context, session: ReadSession) -> list[ErasureChange]:
+    most = context.settings.training.attempts
+    owed = progress.destructions(session)
+    now = context.clock()
+    changes = []
+    for erasure in progress.standing(session, everybody=owed.any_failed(most)):
+        state = _state(erasure, owed, attempts=most)
+        if states.may_change(erasure.state, state):
+            done = max(now, erasure.accepted_at) if state == states.COMPLETED else None
+            changes.append(ErasureChange(erasure.id, state, done))
+    return changes
+
+
+def _state(erasure: Standing, owed: Destructions, *, attempts: int) -> str:
+    failures = owed.failures(erasure.id, erasure.planned_epoch)
+    if failures is None and not erasure.unsettled:
+        return states.COMPLETED
+    stuck = failures is not None and failures >= attempts
+    return states.FAILED if stuck or erasure.failed else states.RETRAINING

@@ -6,10 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, forgetting, main_path, tiers
+from benchmarks import closed_form, forgetting, main_path, scale, tiers
 
 RESULTS = Path(__file__).parent / "results"
-MEASUREMENTS = {"main_path": main_path, "forgetting": forgetting, "closed_form": closed_form, "tiers": tiers}
+MEASUREMENTS = {
+    "main_path": main_path,
+    "forgetting": forgetting,
+    "closed_form": closed_form,
+    "tiers": tiers,
+    "scale": scale,
+}
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ from service.core.context import Context
 from service.errors import Conflict, Invalid
 from service.registry import idempotency
 
-# After that, the first request is taken for dead; also that far ahead of now, where the clock was set back.
-RUNNING = timedelta(minutes=10)
+# After that, the first request is taken for dead (one that lives on makes nothing, `idempotency.finish`); also that far
+# ahead of now, where the clock was set back.
+RUNNING = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)

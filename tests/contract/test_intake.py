@@ -238,6 +238,25 @@ def test_a_key_whose_first_request_still_runs_is_refused_until_that_is_taken_for
             assert second.key_digest is not None
 
 
+def test_of_a_request_taken_for_dead_and_its_retry_only_one_makes_a_sample(world: World) -> None:
+    """Whichever is faster: here the first, which was only slow."""
+    with request(world, "key") as slow:
+        world.time.advance(RUNNING.total_seconds() + 1)
+
+        def retry() -> None:
+            with request(world, "key") as second:
+                made.append(upload(world, slow))
+                upload(world, second)
+
+        made: list[str] = []
+        with pytest.raises(Conflict, match="was faster"):
+            retry()
+    assert [sample.id for sample in world.samples()] == made
+    assert [name.split("/")[1].split(".")[0] for name in world.context.store.names("samples")] == made
+    with request(world, "key") as again:
+        assert again.resource_id == made[0]
+
+
 def test_a_key_is_free_again_when_its_request_failed(world: World) -> None:
     def fail() -> None:
         with request(world, "key"):

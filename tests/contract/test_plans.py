@@ -8,6 +8,7 @@ import pytest
 
 from service.core import erasure, intake
 from service.core.context import Context
+from service.core.idempotency import once
 from service.core.reconcile import reconcile
 from service.registry import erasures, feed, samples
 from tests.crowd import Plans, fill, newcomer
@@ -56,7 +57,8 @@ def forget_an_owner(context: Context) -> None:
 
 
 def take_one_in(context: Context) -> None:
-    (taken,) = intake.take_in(context, [newcomer(context, 1)], idempotency_key="k" * 64)
+    with once(context, "POST /samples", "key", "d" * 64, caller="app") as ticket:
+        (taken,) = intake.take_in(context, [newcomer(context, 1)], idempotency_key=ticket.key_digest)
     assert isinstance(taken, intake.Sample)
 
 

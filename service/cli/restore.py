@@ -52,7 +52,7 @@ def restore_check(
             console.print("Erased again." if found.is_clean else "What could be erased again is; this is left:")
             _report(found)
         elif running := restore.heard_from(context):
-            console.print(f"The service runs on this registry: {', '.join(running)}.")
+            console.print(f"Note: the service runs on this registry ({', '.join(running)}).")
     finally:
         context.registry.close()
     if not found.is_clean:

@@ -99,13 +99,18 @@ def _accept(
     raise Unavailable("Other erasures of the same samples are being accepted. Try again.")
 
 
-def replay(context: Context, session: WriteSession, tombstone: Tombstone) -> Erasure:
+def replay(context: Context, session: WriteSession, tombstone: Tombstone) -> Erasure | None:
     """Accept an erasure again that a restored registry has forgotten, under its old id if that is not known.
+
+    None if there is nothing to forget, and the erasure is on record.
 
     In an exclusive transaction, so that nobody replays it at the same time. Samples that are not held count as well: a
     prompt may have seen them, an object of theirs may be there.
     """
     found = samples.find(session, tombstone.samples)
+    is_back = found or prompts.containing(session, tombstone.samples)
+    if not is_back and erasures.get(session, tombstone.erasure) is not None:
+        return None
     return _erase(context, session, found, replayed=tombstone)
 
 

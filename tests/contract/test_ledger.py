@@ -15,7 +15,7 @@ from service.core import ledger
 from service.core.audit import Scope, audit
 from service.core.context import open_ledger
 from service.core.tidy import tidy
-from service.errors import Misconfigured
+from service.errors import Misconfigured, Unavailable
 from service.registry import ledger as rows
 from service.registry.records import Tombstone
 from service.registry.tables import ErasureRow, ErasureSampleRow
@@ -213,6 +213,23 @@ def test_what_a_killed_writer_left_unfinished_is_no_tombstone_and_is_tidied_away
     os.utime(left, (old, old))
     tidy(apart.context)
     assert not left.exists()
+
+
+def test_a_folder_of_the_ledger_that_may_not_be_listed_is_not_taken_for_empty(
+    apart: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = apart.erase(next(iter(apart.held)))
+    apart.settle()
+    scandir = os.scandir
+
+    def forbidden(path: str) -> Any:
+        if str(path).endswith(f"/{accepted.id[-2:]}"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(Unavailable, match="ledger cannot be read: Permission denied"):
+        ledger.read(apart.context.ledger)
 
 
 # ---------------------------------------------------------------------------------------------------------- many

@@ -18,6 +18,8 @@ from tests.servers import fresh_database, postgres, postgres_program
 
 README = (REPOSITORY / "README.md").read_text()
 
+pytestmark = pytest.mark.timeout(900)  # seconds; services are started and stopped several times, each on a full stack
+
 
 def block(name: str) -> str:
     """README's commands of that mark, for the test's data folder."""

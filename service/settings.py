@@ -186,6 +186,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("oubli-data"), description="Folder of registry, images, artifacts and admin key.")
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
+    ledger_url: str | None = Field(
+        None, description="Folder of the erasure ledger, kept apart from backups; default: among the objects."
+    )
     broker_url: SecretStr | None = Field(None, description="Celery broker; default: a folder in the data folder.")
     backbone: str = Field("efficientnet-lite0", description="Frozen public backbone, by name.")
     input_size: int | None = Field(None, description="Pixels of the backbone's input; default: the backbone's own.")

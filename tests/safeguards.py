@@ -202,7 +202,7 @@ ERASING = [  # at once, everywhere, for good
             "sa.select(DestructionRow.object_name).where(~unplanned)", "sa.select(DestructionRow.object_name)",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-bytes before plan]"),
     _mutant("raced", "two erasures of one sample are one", _ERASURE,
-            "if samples.delete(session, ids) != len(ids):", "if samples.delete(session, ids) < 0:",
+            "if samples.delete(session, ids) != len(found):", "if samples.delete(session, ids) < 0:",
             "contract/test_concurrent_erasures.py::test_an_erasure_that_is_overtaken_takes_what_is_left[postgres]"),
     _mutant("requests", "digests of an erased sample's requests are forgotten", _ERASURE,
             "idempotency.forget_requests(session, ids)", "pass",
@@ -219,7 +219,7 @@ ERASING = [  # at once, everywhere, for good
             "    _note_leaving(session, sorted(set(owners)))\n", "",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-in turn]"),
     _mutant("completion", "no erasure is completed before its bytes are gone", "service/core/advance.py",
-            "if failures is None and not erasure.unsettled:", "if not erasure.unsettled:",
+            "if failures is None and erasure.ledgered and not", "if erasure.ledgered and not",
             "contract/test_erasure.py::test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed[sqlite]"),
     _mutant("completion-scrub", "no erasure is completed before the database is scrubbed", "service/core/reconcile.py",
             "prompts.destroyed(session, gone if scrubbed else [])", "prompts.destroyed(session, gone)",
@@ -326,6 +326,30 @@ SUBTRACTING = [
             "return np.rint(rows * SCALE)", "return rows * SCALE",
             "unit/test_closed_form.py::test_a_sample_that_was_removed_was_never_there"),
 ]
+
+RESTORING = [  # what was erased does not come back with a backup
+    _mutant("ledgered", "no erasure is completed before its tombstone is in the ledger",
+            "service/core/advance.py",
+            "and erasure.ledgered and not", "and not",
+            "contract/test_ledger.py::test_no_erasure_is_completed_before_its_tombstone_is_written[sqlite]"),
+    _mutant("ledgered-noted", "a tombstone counts as written only once it is", "service/core/ledger.py",
+            "        return words(error)\n    return None", "        words(error)\n    return None",
+            "contract/test_ledger.py::test_no_erasure_is_completed_before_its_tombstone_is_written[sqlite]"),
+    _mutant("tombstone-name", "a tombstone is believed under its own name only", "service/core/ledger.py",
+            "if object_name(tombstone.erasure) != name:", "if False:",
+            "contract/test_ledger.py::test_what_is_no_tombstone_is_never_taken_for_one[another erasure]"),
+    _mutant("replay-seen", "a replayed erasure plans anew for who has seen samples that did not come back", _ERASURE,
+            "leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]",
+            "pass",
+            "contract/test_restore.py::test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did_not_"
+            "come_back[sqlite]"),
+    _mutant("replay-objects", "objects that came back without their rows are destroyed", "service/core/restore.py",
+            "prompts.owe_destruction(session, found.objects)", "pass",
+            "contract/test_restore.py::test_objects_without_rows_are_destroyed_at_once[sqlite]"),
+    _mutant("replay-alone", "nothing is replayed under a running service", "service/core/restore.py",
+            "if running := heard_from(context):", "if running := list[str]():",
+            "contract/test_restore.py::test_nothing_is_applied_while_the_service_runs[sqlite]"),
+]
 # fmt: on
 
-MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING]
+MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING, *RESTORING]

@@ -106,6 +106,11 @@ def _postgres_binaries() -> Path:
     return max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
+def postgres_program(name: str) -> Path:
+    """A client of PostgreSQL, such as `pg_dump`, of the same release as the throw-away server."""
+    return _postgres_binaries() / name
+
+
 def _redis_binary() -> Path:
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return Path(found)

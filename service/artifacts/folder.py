@@ -59,10 +59,11 @@ class FolderStore:
         _flush_folder(path.parent)
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Walk the folder."""
-        for path in (self._root / check_prefix(prefix)).rglob("*"):
-            if path.is_file() and not path.name.startswith(_TEMPORARY):
-                yield self._name(path)
+        """Walk the folder. Raises OSError for one that may not be listed: it is not empty for all we know."""
+        for folder, _, files in os.walk(self._root / check_prefix(prefix), onerror=_raise_unless_gone):
+            for path in map(Path(folder).joinpath, files):
+                if path.is_file() and not path.name.startswith(_TEMPORARY):
+                    yield self._name(path)
 
     def sweep(self, older_than: timedelta) -> int:
         """Unlink temporary files whose writers are gone."""
@@ -89,6 +90,11 @@ class FolderStore:
             if self._path(f"{prefix}/{rest}") == path:
                 return f"{prefix}/{rest}"
         return path.relative_to(self._root).as_posix()
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _make_folder(folder: Path) -> None:

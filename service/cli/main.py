@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.cli import auditor, centroids, demo, desk, roles
+from service.cli import auditor, centroids, demo, desk, restore, roles
 from service.errors import ServiceError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(desk.predict)
 app.command()(desk.erase)
 app.command()(desk.status)
 app.command("audit")(auditor.audit_command)
+app.command("restore-check")(restore.restore_check)
 app.command()(centroids.centroids)
 app.command()(demo.demo)
 

@@ -77,7 +77,7 @@ def _erasure_changes(context: Context, session: ReadSession) -> list[ErasureChan
 
 def _state(erasure: Standing, owed: Destructions, *, attempts: int) -> str:
     failures = owed.failures(erasure.id, erasure.planned_epoch)
-    if failures is None and not erasure.unsettled:
+    if failures is None and erasure.ledgered and not erasure.unsettled:
         return states.COMPLETED
-    stuck = failures is not None and failures >= attempts
+    stuck = max(failures or 0, erasure.ledger_attempts) >= attempts
     return states.FAILED if stuck or erasure.failed else states.RETRAINING

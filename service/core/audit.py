@@ -20,10 +20,11 @@ from models.closed_form import Accumulators
 from models.embedding import Embedding, describe
 from models.training import Member, train
 from service.artifacts import ObjectMissing
-from service.core import layouts, sample_file
+from service.core import layouts, ledger, sample_file
 from service.core.context import Context
 from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
+from service.errors import Unavailable
 from service.registry import clusters, erasures, feed, prompts, replicas, samples
 from service.registry import layouts as layout_rows
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
@@ -53,6 +54,7 @@ class Scope:
 
 def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, done, total: None) -> Iterator[Finding]:
     """Every difference, as it is found. A service at rest has none; one at work is reported as unfinished."""
+    tombs, failure = _read_ledger(context)  # before the registry: which then knows all of them
     with context.registry.read() as session:
         held = samples.every(session)
         served = clusters.every(session)
@@ -86,6 +88,18 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
     yield from _orphans(context, held, built, owed | ({record.object} if record.object is not None else set()))
     yield from _messages(context, erased)
+    if failure is not None:
+        yield Finding("ledger", failure)
+    else:
+        yield from (Finding(subject, reason) for subject, reason in ledger.differences(context, tombs))
+
+
+def _read_ledger(context: Context) -> tuple[ledger.Reading, str | None]:
+    """The erasure ledger, and why it cannot be read."""
+    try:
+        return ledger.read(context.ledger), None
+    except Unavailable as unavailable:
+        return ledger.Reading(), unavailable.detail
 
 
 def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[PlannedCluster]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from models.backbone import Backbone, UnknownBackbone, load_backbone
 from models.checkpoint import Identity
@@ -26,6 +27,7 @@ class Context:
     settings: Settings
     registry: Registry
     store: Store
+    ledger: Store
     backbone: Backbone
     partition: Partition
     training: TrainingSpec
@@ -70,10 +72,12 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         )
     except ValueError as error:
         raise Misconfigured(str(error)) from error
+    store = FolderStore(settings.data_dir / "objects")
     context = Context(
         settings=settings,
+        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url),
         registry=open_registry(settings),
-        store=FolderStore(settings.data_dir / "objects"),
+        store=store,
         backbone=backbone,
         partition=partition,
         training=training,
@@ -86,6 +90,22 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         context.registry.close()
         raise
     return context
+
+
+def open_ledger(url: str, *, make: bool = True) -> Store:
+    """The store of an erasure ledger. Raises Misconfigured.
+
+    make  False: it must be there. A folder that holds no ledger would say that nothing was ever erased.
+    """
+    folder = Path(url).expanduser()
+    if "://" in url:
+        raise Misconfigured(f"OUBLI_LEDGER_URL: {url} is no folder.")
+    try:
+        if not make and not (folder / "ledger").is_dir():
+            raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")
+        return FolderStore(folder)
+    except OSError as error:
+        raise Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).") from None
 
 
 def check_bound(context: Context) -> None:

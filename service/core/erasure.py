@@ -16,10 +16,10 @@ from service.core import layouts
 from service.core.context import Context
 from service.core.recut import CountFromClusters
 from service.errors import NotFound, Unavailable
-from service.registry import clusters, erasures, feed, idempotency, prompts, samples, state
+from service.registry import clusters, erasures, feed, idempotency, progress, prompts, samples, state
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Cluster, Erasure, Sample
+from service.registry.records import Cluster, Erasure, Sample, Tombstone
 
 TRIES = 5
 
@@ -90,7 +90,7 @@ def _accept(
                 running = already(session) if not found else None
                 if not found and running is None:
                     raise NotFound(missing)
-                accepted = running or _erase(context, session, found, owner)
+                accepted = running or _erase(context, session, found, owner=owner)
                 if idempotency_key is not None:
                     idempotency.finish(session, idempotency_key, accepted.id)
                 return accepted
@@ -99,17 +99,41 @@ def _accept(
     raise Unavailable("Other erasures of the same samples are being accepted. Try again.")
 
 
-def _erase(context: Context, session: WriteSession, found: Sequence[Sample], owner: str | None) -> Erasure:
+def replay(context: Context, session: WriteSession, tombstone: Tombstone) -> Erasure | None:
+    """Accept an erasure again that a restored registry has forgotten, under its old id if that is not known.
+
+    None if there is nothing to forget, and the erasure is on record.
+
+    In an exclusive transaction, so that nobody replays it at the same time. Samples that are not held count as well: a
+    prompt may have seen them, an object of theirs may be there.
+    """
+    found = samples.find(session, tombstone.samples)
+    is_back = found or prompts.containing(session, tombstone.samples)
+    if not is_back and erasures.get(session, tombstone.erasure) is not None:
+        return None
+    return _erase(context, session, found, replayed=tombstone)
+
+
+def _erase(
+    context: Context,
+    session: WriteSession,
+    found: Sequence[Sample],
+    *,
+    owner: str | None = None,
+    replayed: Tombstone | None = None,
+) -> Erasure:
     """The accepting transaction. Cluster rows are locked in the order of their ids, as everywhere."""
     now = context.clock()
-    ids = [sample.id for sample in found]
+    ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
     gone = Counter(sample.cluster for sample in found)
     clusters.lock(session, list(gone), serving=prompts.containing(session, ids))
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
-    if samples.delete(session, ids) != len(ids):
+    if samples.delete(session, ids) != len(found):
         raise _Raced
     seen_by = prompts.containing(session, ids)
     withdrawn = clusters.withdraw(session, seen_by, now=now)
+    if replayed is not None:  # a restored prompt may have seen samples whose rows were not restored
+        leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
     # An anchor has no say any more in where others are routed.
     if layout_rows.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
@@ -121,12 +145,15 @@ def _erase(context: Context, session: WriteSession, found: Sequence[Sample], own
         touched={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
         now=now,
         due=timedelta(days=context.settings.erasure_due_days),
+        known_as=replayed if replayed and erasures.get(session, replayed.erasure) is None else None,
     )
+    if not gone and not withdrawn:  # no plan is out of date: none will come to take note of it
+        progress.note_planned(session, erasure_id, epoch=state.epoch(session))
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
     prompts.owe_destruction(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
-    feed.note_removals(session, objects)
+    feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made three lines above
     return accepted

@@ -1,4 +1,4 @@
-"""Making what is so what should be: plan, destroy, complete, and say how much training waits.
+"""Making what is so what should be: plan, destroy, write tombstones, complete, and say how much training waits.
 
 Level-triggered: it looks at the registry's state, never at how it came about. Run it from a timer, after every commit,
 twice at once or not for an hour: the result is the same, sooner or later.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from service.core import ledger
 from service.core.advance import advance
 from service.core.context import Context
 from service.core.replan import replan
@@ -23,6 +24,7 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
     mend_times(context)
     replan(context, refit=refit)
     destroy_owed(context)
+    ledger.write_missing(context)
     advance(context)
     now = context.clock()
     patience = timedelta(seconds=context.settings.training.settle_max_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
 from service.artifacts import born
@@ -9,6 +10,8 @@ from service.core.context import Context
 from service.registry import idempotency, leases, prompts, replicas, samples, workers
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession
+
+log = logging.getLogger(__name__)
 
 IDEMPOTENCY_KEPT = timedelta(days=1)
 UNRECORDED_KEPT = timedelta(minutes=10)  # intake stores again what took it longer than half of it to record
@@ -19,10 +22,20 @@ def tidy(context: Context) -> None:
     """All of it. Once in a while is enough."""
     now = context.clock()
     destroy_unrecorded(context, older_than=UNRECORDED_KEPT)
+    if context.ledger is not context.store:
+        sweep_ledger(context)
     with context.registry.write() as session:
         idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
         workers.expire(session, before=now - PROCESSES_KEPT)
         replicas.expire(session, before=now - PROCESSES_KEPT)
+
+
+def sweep_ledger(context: Context) -> None:
+    """Remove what killed writers left unfinished. A ledger that is away is not worth failing for."""
+    try:
+        context.ledger.sweep(UNRECORDED_KEPT)
+    except OSError as error:
+        log.warning("the erasure ledger cannot be tidied: %s", error.strerror)
 
 
 def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:

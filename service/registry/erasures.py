@@ -10,7 +10,7 @@ from uuid6 import uuid7
 
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Erasure, Page, TouchedCluster
+from service.registry.records import Erasure, Page, Tombstone, TouchedCluster
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
 _CHUNK = 500  # ids in one IN list
@@ -25,17 +25,23 @@ def create(
     touched: Mapping[str, str | None],
     now: datetime,
     due: timedelta,
+    known_as: Tombstone | None = None,
 ) -> str:
-    """Record an accepted erasure; `touched` is the withdrawn prompt (or None) by cluster. Its id."""
-    erasure_id = str(uuid7())
+    """Record an accepted erasure; `touched` is the withdrawn prompt (or None) by cluster. Its id.
+
+    known_as  whoever asked for it knows it so: it was accepted before this registry was restored.
+    """
+    erasure_id, accepted_at = (known_as.erasure, known_as.accepted_at) if known_as else (str(uuid7()), now)
     session.add(
         ErasureRow(
             id=erasure_id,
             owner_ref=owner,
             state="withdrawn",
-            accepted_at=now,
+            accepted_at=accepted_at,
             withdrawn_at=now,
-            due_at=now + due,
+            due_at=accepted_at + due,
+            ledgered=False,
+            ledger_attempts=0,
         )
     )
     session.flush()
@@ -147,6 +153,8 @@ def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasur
             withdrawn_at=row.withdrawn_at,
             completed_at=row.completed_at,
             due_at=row.due_at,
+            ledgered=row.ledgered,
+            ledger_attempts=row.ledger_attempts,
             clusters=tuple(clusters[row.id]),
         )
         for row in rows

@@ -44,6 +44,8 @@ class Standing(NamedTuple):
     state: str
     planned_epoch: int
     accepted_at: datetime
+    ledgered: bool
+    ledger_attempts: int  # to write its tombstone, that have failed
     unsettled: int
     failed: int
 
@@ -140,7 +142,8 @@ def standing(session: ReadSession, *, everybody: bool = False) -> list[Standing]
     """Planned erasures whose state may have to change; `everybody`: also those that just wait for a training."""
     unsettled = sa.func.count().filter(ErasureClusterRow.state.not_in(SETTLED))
     failed = sa.func.count().filter(ErasureClusterRow.state == "failed")
-    columns = (ErasureRow.id, ErasureRow.state, _planned_epoch(), ErasureRow.accepted_at)
+    row = ErasureRow
+    columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.ledgered, row.ledger_attempts)
     statement = (
         sa.select(*columns, unsettled, failed)
         .outerjoin(ErasureClusterRow, ErasureClusterRow.erasure_id == ErasureRow.id)
@@ -149,7 +152,8 @@ def standing(session: ReadSession, *, everybody: bool = False) -> list[Standing]
         .order_by(ErasureRow.id)
     )
     if not everybody:
-        statement = statement.having(sa.or_(unsettled == 0, failed > 0, ErasureRow.state != "retraining"))
+        waits = sa.and_(unsettled > 0, failed == 0, row.state == "retraining", row.ledger_attempts == 0)
+        statement = statement.having(~waits)
     return [Standing(*row) for row in session.execute(statement)]
 
 
@@ -196,6 +200,12 @@ def note_plan(session: WriteSession, *, epoch: int, changed: Mapping[str, set[st
         answers |= {(erasure, heir) for heir in heirs[cluster]}
     _touch(session, sorted(answers))
     session.execute(sa.update(ErasureRow).where(*unplanned).values(state="retraining", planned_epoch=epoch))
+
+
+def note_planned(session: WriteSession, erasure_id: str, *, epoch: int) -> None:
+    """An erasure that no plan has to take note of."""
+    statement = sa.update(ErasureRow).where(ErasureRow.id == erasure_id)
+    session.execute(statement.values(state="retraining", planned_epoch=epoch))
 
 
 def fail_unplanned(session: WriteSession) -> None:

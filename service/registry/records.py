@@ -121,7 +121,18 @@ class Erasure:
     withdrawn_at: datetime
     completed_at: datetime | None
     due_at: datetime
+    ledgered: bool
+    ledger_attempts: int
     clusters: tuple[TouchedCluster, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What the ledger keeps of an erasure: ids and a time, nothing that was ever personal."""
+
+    erasure: str
+    accepted_at: datetime
+    samples: tuple[str, ...]
 
 
 @dataclass(frozen=True)

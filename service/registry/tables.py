@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, Uuid
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, Uuid, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -156,7 +156,10 @@ class ClusterRow(Base):
 
 
 class ErasureRow(Base):
-    """One accepted request to forget."""
+    """One accepted request to forget.
+
+    `ledgered`: its tombstone is in the erasure ledger. `ledger_attempts`: how often writing it there has failed.
+    """
 
     __tablename__ = "erasures"
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -167,6 +170,17 @@ class ErasureRow(Base):
     withdrawn_at: Mapped[datetime] = mapped_column(UtcDateTime)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ledgered: Mapped[bool]
+    ledger_attempts: Mapped[int] = mapped_column(Integer)
+    __table_args__ = (  # of those that are not in the ledger yet: few, among many
+        Index(
+            "ix_erasures_unledgered",
+            "ledger_attempts",
+            "id",
+            sqlite_where=text("ledgered = 0"),
+            postgresql_where=text("NOT ledgered"),
+        ),
+    )
 
 
 class ErasureSampleRow(Base):

@@ -1,12 +1,13 @@
 """A registry of an earlier release, in use, is brought to this one with everything that it holds."""
 
 from pathlib import Path
+from uuid import UUID
 
 import alembic.command
 import pytest
 import sqlalchemy as sa
 
-from service.registry import clusters, layouts, samples
+from service.registry import clusters, layouts, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
 DAY = "2026-01-01 00:00:00.000000"
@@ -91,6 +92,17 @@ def test_everything_is_kept_there_and_back(old: Registry, database_url: str) -> 
         assert [sample.position for sample in samples.every(session)] == [0, 100]
     alembic.command.downgrade(_config(database_url), "0001")
     assert held(old) == before
+    old.close()
+
+
+def test_erasures_of_before_there_was_a_ledger_are_to_be_written(old: Registry, database_url: str) -> None:
+    with old.engine.begin() as connection:
+        row = {"erasure_id": IDS["done"], "sample_id": IDS["s2"]}
+        connection.execute(sa.insert(sa.table("erasure_samples", *map(sa.column, row))).values(row))
+    migrate(database_url)
+    with old.read() as session:
+        (tombstone,) = ledger.missing(session, limit=10)
+    assert [UUID(tombstone.erasure), *map(UUID, tombstone.samples)] == [UUID(IDS["done"]), UUID(IDS["s2"])]
     old.close()
 
 

@@ -1,0 +1,88 @@
+"""Which erasures have their tombstone in the erasure ledger, and what those that have not would write there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Tombstone
+from service.registry.tables import ErasureRow, ErasureSampleRow, PromptMemberRow, SampleRow
+
+_CHUNK = 500  # ids in one IN list
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an erasure stands with the ledger."""
+
+    completed: bool
+    ledgered: bool
+
+
+def missing(session: ReadSession, *, limit: int) -> list[Tombstone]:
+    """Tombstones to be written: of the oldest erasures that have none, those that failed least often first."""
+    statement = sa.select(ErasureRow.id).where(~ErasureRow.ledgered)
+    ids = session.execute(statement.order_by(ErasureRow.ledger_attempts, ErasureRow.id).limit(limit)).scalars()
+    return tombstones(session, list(ids))
+
+
+def tombstones(session: ReadSession, erasure_ids: Sequence[str]) -> list[Tombstone]:
+    """Of those of the erasures that are on record, in the order of the ids given; sample ids sorted."""
+    times = {}
+    gone: dict[str, list[str]] = {erasure_id: [] for erasure_id in erasure_ids}
+    for chunk in _chunks(erasure_ids):
+        accepted = sa.select(ErasureRow.id, ErasureRow.accepted_at).where(ErasureRow.id.in_(chunk))
+        times.update({row[0]: row[1] for row in session.execute(accepted)})
+        columns = sa.select(ErasureSampleRow.erasure_id, ErasureSampleRow.sample_id)
+        for erasure_id, sample_id in session.execute(columns.where(ErasureSampleRow.erasure_id.in_(chunk))):
+            gone[erasure_id].append(sample_id)
+    return [Tombstone(i, times[i], tuple(sorted(gone[i]))) for i in erasure_ids if i in times]
+
+
+def noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
+    """Their tombstones are in the ledger."""
+    for chunk in _chunks(erasure_ids):
+        session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=True, ledger_attempts=0))
+
+
+def not_noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
+    """Their tombstones could not be written: count it."""
+    for chunk in _chunks(erasure_ids):
+        statement = sa.update(ErasureRow).where(ErasureRow.id.in_(chunk))
+        session.execute(statement.values(ledger_attempts=ErasureRow.ledger_attempts + 1))
+
+
+def forget(session: WriteSession, erasure_ids: Sequence[str]) -> None:
+    """The ledger does not hold their tombstones after all: they are to be written again."""
+    for chunk in _chunks(erasure_ids):
+        session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=False, ledger_attempts=0))
+
+
+def standings(session: ReadSession) -> dict[str, Standing]:
+    """Of every erasure on record, by its id."""
+    columns = sa.select(ErasureRow.id, ErasureRow.state == "completed", ErasureRow.ledgered)
+    return {row[0]: Standing(row[1], row[2]) for row in session.execute(columns)}
+
+
+def held(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
+    """Those of the samples that are in the registry."""
+    found: set[str] = set()
+    for chunk in _chunks(list(sample_ids)):
+        found.update(session.execute(sa.select(SampleRow.id).where(SampleRow.id.in_(chunk))).scalars())
+    return found
+
+
+def seen(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
+    """Those of the samples that a prompt on record has seen."""
+    found: set[str] = set()
+    for chunk in _chunks(list(sample_ids)):
+        members = sa.select(PromptMemberRow.sample_id).where(PromptMemberRow.sample_id.in_(chunk))
+        found.update(session.execute(members.distinct()).scalars())
+    return found
+
+
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -182,6 +182,7 @@ class Settings(BaseSettings):
     auth: bool = Field(True, description="Ask for API keys.")
     erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe logged event.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines: `text`, or `json`, one object each.")
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()

@@ -5,17 +5,30 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid6 import uuid7
 
+from service import log
+from service.api.metrics import Metrics
 from service.api.problems import problem_of, respond
+from service.clock import system_clock
 from service.errors import TooLarge
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a request came: by a clock that is never set (seconds), and by the one that records are dated by."""
+
+    ticks: float
+    at: datetime
 
 
 class RequestId:
@@ -32,13 +45,15 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
         scope["oubli_request_id"] = request_id
+        scope["oubli_arrival"] = Arrival(time.perf_counter(), system_clock())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with log.request(request_id):
+            await self._app(scope, receive, send_with_id)
 
 
 class BodyLimit:
@@ -77,11 +92,9 @@ class BodyLimit:
 class RequestMetrics:
     """Requests and their seconds, by route template: never by path, which holds ids and owners."""
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        labels = ("method", "route", "status")
-        self._requests = Counter("oubli_requests", "Requests answered.", labels, registry=registry)
-        self._seconds = Histogram("oubli_request_seconds", "Time to answer.", labels[:2], registry=registry)
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count one request."""
@@ -99,6 +112,18 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.labels(scope["method"], route, str(status)).inc()
-            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            method, route = _method(scope), route_of(scope)
+            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of a request's path."""
+    route: str = getattr(scope.get("route"), "path", "unmatched")
+    return route
+
+
+def _method(scope: Scope) -> str:
+    """A client may send any word: each would be a series of its own, for ever."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"

@@ -30,7 +30,7 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
     from service.cli.supervisor import Supervisor
 
     chosen = load_settings(data_dir=data)
-    log.configure(chosen.log_level)
+    log.configure(chosen.log_level, chosen.log_format)
     sys.exit(Supervisor(chosen, host=host, port=port).run())
 
 
@@ -42,7 +42,7 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
     from service.api.app import create_app
 
     chosen = load_settings(data_dir=data)
-    log.configure(chosen.log_level)
+    log.configure(chosen.log_level, chosen.log_format)
     _require_migrated(chosen)
     app = create_app(chosen)
     config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)

@@ -6,6 +6,7 @@ follows (planning, destroying bytes, retraining) is owed on record and done by `
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,10 +17,12 @@ from service.core import layouts, states
 from service.core.context import Context
 from service.core.recut import CountFromClusters
 from service.errors import NotFound, Unavailable
-from service.registry import clusters, erasures, feed, idempotency, prompts, samples, state
+from service.registry import clusters, erasures, feed, idempotency, prompts, samples, state, tallies
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
+
+log = logging.getLogger(__name__)
 
 TRIES = 5
 
@@ -235,6 +238,9 @@ def _advance_one(
     if states.may_change(erasure.state, after):
         done = max(context.clock(), erasure.accepted_at) if after == states.COMPLETED else None
         erasures.set_state(session, erasure.id, state=after, completed_at=done)
+        if done is not None:
+            log.info("erasure %s is completed", erasure.id, extra={"erasure": erasure.id})
+            tallies.observe(session, tallies.COMPLETION, (done - erasure.accepted_at).total_seconds())
 
 
 def _progress(

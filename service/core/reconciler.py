@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from service import log as logs
 from service.core.context import Context
 from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
@@ -25,6 +28,8 @@ class Reconciler:
         self._doorbell = doorbell
         self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
+        self._behalf: deque[str] = deque(maxlen=logs.MOST_CAUSES)  # requests whose work is not done yet
+        self._unfinished = True
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -35,6 +40,7 @@ class Reconciler:
 
     def wake(self) -> None:
         """Something was committed. Returns at once."""
+        self._behalf.extend(logs.causes())
         self._wake.set()
 
     def stop(self) -> None:
@@ -51,14 +57,24 @@ class Reconciler:
             self._wake.clear()
             if self._stopping:
                 return
+            behalf = tuple(self._behalf)
             try:
-                pause = self._pass()
+                with logs.caused_by(behalf):
+                    pause = self._pass()
+                if not self._unfinished:
+                    self._done(behalf)
                 if passes % TIDY_EVERY == 0:
                     tidy(self._context)
             except Exception:  # whatever it is, the next pass starts from the registry's state again
                 log.exception("reconciling failed; it will be tried again")
                 pause = self._context.settings.worker.reconcile_seconds
             passes += 1
+
+    def _done(self, behalf: Sequence[str]) -> None:
+        """Nothing is left to do for these. Others may have come meanwhile."""
+        for request_id in behalf:
+            with suppress(ValueError):  # crowded out by later ones
+                self._behalf.remove(request_id)
 
     def _pass(self) -> float:
         """One look; seconds until the next."""
@@ -67,7 +83,7 @@ class Reconciler:
         with self._context.registry.read() as session:
             now = self._context.clock()
             crew = sum(worker.is_alive(now, settings.worker.fresh) for worker in workers.every(session))
-            unfinished = clusters.unfinished(session)
+            unfinished = self._unfinished = clusters.unfinished(session)
         self._doorbell.ring(min(waiting, crew))  # a worker that starts looks by itself
         self._afterwards()
         usual = settings.worker.reconcile_seconds

@@ -20,7 +20,7 @@ from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, is_disk_full
-from service.registry import clusters, leases, prompts, samples, state
+from service.registry import clusters, leases, prompts, samples, state, tallies
 from service.registry.leases import Claim
 from service.registry.records import Prompt
 from service.registry.samples import Member as MemberRow
@@ -73,7 +73,7 @@ def train_one(
         built = _build(context, claim, step, interrupted)
         step("publish")
         _publish(context, claim, built, step)
-        log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12])
+        log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12], extra={"cluster": claim.cluster})
     except LeaseLost:
         log.info("training cluster %s was given up: interrupted, or changed meanwhile", claim.cluster)
         with context.registry.write() as session:
@@ -185,6 +185,8 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
             stored = True
             context.store.put(name, built.artifact)
             prompts.drop_unserved(session)
+            tallies.observe(session, tallies.TRAINING, built.seconds)
+            tallies.add(session, tallies.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
     except BaseException:
         if stored:
@@ -199,7 +201,8 @@ def _fail(context: Context, claim: Claim, failure: str) -> None:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
-        leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause)
+        if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause):
+            tallies.add(session, tallies.FAILURES)
 
 
 def pause_after(settings: TrainingSettings, failures: int) -> timedelta:

@@ -10,7 +10,7 @@ import warnings
 
 from celery.exceptions import SecurityWarning
 
-from service import log
+from service import log, tracing
 from service.core.doorbell import make_celery
 from service.errors import Misconfigured
 from service.settings import Settings, load_settings
@@ -70,6 +70,8 @@ def main() -> None:
         settings = load_settings(device=arguments.device)
         log.configure(settings.log_level, settings.log_format)
         _speak_as_we_do(settings)
+        if settings.tracing:
+            tracing.start(arguments.role)
         if arguments.role == "beat":
             run_beat(settings)
         else:

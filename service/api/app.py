@@ -13,10 +13,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import docs, problems
 from service.api.deps import Service
 from service.api.metrics import Collector, Metrics
-from service.api.middleware import BodyLimit, RequestId, RequestMetrics
+from service.api.middleware import BodyLimit, RequestId, RequestMetrics, RequestTrace
 from service.api.routes import erasures, health, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.gather(loading, return_exceptions=True)
             if app.state.service is not None:
                 await _shut_down(app.state.service)
+            await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(
         title="Oubli",
@@ -54,6 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = None
     app.state.failure = None
@@ -67,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
     single = settings.intake.max_bytes + FORM_OVERHEAD
     app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
+    if settings.tracing:
+        app.add_middleware(RequestTrace)
     app.add_middleware(RequestId)
     return app
 

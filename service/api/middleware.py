@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid6 import uuid7
 
-from service import log
+from service import log, tracing
 from service.api.metrics import Metrics
 from service.api.problems import problem_of, respond
 from service.clock import system_clock
@@ -54,6 +54,40 @@ class RequestId:
 
         with log.request(request_id):
             await self._app(scope, receive, send_with_id)
+
+
+class RequestTrace:
+    """A span for each request, named by its route template. Not of probes and scrapes: they come every few seconds."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, within its span; a caller's `traceparent` is what it belongs to."""
+        if scope["type"] != "http" or scope["path"].startswith(("/health/", "/metrics")):
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        given = Headers(scope=scope)
+        parent = {name: given[name] for name in tracing.HEADERS if name in given}
+        method = method_of(scope)
+        known = {"http.request.method": method, "oubli.request_id": scope["oubli_request_id"]}
+        with tracing.span(method, known, kind="server", parent=parent, root=True) as span:
+
+            async def watched(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                if span is not None:
+                    span.update_name(f"{method} {route_of(scope)}")
+                    span.set_attributes({"http.route": route_of(scope), "http.response.status_code": status})
+                    if status >= 500:
+                        tracing.failed(span, str(status))
 
 
 class BodyLimit:
@@ -112,7 +146,7 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watched)
         finally:
-            method, route = _method(scope), route_of(scope)
+            method, route = method_of(scope), route_of(scope)
             self._metrics.requests.labels(method, route, str(status)).inc()
             self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
 
@@ -123,7 +157,7 @@ def route_of(scope: Scope) -> str:
     return route
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
     """A client may send any word: each would be a series of its own, for ever."""
     method: str = scope["method"]
     return method if method in METHODS else "other"

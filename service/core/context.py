@@ -14,7 +14,7 @@ from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
-from service.registry import clusters, state
+from service.registry import clusters, spans, state
 from service.registry.engine import ReadSession, Registry
 from service.settings import Settings
 
@@ -56,9 +56,12 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         )
     except ValueError as error:
         raise Misconfigured(str(error)) from error
+    registry = Registry(settings.database)
+    if settings.tracing:
+        spans.observe(registry)
     context = Context(
         settings=settings,
-        registry=Registry(settings.database),
+        registry=registry,
         store=FolderStore(settings.data_dir / "objects"),
         backbone=backbone,
         partition=partition,

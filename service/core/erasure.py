@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from service import tracing
 from service.core import layouts, states
 from service.core.context import Context
 from service.core.recut import CountFromClusters
@@ -77,6 +78,7 @@ def require_all(sample_ids: Sequence[str], found: Sequence[Sample]) -> None:
         raise NotFound(f"No such samples: {', '.join(missing[:10])}{more}. Nothing has been erased.")
 
 
+@tracing.traced("accept erasure")
 def _accept(
     context: Context,
     find: Callable[[ReadSession], list[Sample]],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from service import log as logs
+from service import tracing
 from service.core.context import Context
 from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
@@ -29,6 +30,7 @@ class Reconciler:
         self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
         self._behalf: deque[str] = deque(maxlen=logs.MOST_CAUSES)  # requests whose work is not done yet
+        self._trace: dict[str, str] = {}  # of the latest of them that is traced
         self._unfinished = True
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -41,6 +43,7 @@ class Reconciler:
     def wake(self) -> None:
         """Something was committed. Returns at once."""
         self._behalf.extend(logs.causes())
+        self._trace = tracing.headers() or self._trace
         self._wake.set()
 
     def stop(self) -> None:
@@ -57,12 +60,12 @@ class Reconciler:
             self._wake.clear()
             if self._stopping:
                 return
-            behalf = tuple(self._behalf)
+            behalf, trace = tuple(self._behalf), self._trace
             try:
-                with logs.caused_by(behalf):
+                with logs.caused_by(behalf), tracing.span("look", parent=trace):
                     pause = self._pass()
                 if not self._unfinished:
-                    self._done(behalf)
+                    self._done(behalf, trace)
                 if passes % TIDY_EVERY == 0:
                     tidy(self._context)
             except Exception:  # whatever it is, the next pass starts from the registry's state again
@@ -70,8 +73,10 @@ class Reconciler:
                 pause = self._context.settings.worker.reconcile_seconds
             passes += 1
 
-    def _done(self, behalf: Sequence[str]) -> None:
+    def _done(self, behalf: Sequence[str], trace: dict[str, str]) -> None:
         """Nothing is left to do for these. Others may have come meanwhile."""
+        if self._trace is trace:
+            self._trace = {}
         for request_id in behalf:
             with suppress(ValueError):  # crowded out by later ones
                 self._behalf.remove(request_id)

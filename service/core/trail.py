@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from service import log
+from service import log, tracing
 
 REQUESTS = "oubli_request_ids"
 
@@ -17,12 +17,16 @@ REQUESTS = "oubli_request_ids"
 def headers() -> dict[str, object]:
     """What a message that is sent now should carry."""
     requests = log.causes()
-    return {REQUESTS: list(requests)} if requests else {}
+    return {**({REQUESTS: list(requests)} if requests else {}), **tracing.headers()}
 
 
 @contextmanager
 def followed(given: Mapping[str, object], task: str) -> Iterator[None]:
     """A message with these headers is being served."""
     requests = given.get(REQUESTS)
-    with log.caused_by(requests if isinstance(requests, list) else []):
+    parent = {name: value for name in tracing.HEADERS if isinstance(value := given.get(name), str)}
+    with (
+        log.caused_by(requests if isinstance(requests, list) else []),
+        tracing.span(task, kind="consumer", parent=parent),
+    ):
         yield

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from models import checkpoint
 from models.training import Member, TrainedPrompt, train
+from service import tracing
 from service.artifacts import ObjectMissing
 from service.core import sample_file
 from service.core.context import Context, require_bound
@@ -105,6 +106,7 @@ def _claim(context: Context, worker: str) -> Claim | None:
     return claim
 
 
+@tracing.traced("build prompt")
 def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> Built:
     with context.registry.read() as session:
         rows = samples.members(session, claim.cluster, through=claim.through)
@@ -155,6 +157,7 @@ def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     return Member(pixels, row.label)
 
 
+@tracing.traced("publish prompt")
 def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
     """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
 

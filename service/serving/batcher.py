@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Generic, NamedTuple, TypeVar
 
-from service import log
+from service import log, tracing
 from service.errors import Busy, Unavailable
 
 Item = TypeVar("Item")
@@ -22,11 +22,12 @@ Result = TypeVar("Result")
 
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
-    """An item, where its result goes, and the requests that it is of."""
+    """An item, where its result goes, and the requests and the trace that it is of."""
 
     item: Item
     future: asyncio.Future[Result]
     causes: tuple[str, ...]
+    trace: Mapping[str, str]
 
 
 class Batcher(Generic[Item, Result]):
@@ -77,8 +78,8 @@ class Batcher(Generic[Item, Result]):
             raise Busy(f"{len(self._waiting)} images are waiting already. Try again in a moment.")
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
-        causes = log.causes()
-        self._waiting.extend(_Waiting(item, future, causes) for item, future in zip(items, futures, strict=True))
+        of = (log.causes(), tracing.headers())
+        self._waiting.extend(_Waiting(item, future, *of) for item, future in zip(items, futures, strict=True))
         self._arrived.set()
         try:
             return await asyncio.gather(*futures)
@@ -107,7 +108,11 @@ class Batcher(Generic[Item, Result]):
         """On the device's thread: what waits for it is no part of the time."""
         started = time.perf_counter()
         try:
-            with log.caused_by(cause for waiting in batch for cause in waiting.causes):
+            trace = next((waiting.trace for waiting in batch if waiting.trace), None)
+            with (
+                log.caused_by(cause for waiting in batch for cause in waiting.causes),
+                tracing.span("batch", {"oubli.images": len(batch)}, parent=trace),
+            ):
                 return self._run([waiting.item for waiting in batch])
         finally:
             self._observed(len(batch), time.perf_counter() - started)

@@ -128,7 +128,7 @@ def test_all_processes_end_in_lines_too(logged: Service) -> None:
     assert key not in logged.log
 
 
-def test_a_child_that_cannot_start_is_told_in_words(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_told_as_a_line(tmp_path: Path) -> None:
     with Service(tmp_path, env=JSON) as service:
         service.start()
         service.child("worker").kill()

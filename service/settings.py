@@ -196,6 +196,11 @@ class Settings(BaseSettings):
     auth: bool = Field(True, description="Ask for API keys.")
     erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe logged event.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines: `text`, or `json`, one object each.")
+    tracing: bool = Field(
+        False,
+        description="Send OpenTelemetry traces (extra `otel`); where to, say the `OTEL_EXPORTER_OTLP_*` variables.",
+    )
     registry: RegistrySettings = RegistrySettings()
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()

@@ -23,10 +23,11 @@ def install(package: str) -> None:
         subprocess.run(["apt-get", *arguments], env=quiet, stdin=subprocess.DEVNULL, check=True)
 
 
-def program(name: str) -> Path:
-    """A program whose package has its name. Skips only where it is missing and we may not install it."""
+def program(name: str, *, package: str | None = None) -> Path:
+    """A program, of the package of its name unless told. Skips only where it is missing and we may not install it."""
+    package = package or name
     if shutil.which(name) is None:
         if not can_install():
-            pytest.skip(f"There is no {name} here. To run this test: sudo apt-get install {name}")
-        install(name)
+            pytest.skip(f"There is no {name} here. To run this test: sudo apt-get install {package}")
+        install(package)
     return Path(shutil.which(name) or f"/usr/bin/{name}")

@@ -15,6 +15,7 @@ _DETERMINISM = "models/determinism.py"
 _ENGINE = "service/registry/engine.py"
 _ERASURE = "service/core/erasure.py"
 _LEASES = "service/registry/leases.py"
+_LOG = "service/log.py"
 _PROMPTS = "service/registry/prompts.py"
 _ROUTER = "models/router.py"
 _SPEC = "models/spec.py"
@@ -350,6 +351,28 @@ RESTORING = [  # what was erased does not come back with a backup
             "if running := heard_from(context):", "if running := list[str]():",
             "contract/test_restore.py::test_nothing_is_applied_while_the_service_runs[sqlite]"),
 ]
+
+TELLING = [  # operators learn how it is doing, and nothing about anybody
+    _mutant("quoted-words", "a database's words, which quote values, are not logged", _LOG,
+            'return str(code) if isinstance(code, str) else ""', "return str(error)",
+            "unit/test_log.py::test_what_led_to_an_exception_is_told_and_a_database_s_words_are_not"),
+    _mutant("printed-rows", "libraries that print what they read are not heard", _LOG,
+            "level=logging.WARNING, force=True", "level=level, force=True",
+            "unit/test_log.py::test_rows_that_a_library_would_print_are_not_heard"),
+    _mutant("span-words", "no span holds an exception's words", "service/tracing.py",
+            "record_exception=False,", "record_exception=True,",
+            "unit/test_tracing.py::test_an_exception_is_told_by_its_kind"),
+    _mutant("span-paths", "FastAPI's own telemetry, which records paths, is off", "service/api/app.py",
+            '"tracing": False, ', '',
+            "unit/test_tracing.py::test_other_libraries_record_nothing"),
+    _mutant("tally-done", "a training is counted by the transaction that publishes it", _TRAIN_ONE,
+            "tallies.observe(session, tallies.TRAINING, built.seconds)", "pass",
+            "contract/test_facts.py::test_counts_are_what_happened[sqlite]"),
+    _mutant("one-question", "a registry that hangs holds up one thread of the metrics, not one a scrape",
+            "service/api/metrics.py",
+            "self._asked is None or (self._asked.done() and ", "self._asked is None or (True and ",
+            "unit/test_scrape.py::test_a_question_that_hangs_is_not_asked_again"),
+]
 # fmt: on
 
-MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING, *RESTORING]
+MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING, *RESTORING, *TELLING]

@@ -10,7 +10,7 @@ import warnings
 
 from celery.exceptions import SecurityWarning
 
-from service import log
+from service import log, tracing
 from service.core.doorbell import make_celery
 from service.errors import Misconfigured
 from service.settings import Settings, load_settings
@@ -45,6 +45,19 @@ def run_beat(settings: Settings) -> None:
     app.Beat(scheduler_cls="celery.beat:Scheduler", loglevel="WARNING", quiet=True).run()
 
 
+def _speak_as_we_do(settings: Settings) -> None:
+    """Celery sets up no logging of its own, and what it says when it is told to go is a line like others."""
+    from celery.apps import worker
+    from celery.signals import setup_logging
+
+    setup_logging.connect(lambda **_: None, weak=False)
+
+    def say(words: str, stream: object = None) -> None:
+        log.say(str(words), settings.log_format)
+
+    worker.safe_say = say  # type: ignore[attr-defined]  # which its stubs leave out
+
+
 def main() -> None:
     """Parse, configure, run."""
     parser = argparse.ArgumentParser(prog="python -m workers")
@@ -55,7 +68,10 @@ def main() -> None:
     warnings.simplefilter("ignore", SecurityWarning)  # running as root is the administrator's choice
     try:
         settings = load_settings(device=arguments.device)
-        log.configure(settings.log_level)
+        log.configure(settings.log_level, settings.log_format)
+        _speak_as_we_do(settings)
+        if settings.tracing:
+            tracing.start(arguments.role)
         if arguments.role == "beat":
             run_beat(settings)
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from celery import Celery
+from celery import Celery, Task
 
+from service.core import trail
 from service.core.doorbell import RECONCILE, TRAIN
 from workers.trainer import Trainer
 
@@ -11,10 +12,12 @@ from workers.trainer import Trainer
 def register(app: Celery, trainer: Trainer) -> None:
     """Give the application its tasks."""
 
-    @app.task(name=TRAIN)
-    def train() -> None:
-        trainer.train()
+    @app.task(name=TRAIN, bind=True)
+    def train(self: Task[[], None]) -> None:
+        with trail.followed(vars(self.request), TRAIN):
+            trainer.train()
 
-    @app.task(name=RECONCILE)
-    def reconcile() -> None:
-        trainer.reconcile()
+    @app.task(name=RECONCILE, bind=True)
+    def reconcile(self: Task[[], None]) -> None:
+        with trail.followed(vars(self.request), RECONCILE):
+            trainer.reconcile()

@@ -12,15 +12,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
+from service import tracing
 from service.api import docs, problems
 from service.api.deps import Service
-from service.api.middleware import BodyLimit, RequestId, RequestMetrics
-from service.api.routes import erasures, health, model, predict, samples
+from service.api.metrics import Collector, Metrics
+from service.api.middleware import BodyLimit, RequestId, RequestMetrics, RequestTrace
+from service.api.routes import erasures, health, metrics, model, predict, samples
+from service.api.routes.metrics import Gate
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
 from service.core.environment import configure
+from service.core.facts import gather
 from service.core.reconciler import Reconciler
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart, replica_name
@@ -44,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.gather(loading, return_exceptions=True)
             if app.state.service is not None:
                 await _shut_down(app.state.service)
+            await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(
         title="Oubli",
@@ -52,18 +56,23 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = None
     app.state.failure = None
     app.state.give_up = _end_process
-    app.state.metrics = CollectorRegistry()
+    app.state.metrics = Metrics()
+    app.state.gate = Gate()
     problems.install(app)
-    for routes in (samples, erasures, predict, model, health):
+    for routes in (samples, erasures, predict, model, health, metrics):
         app.include_router(routes.router)
     docs.install(app)
-    app.add_middleware(RequestMetrics, registry=app.state.metrics)
+    app.add_middleware(RequestMetrics, metrics=app.state.metrics)
     single = settings.intake.max_bytes + FORM_OVERHEAD
     app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
+    if settings.tracing:
+        app.add_middleware(RequestTrace)
     app.add_middleware(RequestId)
     return app
 
@@ -71,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _warm_up(app: FastAPI, settings: Settings) -> None:
     """Load and warm everything off the event loop; /health/live answers meanwhile."""
     try:
-        app.state.service = await asyncio.to_thread(_open, settings)
+        app.state.service = await asyncio.to_thread(_open, settings, app.state.metrics)
     except Exception as error:
         app.state.failure = error
         app.state.give_up()  # the server ends; whoever started it reads app.state.failure
@@ -88,7 +97,7 @@ def _end_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _open(settings: Settings) -> Service:
+def _open(settings: Settings, metrics: Metrics) -> Service:
     configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
     tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None
@@ -113,14 +122,18 @@ def _open(settings: Settings) -> Service:
     reconciler = Reconciler(context, Doorbell(settings), afterwards=look_again)
     if heart is not None:
         heart.afterwards = reconciler.wake
+    descriptions = Batcher(engine.describe, observed=metrics.batch_of("descriptions"), **limits)
+    predictions = Batcher(engine.predict, observed=metrics.batch_of("predictions"), **limits)
+    queues: dict[str, Batcher[Any, Any]] = {"descriptions": descriptions, "predictions": predictions}
+    metrics.registry.register(Collector(lambda: gather(context), lambda: engine.epoch, queues))
     return Service(
         context=context,
         engine=engine,
         device=device,
         closed_form=tier,
         heart=heart,
-        descriptions=Batcher(engine.describe, **limits),
-        predictions=Batcher(engine.predict, **limits),
+        descriptions=descriptions,
+        predictions=predictions,
         reconciler=reconciler,
     )
 

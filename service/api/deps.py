@@ -50,13 +50,13 @@ def running_service(request: Request) -> Service:
 
 Running = Annotated[Service, Depends(running_service)]
 
-_bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys create`, or `DATA/admin-key`.")
+bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys create`, or `DATA/admin-key`.")
 
 
 def _check_key(
     service: Running,
     scopes: SecurityScopes,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> None:
     if service.context.settings.auth:
         secret = credentials.credentials if credentials is not None else None

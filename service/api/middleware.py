@@ -5,17 +5,30 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid6 import uuid7
 
+from service import log, tracing
+from service.api.metrics import Metrics
 from service.api.problems import problem_of, respond
+from service.clock import system_clock
 from service.errors import TooLarge
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a request came: by a clock that is never set (seconds), and by the one that records are dated by."""
+
+    ticks: float
+    at: datetime
 
 
 class RequestId:
@@ -32,13 +45,49 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
         scope["oubli_request_id"] = request_id
+        scope["oubli_arrival"] = Arrival(time.perf_counter(), system_clock())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with log.request(request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+class RequestTrace:
+    """A span for each request, named by its route template. Not of probes and scrapes: they come every few seconds."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, within its span; a caller's `traceparent` is what it belongs to."""
+        if scope["type"] != "http" or scope["path"].startswith(("/health/", "/metrics")):
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        given = Headers(scope=scope)
+        parent = {name: given[name] for name in tracing.HEADERS if name in given}
+        method = method_of(scope)
+        known = {"http.request.method": method, "oubli.request_id": scope["oubli_request_id"]}
+        with tracing.span(method, known, kind="server", parent=parent, root=True) as span:
+
+            async def watched(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                if span is not None:
+                    span.update_name(f"{method} {route_of(scope)}")
+                    span.set_attributes({"http.route": route_of(scope), "http.response.status_code": status})
+                    if status >= 500:
+                        tracing.failed(span, str(status))
 
 
 class BodyLimit:
@@ -77,11 +126,9 @@ class BodyLimit:
 class RequestMetrics:
     """Requests and their seconds, by route template: never by path, which holds ids and owners."""
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        labels = ("method", "route", "status")
-        self._requests = Counter("oubli_requests", "Requests answered.", labels, registry=registry)
-        self._seconds = Histogram("oubli_request_seconds", "Time to answer.", labels[:2], registry=registry)
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count one request."""
@@ -99,6 +146,18 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.labels(scope["method"], route, str(status)).inc()
-            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            method, route = method_of(scope), route_of(scope)
+            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of a request's path."""
+    route: str = getattr(scope.get("route"), "path", "unmatched")
+    return route
+
+
+def method_of(scope: Scope) -> str:
+    """A client may send any word: each would be a series of its own, for ever."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"

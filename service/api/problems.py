@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from service import log as logs
 from service.api.schemas.common import FieldProblem, Problem
 from service.errors import DISK_FULL, OutOfSpace, ServiceError, is_disk_full
 
@@ -84,14 +85,15 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _os_error(request: Request, error: Exception) -> JSONResponse:
     if is_disk_full(error):
-        log.error("the disk is full: %s", error)
+        log.error("the disk is full: %s", getattr(error, "strerror", None) or type(error).__name__)
         return await _service_error(request, OutOfSpace(DISK_FULL))
     return await _unexpected(request, error)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request_id = request.scope.get("oubli_request_id", "unknown")
-    log.error("request %s failed", request_id, exc_info=error)
+    with logs.request(request_id):  # this handler stands outside of the middleware that gives it
+        log.error("request %s failed", request_id, exc_info=error)
     problem = Problem(
         title="Internal error",
         status=500,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service import log
+from service import log, tracing
 from service.clock import system_clock
 from service.core import access
 from service.errors import Misconfigured, NotFound
@@ -30,7 +30,7 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
     from service.cli.supervisor import Supervisor
 
     chosen = load_settings(data_dir=data)
-    log.configure(chosen.log_level)
+    log.configure(chosen.log_level, chosen.log_format)
     sys.exit(Supervisor(chosen, host=host, port=port).run())
 
 
@@ -42,7 +42,9 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
     from service.api.app import create_app
 
     chosen = load_settings(data_dir=data)
-    log.configure(chosen.log_level)
+    log.configure(chosen.log_level, chosen.log_format)
+    if chosen.tracing:
+        tracing.start("api")
     _require_migrated(chosen)
     app = create_app(chosen)
     config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)

@@ -96,7 +96,9 @@ class Supervisor:
         path = self._settings.data_dir / "admin-key"
         try:
             if self._settings.auth and ensure_admin_key(registry, system_clock, path):
-                log.info("made an admin key, kept in %s: %s", path, path.read_text().strip())
+                # Machines keep what they read; a person is told it once.
+                secret = path.read_text().strip() if self._settings.log_format == "text" else "read it there"
+                log.info("made an admin key, kept in %s: %s", path, secret)
         finally:
             registry.close()
 

@@ -5,13 +5,17 @@ Looks at all of them at once. One that only waits for a training is not looked a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from service.core import layouts, states
 from service.core.context import Context
-from service.registry import progress, prompts
-from service.registry.engine import Needed, Needless, ReadSession
+from service.registry import progress, prompts, tallies
+from service.registry.engine import Needed, Needless, ReadSession, WriteSession
 from service.registry.progress import ClusterChange, Destructions, ErasureChange, Standing, Touched
+
+log = logging.getLogger(__name__)
 
 
 def advance(context: Context) -> None:
@@ -38,6 +42,16 @@ def _note(context: Context, needed: Needed) -> None:
             prompts.owe_destruction(session, left_behind)
             return
         progress.note_erasures(session, changes)
+        _tell(session, changes)
+
+
+def _tell(session: WriteSession, changes: Sequence[ErasureChange]) -> None:
+    """Which are completed, and how long each took."""
+    for change in changes:
+        if change.completed_at is not None:
+            log.info("erasure %s is completed", change.id, extra={"erasure": change.id})
+            took = change.completed_at - change.accepted_at
+            tallies.observe(session, tallies.COMPLETION, took.total_seconds())
 
 
 def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:
@@ -71,7 +85,7 @@ def _erasure_changes(context: Context, session: ReadSession) -> list[ErasureChan
         state = _state(erasure, owed, attempts=most)
         if states.may_change(erasure.state, state):
             done = max(now, erasure.accepted_at) if state == states.COMPLETED else None
-            changes.append(ErasureChange(erasure.id, state, done))
+            changes.append(ErasureChange(erasure.id, state, erasure.accepted_at, done))
     return changes
 
 

@@ -15,7 +15,7 @@ from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
-from service.registry import clusters, state
+from service.registry import clusters, spans, state
 from service.registry.engine import ConnectionOptions, ReadSession, Registry
 from service.settings import Settings
 
@@ -52,7 +52,10 @@ def open_registry(settings: Settings) -> Registry:
         lock=chosen.lock_seconds,
         idle=chosen.idle_seconds,
     )
-    return Registry(settings.database, options)
+    registry = Registry(settings.database, options)
+    if settings.tracing:
+        spans.observe(registry)
+    return registry
 
 
 def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery
 
+from service.core import trail
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Doorbell:
         """Ask for `times` workers to look for work."""
         for _ in range(times):
             try:
-                self._app.send_task(TRAIN, expires=self._expires, retry=False)
+                self._app.send_task(TRAIN, expires=self._expires, retry=False, headers=trail.headers())
             except Exception as error:  # any transport's own connection errors
                 log.warning("the broker does not answer (%s); the next look rings again", type(error).__name__)
                 return

@@ -6,12 +6,14 @@ follows (planning, destroying bytes, retraining) is owed on record and done by `
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from service import tracing
 from service.core import layouts
 from service.core.context import Context
 from service.core.recut import CountFromClusters
@@ -20,6 +22,8 @@ from service.registry import clusters, erasures, feed, idempotency, progress, pr
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
+
+log = logging.getLogger(__name__)
 
 TRIES = 5
 
@@ -74,6 +78,7 @@ def require_all(sample_ids: Sequence[str], found: Sequence[Sample]) -> None:
         raise NotFound(f"No such samples: {', '.join(missing[:10])}{more}. Nothing has been erased.")
 
 
+@tracing.traced("accept erasure")
 def _accept(
     context: Context,
     find: Callable[[ReadSession], list[Sample]],

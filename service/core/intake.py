@@ -14,6 +14,7 @@ from uuid6 import uuid7
 
 from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
 from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decode, pixel_digest
+from service import tracing
 from service.core import layouts, sample_file
 from service.core.context import Context
 from service.core.tidy import UNRECORDED_KEPT
@@ -82,6 +83,7 @@ def check_text(name: str, value: str) -> str:
     return text
 
 
+@tracing.traced("take in")
 def take_in(
     context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
 ) -> list[Sample | ServiceError]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from service import tracing
 from service.core import ledger
 from service.core.advance import advance
 from service.core.context import Context
@@ -19,6 +20,7 @@ from service.registry import clusters, leases, prompts, replicas
 log = logging.getLogger(__name__)
 
 
+@tracing.traced("reconcile")
 def reconcile(context: Context, *, refit: bool = True) -> int:
     """One pass; how much waits for a worker: clusters, or (without `refit`) a move to another layout."""
     mend_times(context)

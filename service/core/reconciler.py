@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from service import log as logs
+from service import tracing
 from service.core.context import Context
 from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
@@ -28,6 +32,9 @@ class Reconciler:
         self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
         self._rest = threading.Event()
+        self._behalf: deque[str] = deque(maxlen=logs.MOST_CAUSES)  # requests whose work is not done yet
+        self._trace: dict[str, str] = {}  # of the latest of them that is traced
+        self._unfinished = True
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -38,6 +45,8 @@ class Reconciler:
 
     def wake(self) -> None:
         """Something was committed. Returns at once."""
+        self._behalf.extend(logs.causes())
+        self._trace = tracing.headers() or self._trace
         self._wake.set()
 
     def stop(self) -> None:
@@ -56,8 +65,12 @@ class Reconciler:
             if self._stopping:
                 return
             started = time.monotonic()
+            behalf, trace = tuple(self._behalf), self._trace
             try:
-                pause = self._pass()
+                with logs.caused_by(behalf), tracing.span("look", parent=trace):
+                    pause = self._pass()
+                if not self._unfinished:
+                    self._done(behalf, trace)
                 if passes % TIDY_EVERY == 0:
                     tidy(self._context)
             except Exception:  # whatever it is, the next pass starts from the registry's state again
@@ -67,6 +80,14 @@ class Reconciler:
             # At most half of the time: what is committed meanwhile, however much, is seen to by one more pass.
             self._rest.wait(min(time.monotonic() - started, LONGEST_REST))
 
+    def _done(self, behalf: Sequence[str], trace: dict[str, str]) -> None:
+        """Nothing is left to do for these. Others may have come meanwhile."""
+        if self._trace is trace:
+            self._trace = {}
+        for request_id in behalf:
+            with suppress(ValueError):  # crowded out by later ones
+                self._behalf.remove(request_id)
+
     def _pass(self) -> float:
         """One look; seconds until the next."""
         waiting = reconcile(self._context, refit=False)
@@ -74,7 +95,7 @@ class Reconciler:
         with self._context.registry.read() as session:
             now = self._context.clock()
             crew = sum(worker.is_alive(now, settings.worker.fresh) for worker in workers.every(session))
-            unfinished = clusters.unfinished(session)
+            unfinished = self._unfinished = clusters.unfinished(session)
         self._doorbell.ring(min(waiting, crew))  # a worker that starts looks by itself
         self._afterwards()
         usual = settings.worker.reconcile_seconds

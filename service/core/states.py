@@ -10,6 +10,10 @@ WITHDRAWN = "withdrawn"
 RETRAINING = "retraining"
 COMPLETED = "completed"
 FAILED = "failed"
+EMPTY = "empty"
+TRAINING = "training"
+SERVING = "serving"
+CLUSTER_STATES = (EMPTY, TRAINING, SERVING, WITHDRAWN, FAILED)
 REMOVED = "removed"  # of a touched cluster: no survivor is left in it, or its members joined others
 
 # An erasure ends in COMPLETED and nowhere else: a failed one is tried again.
@@ -28,11 +32,21 @@ def may_change(before: str, after: str) -> bool:
 
 def cluster_state(cluster: Cluster, *, now: datetime, attempts: int) -> str:
     """The state that the API shows: empty, training, serving, withdrawn or failed."""
-    if cluster.samples == 0:
-        return "empty"
-    if cluster.attempts >= attempts and cluster.differs:
-        return FAILED
-    if cluster.serving_key is not None:
-        return "serving"
     leased = cluster.leased_until is not None and cluster.leased_until > now
-    return WITHDRAWN if cluster.withdrawn_at is not None and not leased else "training"
+    return state_of(
+        empty=cluster.samples == 0,
+        failing=cluster.attempts >= attempts and cluster.differs,
+        serving=cluster.serving_key is not None,
+        withdrawn=cluster.withdrawn_at is not None and not leased,
+    )
+
+
+def state_of(*, empty: bool, failing: bool, serving: bool, withdrawn: bool) -> str:
+    """The same, told by what it depends on."""
+    if empty:
+        return EMPTY
+    if failing:
+        return FAILED
+    if serving:
+        return SERVING
+    return WITHDRAWN if withdrawn else TRAINING

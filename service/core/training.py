@@ -14,13 +14,14 @@ from datetime import timedelta
 
 from models import checkpoint
 from models.training import Member, TrainedPrompt, train
+from service import tracing
 from service.artifacts import ObjectMissing
 from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, is_disk_full
-from service.registry import clusters, leases, prompts, samples, state
+from service.registry import clusters, leases, prompts, samples, state, tallies
 from service.registry.leases import Claim
 from service.registry.records import Prompt
 from service.registry.samples import Member as MemberRow
@@ -73,7 +74,7 @@ def train_one(
         built = _build(context, claim, step, interrupted)
         step("publish")
         _publish(context, claim, built, step)
-        log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12])
+        log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12], extra={"cluster": claim.cluster})
     except LeaseLost:
         log.info("training cluster %s was given up: interrupted, or changed meanwhile", claim.cluster)
         with context.registry.write() as session:
@@ -105,6 +106,7 @@ def _claim(context: Context, worker: str) -> Claim | None:
     return claim
 
 
+@tracing.traced("build prompt")
 def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> Built:
     with context.registry.read() as session:
         rows = samples.members(session, claim.cluster, through=claim.through)
@@ -155,6 +157,7 @@ def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     return Member(pixels, row.label)
 
 
+@tracing.traced("publish prompt")
 def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
     """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
 
@@ -185,6 +188,8 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
             stored = True
             context.store.put(name, built.artifact)
             prompts.drop_unserved(session)
+            tallies.observe(session, tallies.TRAINING, built.seconds)
+            tallies.add(session, tallies.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
     except BaseException:
         if stored:
@@ -199,7 +204,8 @@ def _fail(context: Context, claim: Claim, failure: str) -> None:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
-        leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause)
+        if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause):
+            tallies.add(session, tallies.FAILURES)
 
 
 def pause_after(settings: TrainingSettings, failures: int) -> timedelta:

@@ -213,6 +213,40 @@ def unfinished(session: ReadSession) -> bool:
     return session.execute(sa.select(sa.exists().where(sa.or_(ClusterRow.unplanned, differs())))).scalar_one()
 
 
+@dataclass(frozen=True)
+class Census:
+    """How many clusters are alike in what their state is told by (`core.states.state_of`), and what they hold."""
+
+    empty: bool
+    failing: bool
+    serving: bool
+    withdrawn: bool
+    clusters: int
+    samples: int
+
+
+def census(session: ReadSession, *, now: datetime, attempts: int) -> list[Census]:
+    """All clusters, counted by the database: a few rows, however many clusters and samples there are."""
+    leased = sa.and_(ClusterRow.leased_until.is_not(None), ClusterRow.leased_until > now)
+    told = sa.select(
+        (ClusterRow.samples == 0).label("empty"),
+        sa.and_(ClusterRow.attempts >= attempts, sa.or_(ClusterRow.unplanned, differs())).label("failing"),
+        ClusterRow.serving_key.is_not(None).label("serving"),
+        sa.and_(ClusterRow.withdrawn_at.is_not(None), ~leased).label("withdrawn"),
+        ClusterRow.samples.label("samples"),
+    ).subquery()  # grouped outside: PostgreSQL takes two equal parameters for different ones
+    by = (told.c.empty, told.c.failing, told.c.serving, told.c.withdrawn)
+    counts = (sa.func.count(), sa.func.sum(told.c.samples))
+    return [Census(*row) for row in session.execute(sa.select(*by, *counts).group_by(*by))]
+
+
+def waiting_since(session: ReadSession) -> datetime | None:
+    """When the oldest change came that no prompt knows yet: a withdrawal or an addition. None if there is none."""
+    oldest = (sa.func.min(ClusterRow.withdrawn_at), sa.func.min(ClusterRow.unsettled_since))
+    statement = sa.select(*oldest).where(sa.or_(ClusterRow.unplanned, differs()))
+    return min((when for when in session.execute(statement).one() if when is not None), default=None)
+
+
 def differs() -> sa.ColumnElement[bool]:
     """What is served is not what should be."""
     return sa.or_(ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key), ClusterRow.rebuild)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -119,6 +120,27 @@ def counts(session: ReadSession) -> dict[str, int]:
     """How many erasures are in each state."""
     statement = sa.select(ErasureRow.state, sa.func.count()).group_by(ErasureRow.state)
     return {row[0]: row[1] for row in session.execute(statement)}
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Unfinished erasures: how many in each state, since when the oldest, how many past their due date."""
+
+    states: dict[str, int]
+    oldest: datetime | None
+    overdue: int
+
+
+def backlog(session: ReadSession, now: datetime) -> Backlog:
+    """Counted by the database, by the index on states: completed ones, however many, are not looked at."""
+    late = sa.func.sum(sa.case((ErasureRow.due_at < now, 1), else_=0))
+    columns = (ErasureRow.state, sa.func.count(), sa.func.min(ErasureRow.accepted_at), late)
+    rows = session.execute(sa.select(*columns).where(ErasureRow.state.in_(OPEN)).group_by(ErasureRow.state)).all()
+    return Backlog(
+        states={state: count for state, count, _, _ in rows},
+        oldest=min((oldest for _, _, oldest, _ in rows), default=None),
+        overdue=sum(overdue for _, _, _, overdue in rows),
+    )
 
 
 def _count_samples(session: ReadSession, erasure_ids: Sequence[str]) -> dict[str, int]:

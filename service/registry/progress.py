@@ -64,6 +64,7 @@ class ErasureChange(NamedTuple):
 
     id: str
     state: str
+    accepted_at: datetime
     completed_at: datetime | None
 
 

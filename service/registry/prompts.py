@@ -155,6 +155,11 @@ def owed(session: ReadSession) -> list[str]:
     return list(session.execute(sa.select(DestructionRow.object_name)).scalars())
 
 
+def count_owed(session: ReadSession) -> int:
+    """How many objects must be destroyed."""
+    return session.execute(sa.select(sa.func.count()).select_from(DestructionRow)).scalar_one()
+
+
 def destructible(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> list[str]:
     """Objects that must be destroyed now.
 

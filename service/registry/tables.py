@@ -237,6 +237,16 @@ class ReplicaRow(Base):
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class TallyRow(Base):
+    """How often something has happened, and the sum of its sizes; `le` is the upper bound of a histogram's bucket."""
+
+    __tablename__ = "tallies"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    le: Mapped[str] = mapped_column(String(24), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[float]
+
+
 class ApiKeyRow(Base):
     """An API key, as SHA-256 of its secret (256 random bits, so nothing slower is needed)."""
 

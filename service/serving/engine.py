@@ -71,6 +71,11 @@ class Engine:
         self._closed_form = closed_form
         self._snapshot: Snapshot | None = None
 
+    @property
+    def epoch(self) -> int:
+        """The serving epoch that is known here; -1 before the first snapshot."""
+        return self._snapshot.epoch if self._snapshot is not None else -1
+
     def warm_up(self) -> None:
         """Run both passes once, so that the first caller does not wait for them."""
         size = self._context.backbone.input_size

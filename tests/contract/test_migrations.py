@@ -85,7 +85,7 @@ def test_everything_is_kept_there_and_back(old: Registry, database_url: str) -> 
     before = held(old)
     migrate(database_url)
     assert is_migrated(database_url)
-    assert held(old) == {**before, "layout_anchors": 0, "replicas": 0}
+    assert held(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
     with old.read() as session:
         assert layouts.digest(session) == "line"
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 
 from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.middleware import Arrival
 from service.api.problems import responses
 from service.api.schemas.common import Listing
 from service.api.schemas.erasures import (
@@ -24,6 +27,8 @@ from service.core.intake import check_text
 from service.errors import NotFound
 from service.registry import erasures, records
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(tags=["erasures"])
 
 ACCEPTED: dict[str, Any] = {
@@ -33,7 +38,13 @@ ACCEPTED: dict[str, Any] = {
 }
 
 
-def _accepted(service: Service, response: Response, record: records.Erasure) -> Erasure:
+def _accepted(service: Service, request: Request, response: Response, record: records.Erasure) -> Erasure:
+    arrival: Arrival = request.scope["oubli_arrival"]
+    if record.accepted_at >= arrival.at:  # not one that an earlier request had been accepted for
+        request.app.state.metrics.withdraw_seconds.observe(time.perf_counter() - arrival.ticks)
+    log.info(
+        "erasure %s is accepted: %d samples are forgotten", record.id, record.samples, extra={"erasure": record.id}
+    )
     service.somebody_has_gone()
     response.headers["Location"] = f"/erasures/{record.id}"
     response.headers["Retry-After"] = "2"
@@ -41,9 +52,9 @@ def _accepted(service: Service, response: Response, record: records.Erasure) -> 
 
 
 @router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 503, 507), summary="Forget one sample")
-def delete_sample(service: Running, response: Response, sample_id: UUID) -> Erasure:
+def delete_sample(service: Running, request: Request, response: Response, sample_id: UUID) -> Erasure:
     """From this answer on no prompt that has seen the sample is used. Repeated while it runs: the same erasure."""
-    return _accepted(service, response, erasure.erase_sample(service.context, str(sample_id)))
+    return _accepted(service, request, response, erasure.erase_sample(service.context, str(sample_id)))
 
 
 @router.delete(
@@ -53,10 +64,13 @@ def delete_sample(service: Running, response: Response, sample_id: UUID) -> Eras
     summary="Forget everything one owner ever gave",
 )
 def delete_owner(
-    service: Running, response: Response, owner: Annotated[str, Path(min_length=1, max_length=128)]
+    service: Running,
+    request: Request,
+    response: Response,
+    owner: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> Erasure:
     """All of it in one transaction."""
-    return _accepted(service, response, erasure.erase_owner(service.context, check_text("owner", owner)))
+    return _accepted(service, request, response, erasure.erase_owner(service.context, check_text("owner", owner)))
 
 
 @router.post(
@@ -91,7 +105,7 @@ def create_erasure(
             record = erasure.erase_owner(service.context, owner, idempotency_key=ticket.key_digest)
         else:
             record = erasure.erase_samples(service.context, ids, idempotency_key=ticket.key_digest)
-    return _accepted(service, response, record)
+    return _accepted(service, request, response, record)
 
 
 @router.get(

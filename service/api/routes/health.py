@@ -6,8 +6,6 @@ import logging
 from collections import Counter
 
 from fastapi import APIRouter, Request, Response, status
-from fastapi.responses import PlainTextResponse
-from prometheus_client import generate_latest
 
 from service.api.deps import Running, Service, scope
 from service.api.problems import responses
@@ -91,16 +89,3 @@ def get_status(service: Running) -> Status:
             serving_epoch=state.epoch(session),
             closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
         )
-
-
-@router.get(
-    "/metrics",
-    response_class=PlainTextResponse,
-    dependencies=[scope("read")],
-    responses=responses(503),
-    summary="Prometheus metrics",
-)
-def metrics(request: Request) -> PlainTextResponse:
-    """Requests and their seconds by route, of this process."""
-    text = generate_latest(request.app.state.metrics).decode()
-    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,189 @@
+"""What Prometheus is told. Of this process: requests, batches, time to withdraw. Of the registry: everything else.
+
+Facts of the registry are asked for when they are scraped, so every replica tells the same and a restart loses none;
+take the maximum over replicas, not the sum. What happens in workers is counted in the registry (`registry.tallies`).
+No label holds anything that a person could be known by: routes are templates, replicas are hosts and process ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from service.core.facts import Facts
+from service.registry import tallies
+from service.registry.tallies import Tallies
+from service.serving.batcher import Batcher
+
+log = logging.getLogger(__name__)
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # each a series more, of use to nobody
+
+Result = TypeVar("Result")
+
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+KEPT_SECONDS = 1.0  # so long an answer of the registry is given again
+PATIENCE = 2.0  # seconds: Prometheus gives up after ten by default, and the registry may be away
+
+
+class Metrics:
+    """The instruments of one process, and the registry of Prometheus' client that holds them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        known: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("oubli_requests", "Requests answered.", labels, **known)
+        self.request_seconds = Histogram(
+            "oubli_request_seconds", "Time to answer.", labels[:2], buckets=REQUEST_SECONDS, **known
+        )
+        self.withdraw_seconds = Histogram(
+            "oubli_time_to_withdraw_seconds",
+            "From the arrival of a request to forget until it was accepted: from then on nothing seen in it is used.",
+            buckets=REQUEST_SECONDS,
+            **known,
+        )
+        self.batch_images = Histogram(
+            "oubli_batch_images", "Images computed together.", ("queue",), buckets=BATCH_IMAGES, **known
+        )
+        self.batch_seconds = Histogram(
+            "oubli_batch_seconds", "Time that the device took for a batch.", ("queue",), buckets=BATCH_SECONDS, **known
+        )
+        ProcessCollector(registry=self.registry)
+
+    def batch_of(self, queue: str) -> Callable[[int, float], None]:
+        """What a batcher tells of each of its batches: images and seconds."""
+        images, seconds = self.batch_images.labels(queue), self.batch_seconds.labels(queue)
+
+        def observed(size: int, took: float) -> None:
+            images.observe(size)
+            seconds.observe(took)
+
+        return observed
+
+
+class Patient(Generic[Result]):
+    """Asks a question in a thread of its own and waits so long for the answer, which is kept for a moment.
+
+    One question is under way at a time: whoever asks meanwhile waits for the same answer. A database that hangs holds
+    up one thread, not one for each scrape.
+    """
+
+    def __init__(self, ask: Callable[[], Result], *, seconds: float = PATIENCE, kept: float = KEPT_SECONDS) -> None:
+        self._ask = ask
+        self._seconds = seconds
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._asked: Future[Result] | None = None
+        self._since = 0.0  # monotonic seconds
+
+    def answer(self) -> Result:
+        """Raises TimeoutError, or what asking raised."""
+        with self._lock:
+            stale = time.monotonic() - self._since > self._kept
+            if self._asked is None or (self._asked.done() and (stale or self._asked.exception() is not None)):
+                self._asked, self._since = Future(), time.monotonic()
+                threading.Thread(target=self._run, args=(self._asked,), name="scrape", daemon=True).start()
+            asked = self._asked
+        return asked.result(self._seconds)
+
+    def _run(self, asked: Future[Result]) -> None:
+        try:
+            asked.set_result(self._ask())
+        except BaseException as error:  # whoever waits is told
+            asked.set_exception(error)
+
+
+class Collector:
+    """The registry's facts, and this process's queues, at every scrape. While the registry is away, it says just that.
+
+    snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
+    """
+
+    def __init__(
+        self, gather: Callable[[], Facts], snapshot_epoch: Callable[[], int], queues: dict[str, Batcher[Any, Any]]
+    ) -> None:
+        self._facts = Patient(gather)
+        self._snapshot_epoch = snapshot_epoch
+        self._queues = queues
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by Prometheus' client."""
+        yield from self._of_queues()
+        snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
+        try:
+            facts = self._facts.answer()
+        except Exception as error:
+            log.warning("the registry does not answer (%s): metrics tell of this process alone", type(error).__name__)
+            yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 0)
+            return
+        yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 1)
+        lag = max(facts.epoch - snapshot, 0)
+        yield _gauge("oubli_epoch_lag", "Serving epochs that this replica has not taken note of yet.", lag)
+        yield from _of_facts(facts)
+        yield from _of_tallies(facts.tallies)
+
+    def _of_queues(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("oubli_queue_images", "Images that wait for the device.", labels=["queue"])
+        most = GaugeMetricFamily("oubli_queue_limit_images", "Most images that may wait.", labels=["queue"])
+        refused = CounterMetricFamily(
+            "oubli_queue_refused_images", "Images refused because too many waited.", labels=["queue"]
+        )
+        for name, batcher in self._queues.items():
+            waiting.add_metric([name], batcher.depth)
+            most.add_metric([name], batcher.max_queue)
+            refused.add_metric([name], batcher.refused)
+        yield from (waiting, most, refused)
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, words, value=value)
+
+
+def _by(label: str, name: str, words: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, words, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _of_facts(facts: Facts) -> Iterator[Metric]:
+    yield _gauge("oubli_serving_epoch", "The registry's serving epoch.", facts.epoch)
+    yield _gauge("oubli_samples", "Samples held.", facts.samples)
+    yield _by("state", "oubli_clusters", "Clusters by state.", dict(facts.clusters))
+    yield _by("state", "oubli_erasures", "Erasures by state.", dict(facts.erasures))
+    words = "Age of the oldest erasure that is not completed; 0 if there is none."
+    yield _gauge("oubli_erasure_oldest_seconds", words, facts.oldest_erasure)
+    yield _gauge("oubli_erasures_overdue", "Erasures not completed by their due date.", facts.overdue)
+    words = "Age of the oldest change of a cluster that its prompt does not know yet; 0 if there is none."
+    yield _gauge("oubli_cluster_oldest_change_seconds", words, facts.oldest_change)
+    yield _gauge("oubli_objects_owed", "Objects that must be destroyed.", facts.owed)
+    yield _gauge("oubli_workers_alive", "Workers heard from lately.", facts.workers)
+    words = "Removed samples that a replica's closed-form tier has not taken out yet."
+    yield _by("replica", "oubli_replica_removals_behind", words, dict(facts.behind))
+
+
+def _of_tallies(counted: Tallies) -> Iterator[Metric]:
+    words = "Time that a published training took."
+    yield _histogram("oubli_training_seconds", words, counted, tallies.TRAINING)
+    words = "From the acceptance of an erasure until it was completed."
+    yield _histogram("oubli_time_to_complete_seconds", words, counted, tallies.COMPLETION)
+    epochs = int(counted.plain(tallies.SAMPLE_EPOCHS).total)
+    words = "Samples trained on, once for each epoch, in published trainings."
+    yield CounterMetricFamily("oubli_training_sample_epochs", words, value=epochs)
+    failures = counted.plain(tallies.FAILURES).count
+    yield CounterMetricFamily("oubli_training_failures", "Trainings that have failed.", value=failures)
+
+
+def _histogram(name: str, words: str, counted: Tallies, histogram: tallies.Histogram) -> Metric:
+    return HistogramMetricFamily(name, words, buckets=counted.buckets(histogram), sum_value=counted.total(histogram))

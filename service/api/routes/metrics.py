@@ -1,0 +1,92 @@
+"""What Prometheus scrapes. It is told something whatever state the registry is in."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from threading import BoundedSemaphore
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials
+from prometheus_client.exposition import choose_encoder
+
+from service.api.deps import Running, bearer
+from service.api.metrics import Patient
+from service.api.problems import responses
+from service.core import access
+from service.errors import Forbidden, Unauthorized, Unavailable
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["operations"])
+
+TRUSTED_SECONDS = 3600.0  # a key that has scraped may scrape on for so long while the registry cannot be asked
+MOST_TRUSTED = 100
+MOST_ASKING = 4
+
+
+class Gate:
+    """Who may scrape: the registry decides; while it is away, who was let in before.
+
+    Keys are remembered as digests. One that is revoked is refused as soon as the registry answers again.
+    """
+
+    def __init__(self) -> None:
+        self._admitted: dict[str, float] = {}  # digest of a key: when it was last let in, monotonic seconds
+        self._free = BoundedSemaphore(MOST_ASKING)
+
+    def check(self, service: Running, secret: str | None) -> None:
+        """Raises Unauthorized, Forbidden or Unavailable."""
+        digest = hashlib.sha256((secret or "").encode()).hexdigest()
+        try:
+            self._ask(service, secret)
+        except (Unauthorized, Forbidden):
+            self._admitted.pop(digest, None)
+            raise
+        except Exception:
+            if time.monotonic() - self._admitted.get(digest, -TRUSTED_SECONDS) >= TRUSTED_SECONDS:
+                raise Unavailable("The registry does not answer, so keys cannot be checked.") from None
+            return
+        while len(self._admitted) >= MOST_TRUSTED:
+            self._admitted.pop(next(iter(self._admitted)))
+        self._admitted[digest] = time.monotonic()
+
+    def _ask(self, service: Running, secret: str | None) -> None:
+        """The registry, for no longer than a scrape can wait; it is not asked again while enough questions hang."""
+        if not self._free.acquire(blocking=False):
+            raise TimeoutError
+
+        def ask() -> None:
+            try:
+                access.check(service.context.registry, secret, ["read"])
+            finally:
+                self._free.release()
+
+        Patient(ask).answer()
+
+
+def _may_scrape(
+    service: Running, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> None:
+    if service.context.settings.auth:
+        gate: Gate = request.app.state.gate
+        gate.check(service, credentials.credentials if credentials is not None else None)
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    dependencies=[Security(_may_scrape, scopes=["read"])],
+    responses=responses(503),
+    summary="Prometheus metrics",
+)
+def metrics(request: Request) -> Response:
+    """Of this process and of the registry (docs/ops). OpenMetrics for those who accept it.
+
+    While the registry is away, what it would say is missing, and `oubli_registry_up` is 0.
+    """
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(request.app.state.metrics.registry), media_type=media_type)

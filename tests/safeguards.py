@@ -17,6 +17,7 @@ _ERASURE = "service/core/erasure.py"
 _LEASES = "service/registry/leases.py"
 _PROMPTS = "service/registry/prompts.py"
 _ROUTER = "models/router.py"
+_SERVER = "service/api/server.py"
 _SPEC = "models/spec.py"
 _TIER = "service/serving/closed_form.py"
 _TRAIN = "models/training.py"
@@ -312,6 +313,17 @@ SUBTRACTING = [
             "return np.rint(rows * SCALE)", "return rows * SCALE",
             "unit/test_closed_form.py::test_a_sample_that_was_removed_was_never_there"),
 ]
+STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
+    _mutant("drain-wait", "an API that was told to stop answers while proxies notice", _SERVER,
+            "self._drain_seconds if served else 0.0", "0.0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    _mutant("drain-said", "... and says so", "service/api/routes/health.py",
+            "draining = request.app.state.draining", "draining = False",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    _mutant("drain-finish", "requests under way end before the process does", _SERVER,
+            "timeout_graceful_shutdown=settings.serving.finish_seconds", "timeout_graceful_shutdown=0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+]
 # fmt: on
 
-MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING]
+MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING, *STOPPING]

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from service.api import docs, problems
 from service.api.deps import Service
-from service.api.middleware import BodyLimit, RequestId, RequestMetrics
+from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics
 from service.api.routes import erasures, health, model, predict, samples
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = None
     app.state.failure = None
+    app.state.draining = False  # told to stop, and still answering
     app.state.give_up = _end_process
     app.state.metrics = CollectorRegistry()
     problems.install(app)
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMetrics, registry=app.state.metrics)
     single = settings.intake.max_bytes + FORM_OVERHEAD
     app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
+    app.add_middleware(Farewell)
     app.add_middleware(RequestId)
     return app
 

@@ -1,8 +1,10 @@
-"""Single processes of the production shape for tests: `oubli api`, `oubli worker`, `oubli beat`, each stopped alone."""
+"""The production shape for tests, process by process: APIs, workers, beat, and HAProxy before them."""
 
 from __future__ import annotations
 
+import csv
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ from typing import Any
 import httpx
 
 from tests.integration.harness import READY_SECONDS, REPOSITORY, environment, free_port, until
+from tests.programs import program
 
+CONFIGURATION = REPOSITORY / "docker" / "haproxy.cfg"
 END_SECONDS = 60.0
 
 
@@ -94,3 +98,69 @@ class Member:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+@dataclass
+class Proxy:
+    """HAProxy as docker/haproxy.cfg has it, before APIs at known ports instead of names in Docker's DNS."""
+
+    folder: Path
+    members: list[Member]
+    port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Proxy:
+        text = CONFIGURATION.read_text()
+        found = [line for line in text.splitlines() if line.strip().startswith("server-template ")]
+        servers = [f"    server {member.name} 127.0.0.1:{member.port}" for member in self.members]
+        for old, new in (
+            (*found, "\n".join(servers)),
+            ("bind :8000", f"bind 127.0.0.1:{self.port}"),
+            ("maxconn 2000\n", f"maxconn 2000\n    stats socket {self._socket}\n"),
+        ):
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path = self.folder / "haproxy.cfg"
+        path.write_text(text)
+        with (self.folder / "haproxy.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [program("haproxy"), "-db", "-f", path], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        return self
+
+    @property
+    def _socket(self) -> Path:
+        return self.folder / "haproxy.sock"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "haproxy.log").read_text(errors="replace")
+
+    def up(self) -> set[str]:
+        """The members that requests are sent to."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self._socket))
+            connection.sendall(b"show stat\n")
+            said = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        rows = list(csv.DictReader(said.lstrip("# ").splitlines()))
+        ours = {member.name for member in self.members}
+        return {row["svname"] for row in rows if row["svname"] in ours and row["status"] == "UP"}
+
+    def sees(self, *names: str) -> None:
+        """Wait until requests are sent to these, and to no others."""
+        until(lambda: self._answers() and self.up() == set(names), seconds=READY_SECONDS, what=f"{names}\n{self.log}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        return self._socket.exists()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -20,7 +21,8 @@ from service.clock import system_clock
 from service.registry import workers
 from service.registry.engine import Registry, migrate
 from service.settings import describe, load_settings
-from tests.integration.harness import REPOSITORY, oubli
+from tests.integration.harness import PROBLEM, REPOSITORY, oubli, until
+from tests.integration.rolling import Proxy
 from tests.programs import program
 
 SECRETS = {"POSTGRES_PASSWORD": "aa", "REDIS_PASSWORD": "bb"}
@@ -154,6 +156,23 @@ def test_haproxy_accepts_its_configuration() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout + done.stderr
+
+
+def test_the_proxy_says_in_the_apis_words_that_nobody_is_there_and_logs_no_owner(tmp_path: Path) -> None:
+    with Proxy(tmp_path, []) as proxy, httpx.Client(base_url=proxy.url, timeout=10) as client:
+        until(proxy._answers, what="HAProxy")
+        for path in ("/owners/ada", '/owners/"},{'):
+            answer = client.delete(path)
+            assert answer.headers["retry-after"] == "2"
+            problem = answer.json()
+            assert (answer.status_code, problem["status"]) == (503, 503)
+            assert answer.headers["content-type"] == PROBLEM
+            assert problem["instance"] == answer.request.url.raw_path.decode()
+            assert problem["title"]
+            assert problem["detail"]
+            assert answer.headers["x-request-id"]
+        until(lambda: "DELETE 503" in proxy.log, seconds=10, what="a line for the request")
+        assert "ada" not in proxy.log
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -79,6 +80,16 @@ def run(script: str, folder: Path, seconds: float) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def every_object(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in it. `curl` ends no line, and Celery says when it shuts down."""
+    found, decoder, start = [], json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        one, end = decoder.raw_decode(text, start)
+        found.append(one)
+        start = text.find("{", end)
+    return found
+
+
 @pytest.mark.timeout(900)
 def test_the_production_section_works_word_for_word(
     addresses: dict[str, str], pictures: list[Picture], tmp_path: Path
@@ -95,13 +106,7 @@ def test_the_production_section_works_word_for_word(
     done = run(script, tmp_path, 800)
     logs = "\n".join(f"{path.name}:\n{path.read_text()[-2000:]}" for path in sorted(tmp_path.glob("*.log")))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
-    # `curl` ends no line, so answers stand one behind the other.
-    answers, decoder, text = [], json.JSONDecoder(), done.stdout.partition("{")
-    rest = "".join(text[1:])
-    while rest:
-        answer, end = decoder.raw_decode(rest)
-        answers.append(answer)
-        rest = rest[end:].lstrip()
+    answers = every_object(done.stdout)
     ready = [answer for answer in answers if "serving" in answer]
     assert len(ready) == 3
     assert all(answer["status"] == "ok" for answer in ready)

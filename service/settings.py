@@ -125,6 +125,12 @@ class ServingSettings(Group):
     max_batch: int = Field(64, ge=1, le=1024, description="Most images in one forward pass.")
     max_queue: int = Field(512, ge=1, description="Most images waiting; beyond it, 429.")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake.")
+    drain_seconds: float = Field(
+        0.0, ge=0, description="How long an API that was told to stop goes on answering; `oubli serve` does not wait."
+    )
+    finish_seconds: int = Field(
+        30, ge=1, description="... and how long requests under way then have to end; under `oubli serve` 5."
+    )
 
 
 class ClosedFormSettings(Group):

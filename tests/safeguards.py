@@ -18,6 +18,7 @@ _LEASES = "service/registry/leases.py"
 _LOG = "service/log.py"
 _PROMPTS = "service/registry/prompts.py"
 _ROUTER = "models/router.py"
+_SERVER = "service/api/server.py"
 _SPEC = "models/spec.py"
 _TIER = "service/serving/closed_form.py"
 _TRAIN = "models/training.py"
@@ -373,6 +374,29 @@ TELLING = [  # operators learn how it is doing, and nothing about anybody
             "self._asked is None or (self._asked.done() and ", "self._asked is None or (True and ",
             "unit/test_scrape.py::test_a_question_that_hangs_is_not_asked_again"),
 ]
+
+STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
+    _mutant("drain-wait", "an API that was told to stop answers while proxies notice", _SERVER,
+            "self._drain_seconds if served else 0.0", "0.0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    _mutant("drain-said", "... and says so", "service/api/routes/health.py",
+            "draining = request.app.state.draining", "draining = False",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    _mutant("drain-finish", "requests under way end before the process does", _SERVER,
+            "timeout_graceful_shutdown=settings.serving.finish_seconds", "timeout_graceful_shutdown=0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+]
 # fmt: on
 
-MUTANTS = [*LEARNING, *LOADING, *PUBLISHING, *ERASING, *WRITING, *DIVIDING, *SUBTRACTING, *RESTORING, *TELLING]
+MUTANTS = [
+    *LEARNING,
+    *LOADING,
+    *PUBLISHING,
+    *ERASING,
+    *WRITING,
+    *DIVIDING,
+    *SUBTRACTING,
+    *RESTORING,
+    *TELLING,
+    *STOPPING,
+]

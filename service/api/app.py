@@ -17,7 +17,7 @@ from service import tracing
 from service.api import docs, problems
 from service.api.deps import Service
 from service.api.metrics import Collector, Metrics
-from service.api.middleware import BodyLimit, RequestId, RequestMetrics, RequestTrace
+from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
 from service.api.routes import erasures, health, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = None
     app.state.failure = None
+    app.state.draining = False  # told to stop, and still answering
     app.state.give_up = _end_process
     app.state.metrics = Metrics()
     app.state.gate = Gate()
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
     if settings.tracing:
         app.add_middleware(RequestTrace)
+    app.add_middleware(Farewell)
     app.add_middleware(RequestId)
     return app
 

@@ -1,4 +1,4 @@
-"""Around every request: an id, a bound on its size, and its count and time for /metrics."""
+"""Around every request: an id, a bound on its size, a farewell, and its count and time for /metrics."""
 
 from __future__ import annotations
 
@@ -88,6 +88,23 @@ class RequestTrace:
                     span.set_attributes({"http.route": route_of(scope), "http.response.status_code": status})
                     if status >= 500:
                         tracing.failed(span, str(status))
+
+
+class Farewell:
+    """While the process drains, every response asks its caller to connect anew: behind a balancer, to another one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; look at the state when its response begins."""
+
+        async def parting(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["app"].state.draining:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, parting if scope["type"] == "http" else send)
 
 
 class BodyLimit:

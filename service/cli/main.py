@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.cli import auditor, centroids, demo, desk, restore, roles
+from service.cli import auditor, centroids, demo, desk, heartbeat, restore, roles
 from service.errors import ServiceError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command()(roles.serve)
 app.command()(roles.api)
 app.command()(roles.worker)
 app.command()(roles.beat)
+app.command()(heartbeat.heartbeat)
 app.command()(roles.migrate)
 app.add_typer(roles.keys, name="keys")
 app.command()(roles.openapi)

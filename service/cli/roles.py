@@ -37,23 +37,14 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
     _share_cores()
-    import uvicorn
-
-    from service.api.app import create_app
+    from service.api.server import serve as serve_http
 
     chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
     if chosen.tracing:
         tracing.start("api")
     _require_migrated(chosen)
-    app = create_app(chosen)
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    # Not by a signal: uvicorn raises it again at its end, and the process would die before it says what is wrong.
-    app.state.give_up = lambda: setattr(server, "should_exit", True)
-    server.run()
-    if app.state.failure is not None:
-        raise app.state.failure  # Misconfigured ends `oubli serve`; anything else is tried again
+    serve_http(chosen, host=host, port=port)
 
 
 def _require_migrated(chosen: Settings) -> None:

@@ -67,7 +67,12 @@ class Supervisor:
             self._take(lock)
             self._check_port()
             self._prepare()
-            os.environ["OUBLI_DATA_DIR"] = str(folder)
+            # Nobody balances between this API and another, and the whole stop has a deadline.
+            os.environ |= {
+                "OUBLI_DATA_DIR": str(folder),
+                "OUBLI_SERVING__DRAIN_SECONDS": "0",
+                "OUBLI_SERVING__FINISH_SECONDS": "5",
+            }
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
             try:

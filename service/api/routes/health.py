@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 
@@ -30,22 +31,36 @@ async def live() -> Live:
     responses={503: {"model": Ready, "description": "Not ready; the body says what is missing."}},
     summary="Can it do its work?",
 )
-def ready(request: Request, response: Response) -> Ready:
-    """No key needed. Ready: schema migrated, backbone warm, a worker heard from."""
+async def ready(request: Request, response: Response) -> Ready:
+    """No key needed. Ready: schema migrated, backbone warm, a worker heard from, and not about to stop."""
     service: Service | None = request.app.state.service
-    checks = {"migrated": False, "backbone": service is not None, "worker": False}
-    if service is not None:
-        context = service.context
-        try:
-            checks["migrated"] = context.registry.is_current()
-            with context.registry.read() as session:
-                now, fresh = context.clock(), context.settings.worker.fresh
-                checks["worker"] = any(worker.is_alive(now, fresh) for worker in workers.every(session))
-        except Exception:  # whatever the database's reason: not ready, and no detail for strangers
-            log.exception("the registry does not answer")
-    good = all(checks.values())
+    # Not on the threads that requests wait for: a proxy takes a late answer for a dead replica.
+    migrated, worker = await asyncio.to_thread(_ask_registry, service) if service is not None else (False, False)
+    draining = request.app.state.draining
+    serving = service is not None and migrated and not draining
+    good = serving and worker
     response.status_code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
-    return Ready(status="ok" if good else "not ready", **checks)
+    return Ready(
+        status="draining" if draining else "ok" if good else "not ready",
+        migrated=migrated,
+        backbone=service is not None,
+        worker=worker,
+        draining=draining,
+        serving=serving,
+    )
+
+
+def _ask_registry(service: Service) -> tuple[bool, bool]:
+    """(has this release's schema, a worker is alive)."""
+    context, migrated = service.context, False
+    try:
+        migrated = context.registry.is_current()
+        with context.registry.read() as session:
+            now, fresh = context.clock(), context.settings.worker.fresh
+            return migrated, any(worker.is_alive(now, fresh) for worker in workers.every(session))
+    except Exception:  # whatever the database's reason: not ready, and no detail for strangers
+        log.exception("the registry does not answer")
+        return migrated, False
 
 
 @router.get(

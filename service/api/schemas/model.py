@@ -122,7 +122,11 @@ class Live(BaseModel):
 class Ready(BaseModel):
     """What is needed to serve, each as true or false."""
 
-    status: Literal["ok", "not ready"]
-    migrated: bool
-    backbone: bool
-    worker: bool
+    status: Literal["ok", "not ready", "draining"]
+    migrated: bool = Field(description="The registry answers and has this release's schema.")
+    backbone: bool = Field(description="The backbone is loaded and warm.")
+    worker: bool = Field(description="Some worker was heard from a moment ago: what is asked for will be trained.")
+    draining: bool = Field(description="The process was told to stop; it answers a little longer.")
+    serving: bool = Field(
+        description="Requests may be sent here, also while no worker lives: warm, migrated, not draining. For proxies."
+    )

@@ -1,0 +1,71 @@
+"""The API's server: told to stop, it lets that be known first, and leaves when it is no longer sent anything.
+
+A signal (SIGTERM, SIGINT) is answered in this order. At once `GET /health/ready` says 503, `draining`, and every
+response asks its caller to open another connection; whatever comes is still accepted and answered, for
+`serving.drain_seconds`, in which a proxy notices. Then the listener closes; requests under way have
+`serving.finish_seconds` to end; the application's lifespan ends, and with it batchers, threads and the replica's row;
+the exit status is 0. A process that is not yet warm has nobody to wait for. A second signal ends the process at once.
+
+uvicorn alone closes the listener at the signal, while proxies still send; and raises the signal again at its end, so
+that the exit status would be the signal's.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api.app import create_app
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a drain before its stop."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._state = app.state
+        self._drain_seconds = drain_seconds
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come. uvicorn's own list of signals, which it raises again, stays empty."""
+        if self._stop_at is not None:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+            return
+        served = self._state.service is not None
+        self._state.draining = True
+        self._stop_at = time.monotonic() + (self._drain_seconds if served else 0.0)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second: is it time to go?"""
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings, *, host: str, port: int) -> None:
+    """Answer until told to stop. Raises what kept the application from warming up."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # paths hold owners
+        timeout_graceful_shutdown=settings.serving.finish_seconds,
+    )
+    server = Server(config, app, drain_seconds=settings.serving.drain_seconds)
+    # Not by a signal: the process would drain, and nobody is there to be answered.
+    app.state.give_up = lambda: setattr(server, "should_exit", True)
+    server.run()
+    if app.state.failure is not None:
+        raise app.state.failure  # Misconfigured ends `oubli serve`; anything else is tried again

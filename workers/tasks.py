@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from service.core.doorbell import RECONCILE, TRAIN
+from service.core.broker import RECONCILE, TRAIN
 from workers.trainer import Trainer
 
 

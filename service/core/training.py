@@ -127,7 +127,7 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
     settings = context.settings.training
     cluster = clusters.get(session, claim.cluster)
     tries = (cluster.attempts if cluster is not None else 0) + 1
-    log.warning("cluster %s: the worker that trained it is gone (%d failed tries)", claim.cluster, tries)
+    log.info("cluster %s: the worker that trained it is gone (%d failed tries)", claim.cluster, tries)
     retry_at = context.clock() + pause_after(settings, tries)
     if tries < settings.attempts:
         leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)

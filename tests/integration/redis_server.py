@@ -103,7 +103,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # no Redis there: the client learns so, as it would without us
+                client.close()
+                continue
             self._open += [client, server]
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.harness import TINY, Service, digit_pictures
+from tests.integration.harness import TINY, Service, digit_pictures, until
 from tests.integration.redis_server import RedisServer, running
 
 pytestmark = pytest.mark.redis
@@ -91,9 +91,33 @@ def test_a_redis_that_forgets_everything(service: Service, redis: RedisServer) -
 
 
 def test_a_redis_that_is_full(service: Service, redis: RedisServer) -> None:
+    worker = service.child("worker")
+    worker.suspend()  # so that bells wait when the memory ends: to take one, Redis must note who has it
+    erasure, _ = withdraw(service)
+    with redis.client() as client:
+        until(lambda: client.llen("oubli.deletions"), what="a bell that waits")
     with redis.full():
-        erasure, seconds = withdraw(service)
+        worker.resume()
+        another, seconds = withdraw(service)
         time.sleep(4)
     service.complete(erasure)
+    service.complete(another)
+    goes_on(service)
+    assert seconds < 1
+
+
+def test_a_redis_that_evicts_whatever_it_likes(service: Service, redis: RedisServer) -> None:
+    with redis.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-random")
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 300_000)
+        for i in range(300):
+            client.set(f"other {i}", "x" * 10_000)
+        assert client.info("stats")["evicted_keys"] > 100
+        erasure, seconds = withdraw(service)
+        for i in range(300):
+            client.set(f"more {i}", "x" * 10_000)
+        service.complete(erasure)
+        client.config_set("maxmemory", 0)
+        client.flushall()
     goes_on(service)
     assert seconds < 1

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log
 from service.core.broker import QUEUES, make_celery, queue_name
@@ -31,6 +31,7 @@ def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
 
     trainer = Trainer(settings, name, queues)
     app = make_celery(settings)
+    app.conf.worker_consumer = "workers.consumer:PausingConsumer"
     register(app, trainer)
     worker_ready.connect(lambda **_: trainer.start(), weak=False)
     worker_shutting_down.connect(lambda **_: trainer.interrupt(), weak=False)
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--queues", default=",".join(QUEUES))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", SecurityWarning)  # running as root is the administrator's choice
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)  # of what `solo` has no use for
     try:
         settings = load_settings(device=arguments.device)
         log.configure(settings.log_level)

@@ -13,7 +13,7 @@ from celery.worker.consumer import Consumer
 PAUSE = 1.0  # seconds
 
 
-class PausingConsumer(Consumer):  # type: ignore[misc]
+class PausingConsumer(Consumer):
     """Named in Celery's `worker_consumer`."""
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,19 @@ def test_a_broker_that_does_not_answer_delays_nobody(tmp_path: Path, caplog: pyt
     assert bell.flush(5)
     assert not bell.ring_now(urgent=True)
     assert caplog.text.count("the broker does not answer") == 1  # news once
+
+
+def test_a_broker_that_hangs_delays_nobody(tmp_path: Path) -> None:
+    """It accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
+        bell = Doorbell(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
+        for _ in range(20):
+            started = time.monotonic()
+            bell.ring(3)
+            assert time.monotonic() - started < 0.3
+        started = time.monotonic()
+        assert not bell.ring_now(urgent=True)
+        assert time.monotonic() - started < 10  # nor does a heartbeat wait for long
 
 
 def test_deletions_are_heard_first_by_a_worker_that_listens_to_both(tmp_path: Path) -> None:

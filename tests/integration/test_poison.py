@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -48,7 +49,7 @@ def test_a_cluster_that_kills_its_worker_again_and_again(service: Service, tmp_p
     claimed: str | None = None
     for tries in range(1, 4):
         claimed = kill_whoever_trains(service, claimed)
-        until(lambda: counted(service, tries), what=f"try {tries} counted\n{service.log[-2000:]}")
+        until(partial(counted, service, tries), what=f"try {tries} counted\n{service.log[-2000:]}")
     (cluster,) = service.pages("/clusters")
     assert cluster["state"] == "failed"
     assert "A worker process ended while it trained this" in cluster["failure"]

@@ -81,6 +81,8 @@ class Trainer:
     def stop(self) -> None:
         """Sign off, giving back what is held."""
         self._stopping.set()
+        if self._heart.is_alive():
+            self._heart.join(5)
         self._give_back(leave=True)
         self._context.registry.close()
 

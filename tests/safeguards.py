@@ -386,6 +386,37 @@ STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
             "timeout_graceful_shutdown=settings.serving.finish_seconds", "timeout_graceful_shutdown=0",
             "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
 ]
+
+WORKING = [  # workers hear, look, and are not killed for ever
+    _mutant("tries-taken-over", "a lease that had to expire counts as a failed try", _TRAIN_ONE,
+            "        leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)\n", "",
+            "contract/test_tries.py::test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown[sqlite]"),
+    _mutant("tries-left-behind", "a worker that was killed counts its try when it is back", _LEASES,
+            "        row.attempts += 1\n", "",
+            "contract/test_tries.py::test_a_worker_that_was_killed_counts_its_try_when_it_comes_back[sqlite]"),
+    _mutant("tries-registry", "a registry that is away is no fault of the cluster", _TRAIN_ONE,
+            "with suppress(Unavailable):", "with suppress():",
+            "contract/test_tries.py::test_a_registry_that_is_away_during_a_training_is_no_failed_try[sqlite]"),
+    _mutant("give-back", "a worker told to stop gives its lease back before the batch ends", "workers/trainer.py",
+            "self._give_back()  # at once", "pass  # at once",
+            "contract/test_trainer.py::test_told_to_stop_it_gives_its_lease_back_before_the_batch_ends[sqlite]"),
+    _mutant("deaf-broker", "a broker that takes no ring is not deafness", "workers/hearing.py",
+            "            if not taken:\n                self._ringing_since = None\n                return False\n", "",
+            "unit/test_hearing.py::test_a_broker_that_takes_no_ring_is_not_deafness"),
+    _mutant("deaf-busy", "a training under way is not deafness", "workers/hearing.py",
+            "if self._busy or not work_waits:", "if not work_waits:",
+            "unit/test_hearing.py::test_a_long_training_is_no_deafness"),
+    _mutant("deletions-first", "deletions are heard before additions", "service/core/folder_broker.py",
+            "        self.pos = 0\n", "",
+            "contract/test_reconciling.py::test_deletions_are_heard_first_by_a_worker_that_listens_to_both"),
+    _mutant("deletions-only", "a worker for deletions claims nothing else", _LEASES,
+            "        ClusterRow.urgent if urgent else sa.true(),\n", "",
+            "contract/test_reconciling.py::test_a_worker_for_deletions_claims_nothing_else[sqlite]"),
+    _mutant("bell-thread", "who rings does not wait for the broker", "service/core/doorbell.py",
+            "            self._changed.notify_all()\n\n    def flush",
+            "        self.ring_now(urgent=urgent)\n\n    def flush",
+            "contract/test_reconciling.py::test_a_broker_that_hangs_delays_nobody"),
+]
 # fmt: on
 
 MUTANTS = [
@@ -399,4 +430,5 @@ MUTANTS = [
     *RESTORING,
     *TELLING,
     *STOPPING,
+    *WORKING,
 ]

@@ -7,18 +7,19 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
-from service.core.doorbell import make_celery
+from service.core.broker import QUEUES, make_celery, queue_name
 from service.errors import Misconfigured
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 
 
-def run_worker(settings: Settings, name: str) -> None:
-    """Train until told to stop. `solo`: the process that loads torch is the one that trains; nothing forks."""
+def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
+    """Train until told to stop; the exit status. `solo`: who loads torch is who trains; nothing forks."""
     from celery.signals import (
         worker_ready,
         worker_shutdown,
@@ -28,21 +29,28 @@ def run_worker(settings: Settings, name: str) -> None:
     from workers.tasks import register
     from workers.trainer import Trainer
 
-    trainer = Trainer(settings, name)
+    trainer = Trainer(settings, name, queues)
     app = make_celery(settings)
+    app.conf.worker_consumer = "workers.consumer:PausingConsumer"
     register(app, trainer)
     worker_ready.connect(lambda **_: trainer.start(), weak=False)
     worker_shutting_down.connect(lambda **_: trainer.interrupt(), weak=False)
     worker_shutdown.connect(lambda **_: trainer.stop(), weak=False)
     arguments = ["--quiet", "worker", "--pool", "solo", "--hostname", name, "--loglevel", "WARNING"]
-    app.worker_main([*arguments, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    listening = ["--queues", ",".join(queue_name(queue) for queue in queues)]
+    try:
+        app.worker_main([*arguments, *listening, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    except SystemExit:  # how Celery's own command ends
+        if not trainer.status:
+            raise
+    return trainer.status
 
 
 def run_beat(settings: Settings) -> None:
     """Ring from a timer. The schedule is kept in memory: nothing is lost when it is."""
     app = make_celery(settings)
     schedule(app, settings)
-    app.Beat(scheduler_cls="celery.beat:Scheduler", loglevel="WARNING", quiet=True).run()
+    app.Beat(scheduler_cls="workers.schedule:Timer", loglevel="WARNING", quiet=True).run()
 
 
 def _speak_as_we_do(settings: Settings) -> None:
@@ -64,8 +72,10 @@ def main() -> None:
     parser.add_argument("role", choices=["worker", "beat"])
     parser.add_argument("--device")
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}")
+    parser.add_argument("--queues", default=",".join(QUEUES))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", SecurityWarning)  # running as root is the administrator's choice
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)  # of what `solo` has no use for
     try:
         settings = load_settings(device=arguments.device)
         log.configure(settings.log_level, settings.log_format)
@@ -75,7 +85,7 @@ def main() -> None:
         if arguments.role == "beat":
             run_beat(settings)
         else:
-            run_worker(settings, arguments.name)
+            sys.exit(run_worker(settings, arguments.name, arguments.queues.split(",")))
     except Misconfigured as error:
         print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201  # for the operator, as `oubli` itself does
         sys.exit(2)  # no restart can help: the supervisor ends

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from celery import Celery
+import logging
+from typing import Any
 
-from service.core.doorbell import RECONCILE, TRAIN
+from celery import Celery
+from celery.beat import Scheduler
+
+from service.core.broker import ADDITIONS, DELETIONS, RECONCILE, TRAIN, queue_name
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Timer(Scheduler):
+    """Rings on time; a broker that does not answer is news once, and the connection is made anew."""
+
+    _answers = True
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Ring. Never raises: the next ring is seconds away."""
+        try:
+            self.apply_async(entry, producer=producer, advance=False)
+        except Exception as error:  # any transport's own errors
+            if self._answers:
+                log.warning("the broker takes no ring (%s); trying on", type(error).__name__)
+            self._answers = False
+            for name in ("producer", "connection"):  # made again when they are next asked for
+                self.__dict__.pop(name, None)
+        else:
+            if not self._answers:
+                log.info("the broker takes rings again")
+            self._answers = True
 
 
 def schedule(app: Celery, settings: Settings) -> None:
-    """Set the timer. A message that is not consumed before the next one is due expires."""
+    """Set the timer, on each queue: a worker may listen to one only. What is not heard before the next is due expires.
+
+    `reconcile` rings for what it finds.
+    """
     seconds = settings.worker.reconcile_seconds
+    rings = {RECONCILE: (DELETIONS, seconds), TRAIN: (ADDITIONS, 2 * seconds)}
     app.conf.beat_schedule = {
-        "reconcile": {"task": RECONCILE, "schedule": seconds, "options": {"expires": seconds}},
-        "train": {"task": TRAIN, "schedule": 2 * seconds, "options": {"expires": 2 * seconds}},
+        task: {"task": task, "schedule": every, "options": {"expires": every, "queue": queue_name(queue)}}
+        for task, (queue, every) in rings.items()
     }

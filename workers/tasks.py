@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import Celery, Task
 
 from service.core import trail
-from service.core.doorbell import RECONCILE, TRAIN
+from service.core.broker import RECONCILE, TRAIN
 from workers.trainer import Trainer
 
 

@@ -181,6 +181,21 @@ def wait_for(client: Client, erasure_id: str) -> dict[str, Any]:
             time.sleep(0.3)
 
 
+def retry(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[CLUSTER]...", help="Default: all that failed.")] = None,
+    url: UrlOption = None,
+    data: DataOption = None,
+) -> None:
+    """Try failed trainings again, now."""
+    client = _client(url, data)
+    chosen = ids or [cluster["id"] for cluster in client.pages("/clusters") if cluster["state"] == "failed"]
+    for cluster in chosen:
+        client.request("POST", f"/clusters/{cluster}/retry")
+        console.print(f"Cluster {cluster} is tried again.")
+    if not chosen:
+        console.print("No cluster has failed.")
+
+
 def status(url: UrlOption = None, data: DataOption = None) -> None:
     """The service at a glance."""
     answer = _client(url, data).request("GET", "/status")
@@ -190,11 +205,20 @@ def status(url: UrlOption = None, data: DataOption = None) -> None:
     table.add_row("erasures", _counts(answer["erasures"]))
     alive = sum(worker["alive"] for worker in answer["workers"])
     table.add_row("workers", f"{alive} alive of {len(answer['workers'])}")
+    for worker in answer["workers"]:
+        table.add_row("", _worker(worker))
     closed_form = answer["closed_form"]
     known = f"{closed_form['samples']:,} samples, {closed_form['digest'][:12]}" if closed_form else "off, or starting"
     table.add_row("closed form", known)
     table.add_row("backbone", f"{answer['backbone']['name']} on {answer['device']}")
     console.print(table)
+
+
+def _worker(worker: dict[str, Any]) -> str:
+    heard, claimed = (worker[name] or "never" for name in ("heard_at", "claimed_at"))
+    state = "" if worker["alive"] else "SILENT, "
+    listens = ", ".join(worker["queues"])
+    return f"{state}{worker['name']}: {worker['device']}, {listens}; last bell {heard}, last training {claimed}"
 
 
 def _counts(counts: dict[str, int]) -> str:

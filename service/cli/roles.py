@@ -15,7 +15,8 @@ from rich.table import Table
 from service import log, tracing
 from service.clock import system_clock
 from service.core import access
-from service.errors import Misconfigured, NotFound
+from service.core.broker import QUEUES
+from service.errors import Invalid, Misconfigured, NotFound
 from service.registry.engine import Registry, is_migrated
 from service.registry.engine import migrate as migrate_registry
 from service.settings import Settings, describe, load_settings
@@ -55,11 +56,20 @@ def _require_migrated(chosen: Settings) -> None:
 def worker(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; default: host and process id.")] = None,
+    queues: Annotated[str, typer.Option(help="Bells to listen to: deletions, additions or both.")] = ",".join(QUEUES),
 ) -> None:
-    """Run one training worker; one process a device."""
+    """Run one training worker; one process a device. With `--queues deletions`, it trains what deletions wait for."""
     _require_migrated(load_settings(device=device))
     chosen = [*(["--device", device] if device else []), *(["--name", name] if name else [])]
-    _become("worker", chosen)
+    _become("worker", [*chosen, "--queues", ",".join(_queues(queues))])
+
+
+def _queues(given: str) -> list[str]:
+    """In the order in which a worker listens to them. Raises Invalid for a name that is none of them."""
+    names = {name.strip() for name in given.split(",") if name.strip()}
+    if not names or names - set(QUEUES):
+        raise Invalid(f"--queues: {given!r} is not made of {' and '.join(QUEUES)}.")
+    return [queue for queue in QUEUES if queue in names]
 
 
 def beat() -> None:

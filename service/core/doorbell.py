@@ -1,83 +1,121 @@
 """Celery as a doorbell: a message says "look", never what to do. Losing all of them loses nothing.
 
+Whoever rings does not wait, whatever the broker does: a thread of the bell's own talks to it. Rings that come faster
+than they can be passed on are one ring; a broker that does not take one is told nothing until the next look at the
+registry rings again.
+
 Embedded: kombu's filesystem transport, in a folder of the data folder (docs/decisions/0001-embedded-broker.md).
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import threading
 
 from celery import Celery
 
 from service.core import trail
+from service.core.broker import ADDITIONS, DELETIONS, QUEUES, TRAIN, make_celery, queue_name, redis_options
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TRAIN = "oubli.train"
-RECONCILE = "oubli.reconcile"
-QUEUE = "oubli"
-
-
-def make_celery(settings: Settings) -> Celery:
-    """A Celery application with our broker and settings, and no tasks of its own."""
-    app = Celery("oubli", broker=settings.broker)
-    app.conf.update(
-        task_ignore_result=True,
-        task_serializer="json",
-        accept_content=["json"],
-        task_default_queue=QUEUE,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        task_publish_retry=False,
-        worker_prefetch_multiplier=1,
-        worker_enable_remote_control=False,
-        worker_send_task_events=False,
-        worker_hijack_root_logger=False,
-        worker_soft_shutdown_timeout=5.0,
-        broker_connection_retry_on_startup=True,
-        enable_utc=True,
-    )
-    if settings.broker_url is None:
-        app.conf.update(
-            broker_transport="service.core.folder_broker:Transport",
-            broker_transport_options=_folder(settings),
-        )
-    else:
-        # Redelivery only after every training has ended or lost its lease; no socket hangs for long.
-        options = {"visibility_timeout": 3600, "socket_timeout": 5, "socket_connect_timeout": 2}
-        app.conf.update(broker_transport_options=options)
-    return app
-
-
-def _folder(settings: Settings) -> dict[str, Any]:
-    folder = settings.data_dir.absolute() / "queue"
-    (folder / "control").mkdir(parents=True, exist_ok=True)
-    return {
-        "data_folder_in": str(folder),
-        "data_folder_out": str(folder),
-        "control_folder": str(folder / "control"),
-        "polling_interval": 0.1,
-    }
+FAST = 0.5  # seconds that the broker has to answer
+MOST = 64  # rings that wait; there are no more workers than that to wake at once
 
 
 class Doorbell:
-    """Rings for workers. Never raises: a bell that does not ring only delays training until the next look."""
+    """Rings for workers. Never raises and never waits: a bell that does not ring only delays training."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = make_celery(settings)
-        if settings.broker_url is not None:
-            # A bell is rung fast or not at all; a worker, which waits for messages, has more patience.
-            fast = {"socket_connect_timeout": 0.5, "socket_timeout": 0.5, "max_retries": 0}
-            self._app.conf.update(broker_connection_timeout=0.5, broker_transport_options=fast)
+        self._settings = settings
         self._expires = max(10.0, 2 * settings.worker.reconcile_seconds)
+        self._app: Celery | None = None
+        self._lock = threading.Lock()  # of the application: one thread talks to the broker
+        self._waiting = dict.fromkeys(QUEUES, 0)
+        self._headers: dict[str, dict[str, object]] = {}  # of the latest ring: on whose behalf
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+        self._answers = True
 
-    def ring(self, times: int) -> None:
-        """Ask for `times` workers to look for work."""
-        for _ in range(times):
-            try:
-                self._app.send_task(TRAIN, expires=self._expires, retry=False, headers=trail.headers())
-            except Exception as error:  # any transport's own connection errors
-                log.warning("the broker does not answer (%s); the next look rings again", type(error).__name__)
-                return
+    def ring(self, times: int, *, urgent: bool = False) -> None:
+        """Ask for `times` workers to look for work: `urgent` for a deletion's."""
+        if times < 1:
+            return
+        queue = DELETIONS if urgent else ADDITIONS
+        with self._changed:
+            self._waiting[queue] = min(max(self._waiting[queue], times), MOST)
+            self._headers[queue] = trail.headers()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._pass_on, name="doorbell", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until the broker has taken what was rung, or refused it; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._busy and not any(self._waiting.values()), seconds)
+
+    def ring_now(self, *, urgent: bool) -> bool:
+        """Ring once and wait for the broker, for a second or two; whether it has taken the ring."""
+        return self._send(DELETIONS if urgent else ADDITIONS, 1, trail.headers())
+
+    def _pass_on(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: any(self._waiting.values()))
+                self._busy = True
+                rung, self._waiting = self._waiting, dict.fromkeys(QUEUES, 0)
+                headers, self._headers = self._headers, {}
+            for queue, times in rung.items():
+                if times and not self._send(queue, times, headers.get(queue, {})):
+                    break
+
+    def _send(self, queue: str, times: int, headers: dict[str, object]) -> bool:
+        with self._lock:
+            for second in (False, True):  # the first may find a connection that a restart has cut
+                try:
+                    app = self._connected()
+                    for _ in range(times):
+                        app.send_task(
+                            TRAIN, queue=queue_name(queue), expires=self._expires, headers=headers, retry=False
+                        )
+                except Exception as error:  # any transport's own connection errors
+                    self._disconnect()
+                    if second:
+                        self._note(error)
+                else:
+                    self._note(None)
+                    return True
+        return False
+
+    def _note(self, error: Exception | None) -> None:
+        """Say so when the broker goes and when it comes back, not with every ring between."""
+        if error is not None and self._answers:
+            log.warning("the broker does not answer (%s); the next look rings again", type(error).__name__)
+        elif error is None and not self._answers:
+            log.info("the broker answers again")
+        self._answers = error is None
+
+    def _connected(self) -> Celery:
+        if self._app is None:
+            self._app = make_celery(self._settings)
+            if self._settings.broker_url is not None:
+                # A bell is rung fast or not at all; a worker, which waits for messages, has more patience.
+                fast = redis_options(socket_timeout=FAST, connect_timeout=FAST)
+                self._app.conf.update(
+                    broker_connection_timeout=FAST, broker_transport_options={**fast, "max_retries": 0}
+                )
+        return self._app
+
+    def _disconnect(self) -> None:
+        """Begin anew with the next ring: what a connection remembers of the broker may be wrong by now."""
+        app, self._app = self._app, None
+        try:
+            if app is not None:
+                app.close()
+        except Exception as error:  # it is being thrown away
+            log.debug("closing the broker's connection failed: %s", error)

@@ -16,10 +16,22 @@ from uuid import uuid4
 
 from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
+from kombu.utils.scheduling import FairCycle
+
+
+class _InOrder(FairCycle):
+    """Looks into the first queue first, every time: deletions before additions, not in turn."""
+
+    def get(self, callback: Any, **keywords: Any) -> Any:
+        self.pos = 0
+        return super().get(callback, **keywords)
 
 
 class Channel(filesystem.Channel):
     """Reads and writes messages as whole files."""
+
+    def _reset_cycle(self) -> None:
+        self._cycle = _InOrder(self._get_and_deliver, self._active_queues, Empty)
 
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:  # type: ignore[override]  # as its parent does
         folder = Path(self.data_folder_out)

@@ -8,14 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 
 from service import log as logs
 from service import tracing
+from service.core.broker import ADDITIONS, DELETIONS
 from service.core.context import Context
 from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
 from service.core.tidy import tidy
-from service.registry import clusters, workers
+from service.registry import clusters, leases, workers
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Reconciler:
         self._rest.set()
         self._wake.set()
         self._thread.join(timeout=5)
+        self._doorbell.flush(1)
 
     def _run(self) -> None:
         passes = 0
@@ -94,9 +97,14 @@ class Reconciler:
         settings = self._context.settings
         with self._context.registry.read() as session:
             now = self._context.clock()
-            crew = sum(worker.is_alive(now, settings.worker.fresh) for worker in workers.every(session))
+            crew = [worker for worker in workers.every(session) if worker.is_alive(now, settings.worker.fresh)]
+            patience = timedelta(seconds=settings.training.settle_max_seconds)
+            urgent = leases.waiting(session, now=now, patience=patience, urgent=True)
             unfinished = self._unfinished = clusters.unfinished(session)
-        self._doorbell.ring(min(waiting, crew))  # a worker that starts looks by itself
+        for queue, count in ((DELETIONS, urgent), (ADDITIONS, waiting - urgent)):
+            listeners = sum(queue in worker.queues for worker in crew)
+            # A worker that starts looks by itself.
+            self._doorbell.ring(min(count, listeners), urgent=queue == DELETIONS)
         self._afterwards()
         usual = settings.worker.reconcile_seconds
         return min(usual, settings.training.settle_seconds + 0.5) if unfinished else usual

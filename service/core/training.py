@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -20,8 +21,9 @@ from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
-from service.errors import DISK_FULL, is_disk_full
+from service.errors import DISK_FULL, Unavailable, is_disk_full
 from service.registry import clusters, leases, prompts, samples, state, tallies
+from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Prompt
 from service.registry.samples import Member as MemberRow
@@ -59,13 +61,16 @@ def train_one(
     step: Step = lambda name: None,
     held: Held = lambda claim: None,
     interrupted: Interrupted = lambda: False,
+    urgent: bool = False,
 ) -> bool:
     """Claim the most urgent cluster, build its prompt, publish it. False if there was nothing to claim.
 
-    `interrupted` is asked after every batch; once it says yes, the lease is given back.
+    `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only what a
+    deletion waits for is claimed. Raises what the registry raises when it is away as the outcome is to be recorded:
+    then nothing is published, and the lease is left to its holder, or to expire.
     """
     step("claim")
-    claim = _claim(context, worker)
+    claim = _claim(context, worker, urgent=urgent)
     if claim is None:
         return False
     held(claim)
@@ -81,6 +86,10 @@ def train_one(
             leases.give_up(session, claim)
     except CannotTrain as failure:
         _fail(context, claim, str(failure))
+    except Unavailable as error:  # the registry: no fault of the cluster
+        log.warning("training cluster %s was given up: %s", claim.cluster, error.detail)
+        with context.registry.write() as session:
+            leases.give_up(session, claim)
     except Exception as error:
         log.exception("training cluster %s failed", claim.cluster)
         reason = f"{type(error).__name__} while training; see the worker's log."
@@ -90,20 +99,41 @@ def train_one(
     return True
 
 
-def _claim(context: Context, worker: str) -> Claim | None:
+def _claim(context: Context, worker: str, *, urgent: bool) -> Claim | None:
     settings = context.settings
     with context.registry.write() as session:
         require_bound(context, session)
-        claim = leases.claim(
-            session,
-            worker=worker,
-            now=context.clock(),
-            lease=settings.worker.lease,
-            patience=timedelta(seconds=settings.training.settle_max_seconds),
-        )
-        if claim is not None and claim.replaced is not None:
+        while True:
+            claim = leases.claim(
+                session,
+                worker=worker,
+                now=context.clock(),
+                lease=settings.worker.lease,
+                patience=timedelta(seconds=settings.training.settle_max_seconds),
+                urgent=urgent,
+            )
+            if claim is None or claim.replaced is None:
+                return claim
             prompts.destroy_unpublished(session, [claim.replaced])
-    return claim
+            if not _put_aside(context, session, claim):
+                return claim
+
+
+def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
+    """A lease that had to expire is a try that failed: its holder was killed, perhaps by this very cluster.
+
+    The cluster is taken over at once: waiting for the lease's end was the pause. Where this makes too many failures,
+    it pauses as any failed cluster does, and no worker more is risked now.
+    """
+    settings = context.settings.training
+    cluster = clusters.get(session, claim.cluster)
+    tries = (cluster.attempts if cluster is not None else 0) + 1
+    log.info("cluster %s: the worker that trained it is gone (%d failed tries)", claim.cluster, tries)
+    retry_at = context.clock() + pause_after(settings, tries)
+    if tries < settings.attempts:
+        leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)
+        return False
+    return leases.fail(session, claim, failure=leases.KILLED, retry_at=retry_at)
 
 
 @tracing.traced("build prompt")
@@ -120,7 +150,8 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
             raise LeaseLost
         if done * context.training.epochs % steps == 0:
             step(f"epoch {done * context.training.epochs // steps}")
-            hold(context, claim)
+            with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
+                hold(context, claim)
 
     prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
     seconds = time.perf_counter() - started

@@ -21,12 +21,19 @@ SKEW = timedelta(seconds=5)  # by how much clocks of machines that keep time may
 MAX_PAUSE = timedelta(seconds=600)  # between two trainings of a cluster that fails
 
 
-def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
+Pause = Callable[[int], timedelta]  # how long a cluster pauses after so many failures
+
+KILLED = "A worker process ended while it trained this: killed, or out of memory. See the workers' logs."
+
+
+def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.ColumnElement[bool]:
     """Planned, different from what is served, settled, not leased and not pausing after a failure.
 
     patience  the longest time that one addition after another can put a training off.
+    urgent    only what a deletion waits for.
     """
     return sa.and_(
+        ClusterRow.urgent if urgent else sa.true(),
         ClusterRow.desired_key.is_not(None),
         differs(),
         sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
@@ -40,13 +47,8 @@ def _waiting(now: datetime, patience: timedelta) -> sa.ColumnElement[bool]:
     )
 
 
-def mend_times(
-    session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Callable[[int], timedelta]
-) -> None:
-    """After the clock was set back: bring times that are further ahead than they could be set to where they could.
-
-    pause  how long a training pauses after so many failures.
-    """
+def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Pause) -> None:
+    """After the clock was set back: bring times that are further ahead than they could be set to where they could."""
     rows = session.execute(sa.select(ClusterRow).where(_ahead(now, lease=lease, settle=settle))).scalars()
     for row in rows:
         if row.leased_until is not None:
@@ -75,9 +77,9 @@ def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnEl
     )
 
 
-def waiting(session: ReadSession, *, now: datetime, patience: timedelta) -> int:
-    """How many clusters a worker could claim now."""
-    return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience))).scalar_one()
+def waiting(session: ReadSession, *, now: datetime, patience: timedelta, urgent: bool = False) -> int:
+    """How many clusters a worker could claim now; with `urgent`, those that deletions wait for."""
+    return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience, urgent=urgent))).scalar_one()
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,16 @@ class Claim:
     replaced: str | None
 
 
-def claim(session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta) -> Claim | None:
-    """Lease the most urgent waiting cluster: deletions first, then what serves nothing.
+def claim(
+    session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta, urgent: bool = False
+) -> Claim | None:
+    """Lease the most urgent waiting cluster: deletions first (and only those, if `urgent`), then what serves nothing.
 
     Passing over those that somebody else is changing: it waits for nobody, so no order of locks can be wrong.
     """
     candidate = (
         sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
-        .where(_waiting(now, patience), ClusterRow.desired_key.is_not(None))
+        .where(_waiting(now, patience, urgent=urgent), ClusterRow.desired_key.is_not(None))
         .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
         .limit(1)
         .with_for_update(key_share=True, skip_locked=True)
@@ -146,8 +150,32 @@ def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetim
     return _swap(session, claim, values)
 
 
+def count_try(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
+    """Count the try that the lease before this one was; should this one end likewise, nobody tries before then."""
+    return _swap(session, claim, {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at})
+
+
+def retry(session: WriteSession, cluster_id: str) -> bool:
+    """Forget that trainings have failed: the next may begin at once. False if none has."""
+    failed = (ClusterRow.id == cluster_id, ClusterRow.attempts > 0, sa.or_(ClusterRow.unplanned, differs()))
+    return _changed(session, sa.update(ClusterRow).where(*failed).values(**FRESH)) == 1
+
+
+def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
+    """End the leases of a worker that was killed and has come back, each a try that failed; the leases."""
+    held = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
+    rows = session.execute(held).scalars().all()
+    tokens = [row.lease_token for row in rows if row.lease_token is not None]
+    for row in rows:
+        row.attempts += 1
+        row.failure, row.retry_at = KILLED, now + pause(row.attempts)
+        row.lease_token = row.leased_by = row.leased_until = None
+    session.flush()
+    return tokens
+
+
 def release(session: WriteSession, *, worker: str) -> list[str]:
-    """Give back every lease of a worker that has gone; the leases."""
+    """Give back every lease of a worker that leaves in order: no try has failed; the leases."""
     # Locked: what an earlier process of that name is publishing just now must not be taken for left behind.
     held = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
     tokens = [token for token in session.execute(held).scalars() if token is not None]

@@ -160,9 +160,18 @@ class Process:
 
 @dataclass(frozen=True)
 class Worker(Process):
-    """A worker process."""
+    """A worker process.
+
+    device      what it trains on, and where that is.
+    queues      the bells that it listens to.
+    heard_at    when it last heard one, if it has.
+    claimed_at  when it last began to train, if it has.
+    """
 
     device: str
+    queues: tuple[str, ...]
+    heard_at: datetime | None
+    claimed_at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -221,9 +221,12 @@ class WorkerRow(Base):
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    device: Mapped[str] = mapped_column(String(32))
+    device: Mapped[str] = mapped_column(String(200))
+    queues: Mapped[str] = mapped_column(String(64))  # names, with commas between them
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    heard_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a bell, last
+    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a cluster, last
 
 
 class ReplicaRow(Base):

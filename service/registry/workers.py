@@ -1,7 +1,9 @@
-"""Worker processes and their heartbeats."""
+"""Worker processes: their heartbeats, what they listen to, and when they last heard something."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -10,17 +12,30 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Worker
 from service.registry.tables import WorkerRow
 
+DEVICE_CHARACTERS = 200
 
-def register(session: WriteSession, *, name: str, device: str, now: datetime) -> None:
+
+@dataclass(frozen=True)
+class Signs:
+    """What a worker tells of itself with every heartbeat: when it last heard a bell, and last claimed a cluster."""
+
+    heard_at: datetime | None = None
+    claimed_at: datetime | None = None
+
+
+def register(session: WriteSession, *, name: str, device: str, queues: Sequence[str], now: datetime) -> None:
     """A worker of that name has started; an earlier one of the same name is gone."""
     session.execute(sa.delete(WorkerRow).where(WorkerRow.name == name))
-    session.add(WorkerRow(name=name, device=device, started_at=now, beat_at=now))
+    row = WorkerRow(name=name, device=device[:DEVICE_CHARACTERS], queues=",".join(queues), started_at=now, beat_at=now)
+    session.add(row)
     session.flush()
 
 
-def beat(session: WriteSession, *, name: str, now: datetime) -> bool:
+def beat(session: WriteSession, *, name: str, now: datetime, signs: Signs | None = None) -> bool:
     """The worker is alive; False if its row is gone."""
-    statement = sa.update(WorkerRow).where(WorkerRow.name == name).values(beat_at=now).returning(WorkerRow.name)
+    told = signs or Signs()
+    values = {"beat_at": now, "heard_at": told.heard_at, "claimed_at": told.claimed_at}
+    statement = sa.update(WorkerRow).where(WorkerRow.name == name).values(**values).returning(WorkerRow.name)
     return session.execute(statement).one_or_none() is not None
 
 
@@ -37,4 +52,14 @@ def expire(session: WriteSession, *, before: datetime) -> None:
 def every(session: ReadSession) -> list[Worker]:
     """All known workers."""
     rows = session.execute(sa.select(WorkerRow).order_by(WorkerRow.name)).scalars()
-    return [Worker(row.name, row.beat_at, row.device) for row in rows]
+    return [
+        Worker(
+            name=row.name,
+            beat_at=row.beat_at,
+            device=row.device,
+            queues=tuple(row.queues.split(",")),
+            heard_at=row.heard_at,
+            claimed_at=row.claimed_at,
+        )
+        for row in rows
+    ]

@@ -14,6 +14,7 @@ from PIL import Image
 from uuid6 import uuid7
 
 from service.core import intake, sample_file
+from service.core.broker import QUEUES
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
 from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
 from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
@@ -286,7 +287,7 @@ def test_old_keys_and_silent_workers_are_tidied_away(world: World) -> None:
     with request(world, "key") as ticket:
         upload(world, ticket)
     with world.context.registry.write() as session:
-        workers.register(session, name="silent", device="cpu", now=world.time())
+        workers.register(session, name="silent", device="cpu", queues=QUEUES, now=world.time())
     world.time.advance(IDEMPOTENCY_KEPT.total_seconds() + 1)
     tidy(world.context)
     with world.context.registry.read() as session:

@@ -2,15 +2,19 @@
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from kombu import Message
 
+from service.core import training
+from service.core.broker import ADDITIONS, DELETIONS, QUEUES, TRAIN, make_celery, queue_name
 from service.core.context import open_context
-from service.core.doorbell import TRAIN, Doorbell, make_celery
+from service.core.doorbell import Doorbell
 from service.core.reconciler import Reconciler
 from service.errors import Misconfigured
 from service.registry import clusters, workers
@@ -24,9 +28,13 @@ class Bell:
 
     def __init__(self) -> None:
         self.rung: list[int] = []
+        self.urgent: list[int] = []
 
-    def ring(self, times: int) -> None:
-        self.rung.append(times)
+    def ring(self, times: int, *, urgent: bool = False) -> None:
+        (self.urgent if urgent else self.rung).append(times)
+
+    def flush(self, seconds: float) -> bool:
+        return True
 
 
 def soon(condition: Callable[[], object]) -> None:
@@ -53,7 +61,7 @@ def hire(world: World, *names: str) -> None:
     """Workers that are alive."""
     with world.context.registry.write() as session:
         for name in names:
-            workers.register(session, name=name, device="cpu", now=world.time())
+            workers.register(session, name=name, device="cpu", queues=QUEUES, now=world.time())
 
 
 # ------------------------------------------------------------------------------------------------- the thread
@@ -133,8 +141,15 @@ def messages(folder: Path) -> list[Path]:
     return sorted((folder / "queue").glob("*.msg"))
 
 
+def rung_bell(chosen: Settings, times: int, *, urgent: bool = False) -> Doorbell:
+    bell = Doorbell(chosen)
+    bell.ring(times, urgent=urgent)
+    assert bell.flush(10)
+    return bell
+
+
 def test_ringing_leaves_whole_messages_that_say_nothing(tmp_path: Path) -> None:
-    Doorbell(settings(tmp_path)).ring(2)
+    rung_bell(settings(tmp_path), 2)
     rung = messages(tmp_path)
     assert len(rung) == 2
     for message in rung:
@@ -145,9 +160,10 @@ def test_ringing_leaves_whole_messages_that_say_nothing(tmp_path: Path) -> None:
 
 def test_every_message_is_taken_once_and_unreadable_ones_are_dropped(tmp_path: Path) -> None:
     chosen = settings(tmp_path)
-    Doorbell(chosen).ring(2)
+    rung_bell(chosen, 2)
     messages(tmp_path)[0].write_text("{half a mess")
-    with make_celery(chosen).connection_for_read() as connection, connection.SimpleQueue("oubli") as queue:
+    name = queue_name(ADDITIONS)
+    with make_celery(chosen).connection_for_read() as connection, connection.SimpleQueue(name) as queue:
         message = queue.get(block=False)
         message.ack()
         with pytest.raises(queue.Empty):
@@ -157,10 +173,75 @@ def test_every_message_is_taken_once_and_unreadable_ones_are_dropped(tmp_path: P
 
 def test_a_broker_that_does_not_answer_delays_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     absent = settings(tmp_path, broker_url="redis://127.0.0.1:1/0")
-    started = time.monotonic()
-    Doorbell(absent).ring(3)
-    assert time.monotonic() - started < 3
-    assert "the broker does not answer" in caplog.text
+    bell = Doorbell(absent)
+    for _ in range(50):
+        started = time.monotonic()
+        bell.ring(3)
+        assert time.monotonic() - started < 0.1
+    assert bell.flush(5)
+    assert not bell.ring_now(urgent=True)
+    assert caplog.text.count("the broker does not answer") == 1  # news once
+
+
+def test_a_broker_that_hangs_delays_nobody(tmp_path: Path) -> None:
+    """It accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
+        bell = Doorbell(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
+        for _ in range(20):
+            started = time.monotonic()
+            bell.ring(3)
+            assert time.monotonic() - started < 0.3
+        started = time.monotonic()
+        assert not bell.ring_now(urgent=True)
+        assert time.monotonic() - started < 10  # nor does a heartbeat wait for long
+
+
+def test_deletions_are_heard_first_by_a_worker_that_listens_to_both(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    rung_bell(chosen, 3)
+    rung_bell(chosen, 3, urgent=True)
+    app = make_celery(chosen)
+    heard: list[str] = []
+    with app.connection_for_read() as connection:
+        queues = [app.amqp.queues[queue_name(queue)] for queue in QUEUES]
+
+        def take(body: object, message: Message) -> None:
+            heard.append(message.delivery_info["routing_key"])
+            message.ack()
+
+        with connection.Consumer(queues, callbacks=[take], accept=["json"]):
+            while len(heard) < 6:
+                connection.drain_events(timeout=10)
+    assert heard == [queue_name(DELETIONS)] * 3 + [queue_name(ADDITIONS)] * 3
+
+
+def test_a_bell_says_whether_it_is_for_a_deletion(world: World, reconciler: Reconciler, bell: Bell) -> None:
+    with world.context.registry.write() as session:
+        workers.register(session, name="both", device="cpu", queues=QUEUES, now=world.time())
+        workers.register(session, name="one", device="cpu", queues=[DELETIONS], now=world.time())
+    world.add(30)
+    world.settle()
+    world.erase(*list(world.held)[::5])
+    reconciler.start()
+    soon(lambda: any(bell.urgent))
+    assert max(bell.urgent) <= 2
+    assert max(bell.rung) <= 1  # one worker listens to additions
+
+
+def test_a_worker_for_deletions_claims_nothing_else(world: World) -> None:
+    world.add(30)
+    world.reconcile()
+    assert not training.train_one(world.context, worker="w", urgent=True)
+    world.settle()
+    sample = next(iter(world.held))
+    world.add(1)
+    world.erase(sample)
+    world.reconcile()
+    trained = 0
+    while training.train_one(world.context, worker="w", urgent=True):
+        trained += 1
+    assert trained >= 1
+    assert not [cluster for cluster in world.clusters() if cluster.urgent]
 
 
 # ------------------------------------------------------------------------------------------------- the context

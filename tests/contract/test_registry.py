@@ -11,6 +11,7 @@ from uuid6 import uuid7
 
 from service.clock import system_clock
 from service.core import access
+from service.core.broker import QUEUES
 from service.errors import Forbidden, Invalid, Misconfigured, Unauthorized
 from service.registry import clusters, erasures, idempotency, paging, samples, state, workers
 from service.registry.engine import Registry, check_known, check_migrations, is_migrated, migrate
@@ -189,9 +190,9 @@ def test_an_abandoned_or_old_idempotency_key_is_free_again(registry: Registry) -
 def test_workers_are_known_while_they_beat(registry: Registry) -> None:
     later = NOW + timedelta(seconds=5)
     with registry.write() as session:
-        workers.register(session, name="w1", device="cpu", now=NOW)
-        workers.register(session, name="w1", device="cpu", now=NOW)
-        workers.register(session, name="w2", device="cpu", now=NOW)
+        workers.register(session, name="w1", device="cpu", queues=QUEUES, now=NOW)
+        workers.register(session, name="w1", device="cpu", queues=QUEUES, now=NOW)
+        workers.register(session, name="w2", device="cpu", queues=QUEUES, now=NOW)
         assert workers.beat(session, name="w2", now=later)
         workers.expire(session, before=later)
         assert not workers.beat(session, name="w1", now=later)

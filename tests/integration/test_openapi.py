@@ -10,7 +10,8 @@ from tests.integration.harness import PROBLEM, REPOSITORY, Service, oubli
 OPERATIONS = {
     "POST /samples", "POST /samples/batch", "GET /samples", "GET /samples/{sample_id}", "DELETE /samples/{sample_id}",
     "DELETE /owners/{owner}", "POST /erasures", "GET /erasures", "GET /erasures/{erasure_id}", "POST /predict",
-    "GET /clusters", "GET /clusters/{cluster_id}", "GET /labels", "GET /partition", "GET /status",
+    "GET /clusters", "GET /clusters/{cluster_id}", "POST /clusters/{cluster_id}/retry", "GET /labels",
+    "GET /partition", "GET /status",
     "GET /health/live", "GET /health/ready", "GET /metrics",
 }  # fmt: skip
 

@@ -227,6 +227,7 @@ def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:
     [
         ({"OUBLI_PARTITION__CAP": "7", "OUBLI_PARTITION__MIN": "4"}, ["partition", "cap (7)", "twice min (4)"]),
         ({"OUBLI_DEVICE": "foo"}, ["device"]),
+        ({"OUBLI_DEVICE": "cuda:99"}, ["device cuda:99", "CUDA device"]),
         ({"OUBLI_TRAINING__EPOCHS": "0"}, ["training.epochs"]),
         ({"OUBLI_TRAINING__EPOCSH": "3"}, ["training.epocsh"]),
         ({"OUBLI_CONFIG": "/nowhere.toml"}, ["OUBLI_CONFIG names /nowhere.toml"]),

@@ -89,8 +89,11 @@ def get_status(service: Running) -> Status:
                 WorkerStatus(
                     name=worker.name,
                     device=worker.device,
+                    queues=list(worker.queues),
                     heartbeat_at=worker.beat_at,
                     alive=worker.is_alive(now, context.settings.worker.fresh),
+                    heard_at=worker.heard_at,
+                    claimed_at=worker.claimed_at,
                 )
                 for worker in crew
             ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response, status
 
 from service.api.deps import PagingParameters, Running, Service, scope
 from service.api.problems import responses
@@ -14,8 +14,8 @@ from service.api.schemas.model import Cluster, Partition, ServedPrompt
 from service.api.schemas.samples import LabelCount
 from service.core import layouts
 from service.core.states import cluster_state
-from service.errors import NotFound
-from service.registry import clusters, prompts, records, samples
+from service.errors import Conflict, NotFound
+from service.registry import clusters, leases, prompts, records, samples
 from service.registry import layouts as layout_rows
 
 router = APIRouter(tags=["model"], dependencies=[scope("read")])
@@ -73,6 +73,30 @@ def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
         cluster = clusters.get(session, str(cluster_id))
     if cluster is None:
         raise NotFound(f"There is no cluster {cluster_id}.")
+    return _render(service, [cluster])[0]
+
+
+@router.post(
+    "/clusters/{cluster_id}/retry",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=Cluster,
+    dependencies=[scope("admin")],
+    responses=responses(404, 409, 503, 507),
+    summary="Try a failed training again, now",
+)
+def retry_cluster(service: Running, response: Response, cluster_id: UUID) -> Cluster:
+    """Forgets the failed tries and their pause. 409 if there are none: nothing is to be tried again."""
+    context = service.context
+    with context.registry.write() as session:
+        retried = leases.retry(session, str(cluster_id))
+        cluster = clusters.get(session, str(cluster_id))
+    if cluster is None:
+        raise NotFound(f"There is no cluster {cluster_id}.")
+    if not retried:
+        raise Conflict(f"No training of cluster {cluster_id} has failed.")
+    service.reconciler.wake()
+    response.headers["Location"] = f"/clusters/{cluster_id}"
+    response.headers["Retry-After"] = "2"
     return _render(service, [cluster])[0]
 
 

@@ -77,9 +77,12 @@ class WorkerStatus(BaseModel):
     """A worker process."""
 
     name: str
-    device: str
+    device: str = Field(description="What it trains on, and on which host.")
+    queues: list[str] = Field(description="The bells that it listens to.")
     heartbeat_at: datetime
     alive: bool
+    heard_at: datetime | None = Field(description="When it last heard a bell.")
+    claimed_at: datetime | None = Field(description="When it last began to train a cluster.")
 
 
 class BackboneStatus(BaseModel):

@@ -1,0 +1,119 @@
+"""How Celery talks to its broker here: two queues, and connections that keep trying.
+
+Deletions and additions are rung for apart, so that a worker hears of a deletion first whatever waits behind it, and so
+that some workers may be kept for deletions. What to train still stands in the registry.
+
+Measured with Celery 5.7, kombu 5.7, redis 8.1. Their defaults wait up to 30 s between two attempts to connect and give
+up after the hundredth; a worker that takes a message while Redis is full dies of it; one whose socket is half-open
+waits for 25 s. Bells go to the anonymous exchange, which needs no binding: FLUSHALL takes none that anybody misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.app.amqp import AMQP
+from kombu import Connection, Exchange, Queue
+
+from service.settings import Settings
+
+TRAIN = "oubli.train"
+RECONCILE = "oubli.reconcile"
+DELETIONS = "deletions"
+ADDITIONS = "additions"
+QUEUES = (DELETIONS, ADDITIONS)  # in the order in which a worker listens to them
+
+LONGEST_PAUSE = 2  # seconds between two attempts to connect
+VISIBILITY_SECONDS = 6 * 3600  # above every training: an unacknowledged bell is not handed out again meanwhile
+SOFT_SHUTDOWN_SECONDS = 5.0
+
+
+class PatientConnection(Connection):
+    """Tries to connect every few seconds, for as long as it is told to."""
+
+    def _ensure_connection(
+        self,
+        errback: Callable[..., Any] | None = None,
+        max_retries: int | None = None,
+        interval_start: int = 2,
+        interval_step: int = 2,
+        interval_max: int = 30,
+        callback: Callable[[], None] | None = None,
+        reraise_as_library_errors: bool = True,
+        timeout: int | None = None,
+    ) -> Any:
+        start, step = min(interval_start, LONGEST_PAUSE), min(interval_step, LONGEST_PAUSE)
+        longest = min(interval_max, LONGEST_PAUSE)
+        return super()._ensure_connection(
+            errback, max_retries, start, step, longest, callback, reraise_as_library_errors, timeout
+        )
+
+
+class Amqp(AMQP):
+    """Celery's wiring, with patient connections."""
+
+    Connection = PatientConnection
+
+
+def queue_name(queue: str) -> str:
+    """A queue as it is called at the broker, which others may use too."""
+    return f"oubli.{queue}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery application with our broker and settings, and no tasks of its own."""
+    app = Celery("oubli", broker=settings.broker, amqp=Amqp)
+    app.conf.update(
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_queues=[Queue(queue_name(q), Exchange(queue_name(q)), routing_key=queue_name(q)) for q in QUEUES],
+        task_default_queue=queue_name(ADDITIONS),
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=SOFT_SHUTDOWN_SECONDS,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: its default ends the process after 100
+        broker_channel_error_retry=True,  # Redis is full, or loads its file: that passes
+        enable_utc=True,
+    )
+    if settings.broker_url is None:
+        app.conf.update(
+            broker_transport="service.core.folder_broker:Transport",
+            broker_transport_options=_folder(settings),
+        )
+    else:
+        app.conf.update(broker_transport_options=redis_options(socket_timeout=5.0, connect_timeout=2.0))
+    return app
+
+
+def redis_options(*, socket_timeout: float, connect_timeout: float) -> dict[str, Any]:
+    """Of a connection to Redis: no socket hangs for long, and a half-open one is found out."""
+    return {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": connect_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 5,  # seconds; also how much later than it should a BRPOP may be answered
+        "queue_order_strategy": "priority",  # deletions first, not in turn
+        "priority_steps": [0],
+    }
+
+
+def _folder(settings: Settings) -> dict[str, Any]:
+    folder = settings.data_dir.absolute() / "queue"
+    (folder / "control").mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(folder),
+        "data_folder_out": str(folder),
+        "control_folder": str(folder / "control"),
+        "polling_interval": 0.1,
+    }

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.exceptions import RedisError
 
 from tests import servers
-from tests.integration.harness import TINY, Picture, Service, assert_problem, free_port, until, upload
+from tests.integration.harness import TINY, Picture, Service, assert_problem, upload
+from tests.mortal import MortalRedis
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis]
 
 FIRST, SECOND = "first-owner", "second-owner"
-
-
-class RedisServer:
-    """A Redis that a test may end and start again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-
-    def start(self) -> None:
-        command = [servers._redis_binary(), "--bind", "127.0.0.1", "--port", str(self._port), "--save", "",
-                   "--appendonly", "no", "--dir", self._folder]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        until(self._answers, what="Redis")
-
-    def _answers(self) -> bool:
-        try:
-            with Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=5) as client:
-                return bool(client.ping())
-        except RedisError:
-            return False
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @contextmanager
@@ -58,17 +27,17 @@ def production(folder: Path, broker: str) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalRedis]:
+    server = MortalRedis(tmp_path_factory.mktemp("redis"))
     server.start()
     try:
         yield server
     finally:
-        server.stop()
+        server.close()
 
 
 @pytest.fixture(scope="module")
-def service(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(redis: MortalRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with production(tmp_path_factory.mktemp("production"), redis.url) as running:
         yield running
 
@@ -115,10 +84,10 @@ def test_postgresql_is_spared_what_it_cannot_store(service: Service, pictures: l
     assert "Traceback" not in service.log
 
 
-def test_forgetting_does_not_wait_for_redis(service: Service, redis: RedisServer, pictures: list[Picture]) -> None:
+def test_forgetting_does_not_wait_for_redis(service: Service, redis: MortalRedis, pictures: list[Picture]) -> None:
     samples = service.contribute(pictures[30:50], "third-owner")
     service.settle()
-    redis.stop()
+    redis.kill()
     try:
         seconds = []
         for sample in samples[:5]:

@@ -38,6 +38,10 @@ def mend_times(context: Context) -> None:
     with context.registry.read() as session:
         if not leases.are_times_ahead(session, now=now, **limits):
             return
+        # Others have written since `now` was read: only what lies ahead of a time after this snapshot is amiss.
+        now = context.clock()
+        if not leases.are_times_ahead(session, now=now, **limits):
+            return
     log.warning("the clock was set back, or clocks differ: times that are too far ahead are mended")
     with context.registry.write() as session:
         leases.mend_times(session, now=now, pause=lambda failures: pause_after(training, failures), **limits)

@@ -44,7 +44,7 @@ def measure(images: int = 10_000, *, seed: int = 0) -> dict[str, Any]:
         memory["completed"] = fleet.resident()
         states = Counter(erasure["state"] for erasure in fleet.pages("/erasures"))
         audit = fleet.audit()
-    watched = [name for name in memory["all"] if name != "beat"]
+    watched = [name for name in memory["all"] if name != "beat" and name in memory["quarter"]]
     growth = {name: memory["all"][name] / memory["quarter"][name] for name in watched}
     return {
         "images": images,
@@ -56,6 +56,7 @@ def measure(images: int = 10_000, *, seed: int = 0) -> dict[str, Any]:
         "memory_bytes": memory,
         "growth": growth,
         "flat": max(growth.values()) <= FLAT,
+        "restarts": {name: member.endings for name, member in fleet.members.items() if member.endings},
         "load": os.getloadavg()[0],
     }
 
@@ -88,7 +89,7 @@ def show(figures: dict[str, Any]) -> None:
     memory = figures["memory_bytes"]
     table = Table("process", *memory, "all / quarter", title=f"{figures['images']:,} deletions by {CLIENTS} clients")
     for name, ratio in figures["growth"].items():
-        table.add_row(name, *(f"{taken[name] / 2**20:,.0f} MB" for taken in memory.values()), f"{ratio:.3f}")
+        table.add_row(name, *(f"{taken.get(name, 0) / 2**20:,.0f} MB" for taken in memory.values()), f"{ratio:.3f}")
     console.print(table)
     delete = figures["delete"]
     console.print(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 from tests.disks import Disk
 from tests.integration.fleet import Fleet
@@ -39,13 +39,13 @@ class Scene:
 
 @contextmanager
 def worker_killed(scene: Scene) -> Iterator[None]:
-    scene.fleet.kill(scene.chance.choice(scene.fleet.workers))
+    scene.fleet.send(scene.chance.choice(scene.fleet.workers), SIGKILL)
     yield
 
 
 @contextmanager
 def api_killed(scene: Scene) -> Iterator[None]:
-    scene.fleet.kill(scene.chance.choice(scene.fleet.apis))
+    scene.fleet.send(scene.chance.choice(scene.fleet.apis), SIGKILL)
     yield
 
 

@@ -6,7 +6,6 @@ compose would. The servers are `tests.mortal`'s. Nothing of it outlives the `wit
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -53,11 +52,6 @@ class Member:
     failures: int = 0
     start_after: float = 0.0
     endings: list[int] = field(default_factory=list)  # exit statuses, in order
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, f"{self.name} does not run"
-        return self.process.pid
 
 
 class Fleet:
@@ -165,16 +159,11 @@ class Fleet:
         member.failures = 0 if now - member.started_at > STEADY_SECONDS else member.failures + 1
         member.start_after = now + BACKOFF_SECONDS[min(member.failures, len(BACKOFF_SECONDS) - 1)]
 
-    def kill(self, member: Member) -> int:
-        """SIGKILL; the process id that it had. It is started again."""
-        until(lambda: member.process is not None, what=f"{member.name} to run")
-        process = member.process
-        assert process is not None
-        process.kill()
-        return process.pid
-
     def send(self, member: Member, number: signal.Signals) -> None:
-        os.kill(member.pid, number)
+        """To a member; once it runs, if it is just being started again."""
+        process = until(lambda: member.process, what=f"{member.name} to run")
+        assert process is not None
+        process.send_signal(number)
 
     def is_ready(self) -> bool:
         """Whether every replica is ready and every worker is heard from."""
@@ -188,8 +177,9 @@ class Fleet:
         return {f"w{i}" for i in range(len(self.workers))} <= alive
 
     def resident(self) -> dict[str, int]:
-        """Bytes of memory of each process."""
-        return {name: psutil.Process(member.pid).memory_info().rss for name, member in self.members.items()}
+        """Bytes of memory of each process that runs."""
+        running = {name: member.process for name, member in self.members.items() if member.process is not None}
+        return {name: psutil.Process(process.pid).memory_info().rss for name, process in running.items()}
 
     # ------------------------------------------------------------------------------------------------- questions
 

@@ -244,14 +244,13 @@ class Load:
     # ------------------------------------------------------------------------------------------------------- follow
 
     def _watch(self) -> None:
-        """The newest erasures: which are completed?"""
+        """The newest erasures that are completed."""
         for replica in range(len(self._clients)):
-            answer = self._try("read", "GET", "/erasures", replica, params={"limit": 200})
+            answer = self._try("read", "GET", "/erasures", replica, params={"limit": 200, "state": "completed"})
             if answer is not None and answer.status_code == 200:
                 now = time.monotonic()
                 for erasure in answer.json()["items"]:
-                    if erasure["state"] == "completed":
-                        self.completed.setdefault(erasure["id"], now)
+                    self.completed.setdefault(erasure["id"], now)
                 return
 
     def _new_owner(self) -> Owner:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, forgetting, main_path, scale, tiers
+from benchmarks import closed_form, forgetting, main_path, redis_away, scale, soak, tiers
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
@@ -15,19 +15,27 @@ MEASUREMENTS = {
     "closed_form": closed_form,
     "tiers": tiers,
     "scale": scale,
+    "redis_away": redis_away,
+    "soak": soak,
 }
+BY_NAME_ONLY = {"soak", "scale"}  # they take an hour or more
 
 
 def main() -> None:
     """Run every measurement, or those named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all unless given")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(MEASUREMENTS)}; all but {', '.join(BY_NAME_ONLY)} unless given",
+    )
     parser.add_argument("--images", type=int, help="how many images; each measurement has its own default")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(MEASUREMENTS):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(exist_ok=True)
-    for name in arguments.names or MEASUREMENTS:
+    for name in arguments.names or [name for name in MEASUREMENTS if name not in BY_NAME_ONLY]:
         given = {"images": arguments.images} if arguments.images else {}
         figures = MEASUREMENTS[name].measure(**given)
         MEASUREMENTS[name].show(figures)

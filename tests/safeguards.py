@@ -172,6 +172,9 @@ PUBLISHING = [  # only what is desired, by whoever holds the lease
 ]
 
 ERASING = [  # at once, everywhere, for good
+    _mutant("come-back", "an erased sample's object is a difference, however young", "service/core/audit.py",
+            "name not in gone and ", "",
+            "contract/test_audit.py::test_an_erased_samples_object_is_a_difference_however_young[sqlite]"),
     _mutant("withdrawal", "accepting an erasure withdraws every prompt that has seen the sample", _CLUSTERS,
             ".values(serving_key=None, withdrawn_at=now, urgent=True)", ".values(withdrawn_at=now, urgent=True)",
             "contract/test_erasure.py::test_accepting_withdraws_every_prompt_that_has_seen_the_sample[sqlite]"),
@@ -241,6 +244,9 @@ ERASING = [  # at once, everywhere, for good
 ]
 
 WRITING = [  # several processes, one truth
+    _mutant("false-alarm", "others may write after the clock was read", _LEASES,
+            "late = now + SKEW", "late = now",
+            "contract/test_clocks.py::test_what_others_write_after_the_clock_was_read_is_no_clock_set_back[sqlite]"),
     _mutant("immediate", "on SQLite a write has its lock from the start", _ENGINE,
             '"BEGIN IMMEDIATE" if write else "BEGIN"', '"BEGIN"',
             "contract/test_safeguards.py::test_nobody_writes_beside_an_exclusive_transaction[sqlite]"),

@@ -19,11 +19,12 @@ from models import checkpoint
 from models.closed_form import Accumulators
 from models.embedding import Embedding, describe
 from models.training import Member, train
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.context import Context
 from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
+from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
 from service.registry import clusters, erasures, feed, prompts, replicas, samples
 from service.registry import layouts as layout_rows
@@ -86,7 +87,8 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
-    yield from _orphans(context, held, built, owed | ({record.object} if record.object is not None else set()))
+    owed |= {record.object} if record.object is not None else set()
+    yield from _orphans(context, held, built, owed, erased)
     yield from _messages(context, erased)
     if failure is not None:
         yield Finding("ledger", failure)
@@ -290,12 +292,23 @@ def _member(context: Context, sample: Held) -> Member:
     return Member(pixels, sample.label)
 
 
-def _orphans(context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str]) -> Iterator[Finding]:
+def _orphans(
+    context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str], erased: set[str]
+) -> Iterator[Finding]:
+    """Objects that no row knows. A newcomer's is stored before its row: a young one may have its row in a moment, or
+    belongs to a request that was killed there; then it goes by itself (`tidy`). An erased sample's never may be there.
+    """
     known = {samples.object_name(sample.id) for sample in held}
     known |= {prompt.object_name for prompt in built.values()} | owed
+    gone = {samples.object_name(sample_id) for sample_id in erased}
+    horizon = context.clock() - UNRECORDED_KEPT
     for prefix in ("samples", "prompts", "layouts"):
         for name in sorted(context.store.names(prefix)):
-            if name not in known:
+            if name in known:
+                continue
+            if prefix == "samples" and name not in gone and (born(name) or horizon) > horizon:
+                yield Finding(f"object {name}", "is not recorded yet: its request is under way, or was killed", False)
+            else:
                 yield Finding(f"object {name}", "belongs to nothing in the registry")
 
 

@@ -4,9 +4,11 @@ import random
 
 import pytest
 import sqlalchemy as sa
+from uuid6 import uuid7
 
 from service.core.audit import Finding, Scope, audit
 from service.core.context import open_context
+from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Misconfigured
 from service.registry import prompts, samples
 from service.registry.tables import ClusterRow, ErasureSampleRow, PromptMemberRow, PromptRow, SampleRow
@@ -105,6 +107,23 @@ def test_an_orphan_and_a_message_that_mention_a_sample_are_named(used: World) ->
         Finding(f"object {name}", "belongs to nothing in the registry"),
         Finding("message 1.oubli.msg", f"mentions erased sample {erased}"),
     ]
+
+
+def test_an_object_that_was_just_stored_is_no_difference_until_it_is_old(used: World) -> None:
+    name = f"samples/{uuid7()}.safetensors"  # as intake leaves it that is killed before it has recorded the sample
+    used.context.store.put(name, b"left behind")
+    assert {finding.comparable for finding in findings(used)} == {False}
+    used.time.advance(UNRECORDED_KEPT.total_seconds() + 3600)
+    assert the_finding(used) == Finding(f"object {name}", "belongs to nothing in the registry")
+
+
+def test_an_erased_samples_object_is_a_difference_however_young(used: World) -> None:
+    (sample,) = used.add(1)
+    used.erase(sample.id)
+    used.settle()
+    name = samples.object_name(sample.id)
+    used.context.store.put(name, b"come back")
+    assert the_finding(used) == Finding(f"object {name}", "belongs to nothing in the registry")
 
 
 @sqlite_only

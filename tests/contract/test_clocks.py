@@ -1,10 +1,13 @@
 """A clock that is set back, or leaps ahead: nothing waits for a time noted before, and nothing known is taken away."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from service.core.idempotency import RUNNING, Ticket, once
+from service.core.reconcile import mend_times
 from service.core.tidy import UNRECORDED_KEPT, tidy
 from service.registry import samples
 from tests.world import DAY, MakeWorld, World, lease, meanwhile
@@ -58,6 +61,25 @@ def test_an_idempotency_key_of_a_dead_request_outlives_no_clock_that_is_set_back
         world.time.advance(RUNNING.total_seconds() + 1)
         with request() as ticket:
             assert ticket.key_digest is not None
+
+
+def test_what_others_write_after_the_clock_was_read_is_no_clock_set_back(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient = make_world(training={"settle_seconds": 5})
+    clock = patient.context.clock
+
+    def slow_clock() -> datetime:
+        """Read, and then another process takes a sample in before whoever has read it goes on."""
+        monkeypatch.setattr(patient, "context", replace(patient.context, clock=clock))
+        read = clock()
+        patient.time.advance(1)
+        patient.add(1)
+        return read
+
+    patient.context = replace(patient.context, clock=slow_clock)
+    mend_times(patient.context)
+    assert "clock" not in caplog.text
 
 
 @pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])

@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from redis import Redis
-from redis.exceptions import RedisError
-
-from tests import servers
-from tests.integration.harness import free_port, until
+from tests.mortal import MortalRedis
 
 
-class RedisServer:
+class RedisServer(MortalRedis):
     """A Redis that a test may end and start again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        command = [servers._redis_binary(), "--bind", "127.0.0.1", "--port", str(self.port), "--save", "",
-                   "--appendonly", "no", "--dir", self._folder]  # fmt: skip
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        until(self._answers, what="Redis")
-
-    def _answers(self) -> bool:
-        try:
-            with self.client() as client:
-                return bool(client.ping())
-        except RedisError:
-            return False
-
-    def client(self) -> Redis:
-        return Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=5)
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """It accepts connections and never answers."""
-        self.signal(signal.SIGSTOP)
+        self.pause()
         try:
             yield
         finally:
-            self.signal(signal.SIGCONT)
+            self.resume()
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -68,12 +36,6 @@ class RedisServer:
             with self.client() as client:
                 client.config_set("maxmemory", 0)
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
 
 @contextmanager
 def running(folder: Path) -> Iterator[RedisServer]:
@@ -82,7 +44,7 @@ def running(folder: Path) -> Iterator[RedisServer]:
     try:
         yield server
     finally:
-        server.stop()
+        server.close()
 
 
 class Proxy:

@@ -23,12 +23,11 @@ DEAF = "the broker takes rings and none arrives here"
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "redis").mkdir()
     server = RedisServer(tmp_path / "redis")
     try:
         yield server
     finally:
-        server.stop()
+        server.close()
 
 
 def test_a_deaf_worker_starts_anew_and_one_without_a_broker_waits(redis: RedisServer, tmp_path: Path) -> None:
@@ -48,7 +47,7 @@ def test_a_deaf_worker_starts_anew_and_one_without_a_broker_waits(redis: RedisSe
         assert status["heard_at"]
         assert status["queues"] == ["deletions", "additions"]
 
-        redis.stop()  # much longer than a deaf worker is given
+        redis.kill()  # much longer than a deaf worker is given
         service.contribute(pictures[12:16], "ann")
         refused = service.log.count(DEAF)
         until(lambda: service.log.count("Cannot connect to") > 8, what="tries to connect")

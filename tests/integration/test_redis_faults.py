@@ -60,7 +60,7 @@ def goes_on(service: Service) -> None:
 def test_a_deletion_waits_for_no_dead_redis_and_is_completed_when_it_is_back(
     service: Service, redis: RedisServer
 ) -> None:
-    redis.stop()
+    redis.kill()
     erasure, seconds = withdraw(service)
     time.sleep(3)  # some passes, and tries to connect
     redis.start()

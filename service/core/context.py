@@ -9,7 +9,7 @@ from models.checkpoint import Identity
 from models.partition import Partition, make_partition
 from models.prompt import covered_pixels
 from models.spec import ClosedFormSpec, TrainingSpec
-from service.artifacts import FolderStore, Store
+from service.artifacts import Store, open_store
 from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
@@ -40,7 +40,9 @@ class Context:
 
 
 def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:
-    """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured.
+    """Load the backbone, open registry and store, and bind them to each other.
+
+    Raises Misconfigured; Unavailable if the store does not answer.
 
     read_only  change nothing: settings other than those that the registry was made with are refused.
     """
@@ -56,10 +58,11 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         )
     except ValueError as error:
         raise Misconfigured(str(error)) from error
+    store = open_store(settings.store_url, folder=settings.data_dir / "objects", s3=settings.s3, read_only=read_only)
     context = Context(
         settings=settings,
         registry=Registry(settings.database),
-        store=FolderStore(settings.data_dir / "objects"),
+        store=store,
         backbone=backbone,
         partition=partition,
         training=training,

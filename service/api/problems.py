@@ -13,7 +13,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.api.schemas.common import FieldProblem, Problem
-from service.errors import DISK_FULL, OutOfSpace, ServiceError, is_disk_full
+from service.errors import (
+    DISK_FULL,
+    STORE_AWAY,
+    OutOfSpace,
+    ServiceError,
+    Unavailable,
+    is_disk_full,
+    is_store_away,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +94,9 @@ async def _os_error(request: Request, error: Exception) -> JSONResponse:
     if is_disk_full(error):
         log.error("the disk is full: %s", error)
         return await _service_error(request, OutOfSpace(DISK_FULL))
+    if is_store_away(error):
+        log.error("the store is away: %s", error)  # for the operator alone: it may name the server and its bucket
+        return await _service_error(request, Unavailable(f"{STORE_AWAY} Nothing was changed. Try again in a moment."))
     return await _unexpected(request, error)
 
 

@@ -110,6 +110,8 @@ def bind(context: Context) -> None:
                 f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
                 f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
             )
+        if row.backbone_digest is None and context.settings.store_url is not None:
+            _require_empty(context)
         digests = (context.partition.digest, context.training.digest())
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
@@ -122,3 +124,13 @@ def bind(context: Context) -> None:
             artifact = layouts.put_in_force(context, session, context.partition.line_digest, layout)
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
+
+
+def _require_empty(context: Context) -> None:
+    """A new registry knows none of what lies in a store: as another service's it would be destroyed by `tidy`."""
+    for prefix in ("samples", "prompts", "layouts"):
+        if next(iter(context.store.names(prefix)), None) is not None:
+            raise Misconfigured(
+                f"This registry is new, and {context.settings.store_url} holds {prefix} of another one. Use that "
+                "registry, or a prefix of its own for this one; nothing has been changed."
+            )

@@ -6,6 +6,7 @@ follows (planning, destroying bytes, retraining) is owed on record and done by `
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from service.registry import clusters, erasures, feed, idempotency, prompts, sam
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, TouchedCluster
+
+log = logging.getLogger(__name__)
 
 TRIES = 5
 
@@ -198,19 +201,35 @@ def _seconds_per_sample_epoch(session: ReadSession, held: Sequence[Cluster]) -> 
 def advance(context: Context) -> None:
     """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
     with context.registry.read() as session:
-        if not erasures.unfinished(session):
-            return
+        accepted = {erasure.id for erasure in erasures.unfinished(session)}
+    if not accepted:
+        return
+    stored = _stored_layouts(context)
     # Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
     with context.registry.write(exclusive=True) as session:
-        if left_behind := layouts.strays(context, session):  # by a move that was killed: it may know anybody
+        if left_behind := layouts.strays(session, stored or []):  # by a move that was killed: it may know anybody
             prompts.owe_destruction(session, left_behind)
             return
         waiting = erasures.awaiting_destruction(session)
         present = {cluster.id: cluster for cluster in clusters.every(session)}
         for erasure in erasures.unfinished(session):
-            if erasure.planned_epoch is None:
+            # A layout that is stored after we have looked is made of survivors: of nobody who was accepted before.
+            if erasure.planned_epoch is None or erasure.id not in accepted:
                 continue
-            _advance_one(context, session, erasure, present, failed_destructions=waiting.get(erasure.id))
+            failed = waiting.get(erasure.id, 0 if stored is None else None)
+            _advance_one(context, session, erasure, present, failed_destructions=failed)
+
+
+def _stored_layouts(context: Context) -> list[str] | None:
+    """What the store holds of layouts; None, and nothing is completed, while it does not say.
+
+    Asked outside any transaction: it may be slow, and everybody who writes would wait for it.
+    """
+    try:
+        return list(context.store.names("layouts"))
+    except OSError as error:
+        log.warning("the store does not say what it holds: %s", error.strerror)
+        return None
 
 
 def _advance_one(

@@ -7,8 +7,12 @@ twice at once or not for an hour: the result is the same, sooner or later.
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+from service.artifacts import StoreUnavailable
 from service.core.context import Context
 from service.core.erasure import advance
 from service.core.replan import replan
@@ -16,6 +20,8 @@ from service.core.training import pause_after
 from service.registry import clusters, leases, prompts, replicas
 
 log = logging.getLogger(__name__)
+
+DESTROYERS = 8  # objects destroyed at a time
 
 
 def reconcile(context: Context, *, refit: bool = True) -> int:
@@ -53,19 +59,34 @@ def destroy_owed(context: Context) -> int:
         owed = prompts.destructible(session, applied=applied)
     if not owed:
         return 0
-    gone: list[str] = []
-    failed: list[str] = []
-    for name in owed:
-        try:
-            context.store.delete(name)
-            gone.append(name)
-        except OSError as error:  # the others must not wait for this one
-            log.error("object %s cannot be destroyed: %s", name, error.strerror)
-            failed.append(name)
+    gone = _destroy(context, owed)
+    failed = sorted(set(owed) - gone)
     scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
     if not scrubbed:
         log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
     with context.registry.write() as session:
-        prompts.destroyed(session, gone if scrubbed else [])
+        prompts.destroyed(session, sorted(gone) if scrubbed else [])
         prompts.not_destroyed(session, failed)
     return len(gone) if scrubbed else 0
+
+
+def _destroy(context: Context, names: Sequence[str]) -> set[str]:
+    """Those of the objects that are gone now. Several at a time: each may be a request to another machine."""
+    away = threading.Event()
+
+    def destroy(name: str) -> bool:
+        if away.is_set():
+            return False
+        try:
+            context.store.delete(name)
+        except StoreUnavailable as error:  # the others would fare no better, and each would wait as long
+            away.set()
+            log.error("objects cannot be destroyed just now: %s", error.strerror)
+            return False
+        except OSError as error:  # the others must not wait for this one
+            log.error("object %s cannot be destroyed: %s", name, error.strerror)
+            return False
+        return True
+
+    with ThreadPoolExecutor(min(DESTROYERS, len(names)), thread_name_prefix="destroyer") as threads:
+        return {name for name, done in zip(names, threads.map(destroy, names), strict=True) if done}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from models.spec import member_digest, prompt_key
+from service.artifacts import StoreUnavailable
 from service.core import layouts, move, states
 from service.core.context import Context, require_bound
 from service.core.recut import recut
@@ -39,10 +41,15 @@ def replan(context: Context, *, refit: bool = True) -> bool:
     except move.CannotMove as failure:
         _note_failure(context, str(failure))
         return False
+    except StoreUnavailable as error:
+        log.error("another layout cannot be stored just now: %s", error.strerror)
+        return False
 
 
 def _plan(context: Context, prepared: move.Move | None) -> bool:
     artifact: layouts.Artifact | None = None
+    if prepared is not None:
+        context.store.check()  # while nobody waits: one that hangs would hold up every writer
     try:
         with context.registry.write(exclusive=True) as session:
             require_bound(context, session)
@@ -64,7 +71,8 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
                 context.store.put(artifact.name, artifact.data)
     except BaseException:
         if artifact is not None:
-            context.store.delete(artifact.name)
+            with suppress(OSError):  # `layouts.strays` will find it
+                context.store.delete(artifact.name)
         raise
     return True
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from models import checkpoint
 from models.training import Member, TrainedPrompt, train
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
-from service.errors import DISK_FULL, is_disk_full
+from service.errors import DISK_FULL, STORE_AWAY, is_disk_full, is_store_away
 from service.registry import clusters, leases, prompts, samples, state
 from service.registry.leases import Claim
 from service.registry.records import Prompt
@@ -39,6 +40,10 @@ class LeaseLost(Exception):
 
 class CannotTrain(Exception):
     """This cluster cannot be trained as it stands; the message says what to do."""
+
+
+class NotNow(Exception):
+    """The store is away. Nobody's fault: it is tried again, as often as it takes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def train_one(
             leases.give_up(session, claim)
     except CannotTrain as failure:
         _fail(context, claim, str(failure))
+    except NotNow as failure:
+        _fail(context, claim, str(failure), counted=False)
     except Exception as error:
         log.exception("training cluster %s failed", claim.cluster)
         reason = f"{type(error).__name__} while training; see the worker's log."
@@ -146,6 +153,8 @@ def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     try:
         data = context.store.get(samples.object_name(row.id))
         pixels = sample_file.decode(data, digest=row.digest).pixels
+    except StoreUnavailable as error:
+        raise _not_now(error) from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
         reason = sample_file.words(error)
@@ -164,6 +173,7 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
+        context.store.check()  # while nobody waits for our locks: one that hangs would hold up erasures
         with context.registry.write() as session:
             clusters.lock(session, [claim.cluster])  # before the epoch: the order that an erasure locks in
             record = Prompt(
@@ -186,20 +196,42 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
             context.store.put(name, built.artifact)
             prompts.drop_unserved(session)
             step("commit")
-    except BaseException:
+    except BaseException as error:
         if stored:
-            context.store.delete(name)
+            _destroy_unpublished(context, claim, doubtful=isinstance(error, OSError))
+        if isinstance(error, OSError) and is_store_away(error):
+            raise _not_now(error) from error
         raise
 
 
-def _fail(context: Context, claim: Claim, failure: str) -> None:
+def _destroy_unpublished(context: Context, claim: Claim, *, doubtful: bool) -> None:
+    """What a failed publication has stored.
+
+    doubtful  A request whose answer never came may yet be carried out: its object is owed to destruction as well, while
+              we hold the lease, so that no erasure can be accepted in between.
+    """
+    try:
+        context.store.delete(prompts.unpublished_name(claim.token))
+    except OSError:
+        doubtful = True
+    if doubtful:
+        with suppress(Exception), context.registry.write() as session:  # without a registry it is left to `tidy`
+            prompts.destroy_unpublished(session, [claim.token])
+
+
+def _not_now(error: OSError) -> NotNow:
+    log.warning("the store is away: %s", error.strerror)  # the words may name the server and its bucket
+    return NotNow(f"{STORE_AWAY} It is tried again by itself.")
+
+
+def _fail(context: Context, claim: Claim, failure: str, *, counted: bool = True) -> None:
     settings = context.settings.training
     log.warning("cluster %s: %s", claim.cluster, failure)
     with context.registry.write() as session:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
-        leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause)
+        leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause, counted=counted)
 
 
 def pause_after(settings: TrainingSettings, failures: int) -> timedelta:

@@ -43,7 +43,9 @@ def open_store(url: str | None, *, folder: Path, s3: S3Settings, read_only: bool
 
     try:
         store = S3Store(connect(s3), bucket=place.name, prefix=place.prefix, endpoint=s3.endpoint_url)
-        store.check() if read_only else prove(store)
+        store.check()  # first: some servers make a bucket that is missing when something is put there
+        if not read_only:
+            prove(store)
     except StoreRefuses as refusal:
         raise Misconfigured(f"The store cannot be used: {refusal.strerror}") from None
     except StoreUnavailable as failure:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PART = 16 << 20  # bytes; above Amazon's least size of a part (5 MiB)
 CONNECTIONS = 32  # kept open and shared; more threads than that wait for one
-LISTED = 1000  # versions destroyed in one request: Amazon's limit
+LISTED = 1000  # versions listed and destroyed in one request: Amazon's limit
 
 _MISSING = ("NoSuchKey", "NoSuchVersion", "NoSuchUpload")
 _FULL = ("XMinioStorageFull", "XAmzStorageFull", "QuotaExceeded")  # MinIO, Ceph
@@ -137,29 +137,41 @@ class S3Store:
     # ------------------------------------------------------------------------------------------------ versions
 
     def _destroy_versions(self, key: str) -> None:
-        arguments: dict[str, Any] = {"Prefix": key}
+        """Until none is listed: a server's word that it has destroyed something is not taken for it.
+
+        Only a marker may stay, where a server cannot destroy it (SeaweedFS, while versioning is suspended): it holds
+        no bytes, just the name.
+        """
+        before: list[dict[str, str]] = []
         while True:
-            try:
-                page = self._call("list_object_versions", **arguments)
-            except StoreRefuses as refusal:
-                raise StoreRefuses(
-                    f"{self._words} keeps versions and does not let us list them, so they cannot be destroyed. "
-                    f"Allow s3:ListBucketVersions and s3:DeleteObjectVersion ({refusal.strerror})"
-                ) from None
-            found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-            self._destroy([{"Key": key, "VersionId": item["VersionId"]} for item in found if item["Key"] == key])
-            # Names are listed in order: once longer ones appear, all of ours have been.
-            if not page.get("IsTruncated") or any(item["Key"] != key for item in found):
+            versions, markers = self._versions(key)
+            if not versions and (not markers or markers == before):
                 return
-            arguments["KeyMarker"] = page["NextKeyMarker"]
-            arguments["VersionIdMarker"] = page.get("NextVersionIdMarker", "")
+            if versions and versions + markers == before:
+                raise StoreUnavailable(f"{self._words} does not destroy the versions that it keeps.")
+            before = versions + markers
+            self._destroy(before)
+
+    def _versions(self, key: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        """(versions, delete markers), the first so many. Of all names that begin like this one it comes first."""
+        try:
+            page = self._call("list_object_versions", Prefix=key, MaxKeys=LISTED)
+        except StoreRefuses as refusal:
+            raise StoreRefuses(
+                f"{self._words} keeps versions and does not let us list them, so they cannot be destroyed. "
+                f"Allow s3:ListBucketVersions and s3:DeleteObjectVersion ({refusal.strerror})"
+            ) from None
+        versions, markers = (
+            [{"Key": key, "VersionId": item["VersionId"]} for item in page.get(kind, ()) if item["Key"] == key]
+            for kind in ("Versions", "DeleteMarkers")
+        )
+        return versions, markers
 
     def _destroy(self, versions: list[dict[str, str]]) -> None:
-        for start in range(0, len(versions), LISTED):
-            answer = self._call("delete_objects", Delete={"Objects": versions[start : start + LISTED], "Quiet": True})
-            for error in answer.get("Errors", ()):
-                if error.get("Code") not in _MISSING:
-                    raise _refusal_or_failure(error.get("Code", ""), 0, self._words)
+        answer = self._call("delete_objects", Delete={"Objects": versions, "Quiet": True})
+        for error in answer.get("Errors", ()):
+            if error.get("Code") not in _MISSING:
+                raise _refusal_or_failure(error.get("Code", ""), 0, self._words)
 
     # --------------------------------------------------------------------------------------------------- parts
 

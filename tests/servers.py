@@ -118,14 +118,21 @@ def s3() -> Iterator[S3Server]:
                  "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")  # fmt: skip
         options = {
             "dir": folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true", "filer": "true",
-            "s3.config": folder / "s3.json", "s3.iam": "false", "s3.port.iceberg": 0, "master.telemetry": "false",
+            "s3.config": folder / "s3.json", "s3.iam": "false", "s3.port.iceberg": 0, "s3.port.lance": 0,
             "filer.localSocket": folder / "filer.sock", "volume.max": 100, "master.volumeSizeLimitMB": 64,
+            "master.telemetry": "false",
             **dict(zip(names, ports, strict=True)),
         }  # fmt: skip
         command: Command = [_weed_binary(), "-logtostderr", "server"]
         command += [f"-{name}={value}" for name, value in options.items()]
-        with _running(command, folder, None, stop=signal.SIGTERM, answers=lambda: _s3_answers(server.url)):
-            yield server
+        try:
+            # It would take ten seconds to end in order; nothing of it is worth that.
+            with _running(command, folder, None, stop=signal.SIGKILL, answers=lambda: _s3_answers(server.url)):
+                yield server
+        finally:
+            for port in ports:  # whatever it is told, it puts a socket for each of its services there
+                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    socket_file.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------- binaries

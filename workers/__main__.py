@@ -12,7 +12,7 @@ from celery.exceptions import SecurityWarning
 
 from service import log
 from service.core.doorbell import make_celery
-from service.errors import Misconfigured
+from service.errors import Misconfigured, ServiceError
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 
@@ -63,6 +63,9 @@ def main() -> None:
     except Misconfigured as error:
         print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201  # for the operator, as `oubli` itself does
         sys.exit(2)  # no restart can help: the supervisor ends
+    except ServiceError as error:
+        print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)  # as when the store is away: its supervisor tries again
 
 
 if __name__ == "__main__":

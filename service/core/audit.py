@@ -280,7 +280,12 @@ def _orphans(context: Context, held: Sequence[Held], built: dict[str, Prompt], o
     known = {samples.object_name(sample.id) for sample in held}
     known |= {prompt.object_name for prompt in built.values()} | owed
     for prefix in ("samples", "prompts", "layouts"):
-        for name in sorted(context.store.names(prefix)):
+        try:
+            names = sorted(context.store.names(prefix))
+        except OSError as error:
+            yield Finding("store", f"does not say which {prefix} it holds: {error.strerror}")
+            continue
+        for name in names:
             if name not in known:
                 yield Finding(f"object {name}", "belongs to nothing in the registry")
 

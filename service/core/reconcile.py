@@ -7,12 +7,13 @@ twice at once or not for an hour: the result is the same, sooner or later.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from service.artifacts import StoreUnavailable
+from service.artifacts import StoreRefuses, StoreUnavailable
 from service.core.context import Context
 from service.core.erasure import advance
 from service.core.replan import replan
@@ -71,7 +72,10 @@ def destroy_owed(context: Context) -> int:
 
 
 def _destroy(context: Context, names: Sequence[str]) -> set[str]:
-    """Those of the objects that are gone now. Several at a time: each may be a request to another machine."""
+    """Those of the objects that are gone now. Several at a time: each may be a request to another machine.
+
+    In no order, lest one that can never be destroyed keeps the same others waiting in every pass.
+    """
     away = threading.Event()
 
     def destroy(name: str) -> bool:
@@ -79,14 +83,13 @@ def _destroy(context: Context, names: Sequence[str]) -> set[str]:
             return False
         try:
             context.store.delete(name)
-        except StoreUnavailable as error:  # the others would fare no better, and each would wait as long
-            away.set()
-            log.error("objects cannot be destroyed just now: %s", error.strerror)
-            return False
-        except OSError as error:  # the others must not wait for this one
-            log.error("object %s cannot be destroyed: %s", name, error.strerror)
+        except OSError as error:
+            log.error("object %s cannot be destroyed just now: %s", name, error.strerror)
+            if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefuses):
+                away.set()  # the others would fare no better, and each would wait as long
             return False
         return True
 
+    order = random.sample(names, len(names))
     with ThreadPoolExecutor(min(DESTROYERS, len(names)), thread_name_prefix="destroyer") as threads:
-        return {name for name, done in zip(names, threads.map(destroy, names), strict=True) if done}
+        return {name for name, done in zip(order, threads.map(destroy, order), strict=True) if done}

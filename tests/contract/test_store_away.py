@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from uuid6 import uuid7
 
 from service.api import problems
 from service.api.middleware import RequestId
 from service.artifacts import FolderStore, StoreRefuses, StoreUnavailable
-from service.core import reconcile, tidy
+from service.core import erasure, reconcile, tidy
 from service.core.audit import Scope, audit
 from service.core.replan import replan
 from service.errors import STORE_AWAY, Conflict, Misconfigured
@@ -196,6 +197,37 @@ def test_an_erasure_is_accepted_at_once_and_completed_when_the_store_is_back(wor
     world.check()
 
 
+@pytest.mark.parametrize("failure", [StoreRefuses(WORDS), StoreUnavailable(WORDS)], ids=["refused", "away"])
+def test_one_object_that_is_never_destroyed_keeps_no_others_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: OSError
+) -> None:
+    """One under a retention rule, say."""
+    world.add(30)
+    world.settle()
+    locked, *others = [sample.id for sample in world.samples()]
+    found = world.erase(locked), world.erase(*others)
+    delete = world.context.store.delete
+
+    def refuse(name: str) -> None:
+        if name == samples.object_name(locked):
+            raise failure
+        delete(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.context.store, "delete", refuse)
+        for _ in range(200):
+            world.reconcile()
+            if world.objects() == {samples.object_name(locked)}:
+                break
+        for _ in range(world.context.settings.training.attempts):
+            world.reconcile()
+        assert world.objects() == {samples.object_name(locked)}
+        assert world.erasure(found[0].id).state == "failed"
+        assert world.erasure(found[1].id).state == "completed"
+    world.settle()
+    world.check()
+
+
 def test_nothing_is_completed_while_the_store_does_not_say_what_it_holds(world: World, away: Away) -> None:
     """A layout that a killed move has left there may know the erased."""
     world.add(8)
@@ -211,23 +243,31 @@ def test_nothing_is_completed_while_the_store_does_not_say_what_it_holds(world: 
 
 
 @sqlite_only
-def test_what_the_store_holds_is_asked_while_nobody_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_erasure_accepted_after_the_look_is_not_completed_by_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed move has stored since then may know who was accepted since then. And nobody waits for the look."""
     world.add(8)
     world.settle()
-    found = world.erase(world.samples()[0].id)
-    others, names = [], world.context.store.names
+    world.erase(world.samples()[0].id)
+    late, names = [], world.context.store.names
 
     def slow(prefix: str) -> Iterator[str]:
-        if not others:
-            others.append(world.erase(world.samples()[0].id))
-        return names(prefix)
+        listed = list(names(prefix))
+        if not late:
+            late.append(world.erase(world.samples()[0].id))  # would not return while a transaction is open
+            replan(world.context)
+            while world.train():
+                pass
+            reconcile.destroy_owed(world.context)
+            world.context.store.put(f"layouts/{uuid7()}.safetensors", b"of a move that was killed")
+        return iter(listed)
 
     monkeypatch.setattr(world.context.store, "names", slow)
-    world.reconcile()
-    assert others
-    assert world.erasure(others[0].id).state == "withdrawn"  # accepted too late for that look
+    erasure.advance(world.context)
+    assert late
+    assert world.erasure(late[0].id).state != "completed"
     world.settle()
-    assert world.erasure(found.id).state == "completed"
     world.check()
 
 

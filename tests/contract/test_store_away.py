@@ -173,6 +173,7 @@ def test_a_store_that_hangs_holds_up_no_writer(waiting: World, away: Away, monke
     with monkeypatch.context() as patch:
         patch.setattr(waiting.context.store, "check", hang)
         assert waiting.train()
+    assert len(waiting.held) == 7
     waiting.settle()
     waiting.check()
 

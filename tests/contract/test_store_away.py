@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from uuid6 import uuid7
 
-from service.api import problems
-from service.api.middleware import RequestId
 from service.artifacts import FolderStore, StoreRefuses, StoreUnavailable
 from service.core import erasure, reconcile, tidy
 from service.core.audit import Scope, audit
@@ -360,43 +356,3 @@ def test_a_folder_on_a_disk_that_becomes_read_only_records_nothing(make_world: M
         pass_by(world)
         world.settle()
         world.check()
-
-
-@pytest.fixture
-def client() -> Iterator[TestClient]:
-    app = FastAPI()
-    problems.install(app)
-    app.add_middleware(RequestId)
-
-    @app.get("/{kind}")
-    def fail(kind: str) -> None:
-        raise {
-            "refuses": StoreRefuses(WORDS),
-            "away": StoreUnavailable(WORDS),
-            **{
-                name: OSError(getattr(errno, name), "said the system", "/srv/secret")
-                for name in errno.errorcode.values()
-            },
-        }[kind]
-
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-
-
-AWAY_ERRNOS = ["EIO", "EROFS", "EACCES", "ESTALE", "ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED", "ENXIO"]
-
-
-@pytest.mark.parametrize("kind", ["refuses", "away", *AWAY_ERRNOS])
-def test_a_store_that_is_away_is_503_and_says_when_to_come_again(client: TestClient, kind: str) -> None:
-    answer = client.get(f"/{kind}")
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.headers["content-type"] == problems.MEDIA_TYPE
-    assert STORE_AWAY in answer.json()["detail"]
-    for inner in ("photos", "9000", "srv", "said the system"):
-        assert inner not in answer.text
-
-
-@pytest.mark.parametrize(("kind", "status"), [("ENOSPC", 507), ("EDQUOT", 507), ("ENOENT", 500), ("EISDIR", 500)])
-def test_full_disks_and_our_own_mistakes_are_something_else(client: TestClient, kind: str, status: int) -> None:
-    assert client.get(f"/{kind}").status_code == status

@@ -6,6 +6,7 @@ application/problem+json (RFC 9457); the command line prints `detail`.
 
 from __future__ import annotations
 
+import errno
 from errno import EDQUOT, ENOSPC
 from typing import ClassVar
 
@@ -103,6 +104,24 @@ DISK_FULL = "The service's disk is full. Make room."
 def is_disk_full(error: BaseException) -> bool:
     """Whether that is what an error of the operating system or of the registry comes down to."""
     return isinstance(error, OutOfSpace) or (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT))
+
+
+STORE_AWAY = "The store of images and prompts does not answer, or refuses, just now."
+
+_AWAY = {  # what a disk, a network disk or `artifacts.StoreUnavailable` says of itself; not what a mistake of ours says
+    getattr(errno, name)
+    for name in (
+        "EIO", "EROFS", "EACCES", "EPERM", "ESTALE", "ETIMEDOUT", "ENODEV", "ENXIO", "EREMOTEIO", "EAGAIN", "EBUSY",
+        "ENOLCK", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNREFUSED", "ECONNRESET", "ECONNABORTED",
+        "ENOTCONN", "ESHUTDOWN", "EMFILE", "ENFILE",
+    )
+    if hasattr(errno, name)  # some are Linux's own
+}  # fmt: skip
+
+
+def is_store_away(error: BaseException) -> bool:
+    """Whether an error of the operating system or of the store may be gone when the same is tried again."""
+    return isinstance(error, OSError) and error.errno in _AWAY
 
 
 class Misconfigured(ServiceError):

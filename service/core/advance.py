@@ -6,7 +6,7 @@ Looks at all of them at once. One that only waits for a training is not looked a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 
 from service.core import layouts, states
@@ -27,20 +27,37 @@ def advance(context: Context) -> None:
     with context.registry.read() as session:
         if not needed(session):
             return
+        accepted = {change.erasure for change in _cluster_changes(context, session)}
+        accepted |= {erasure.id for erasure in progress.standing(session)}
+    stored = _stored_layouts(context)
     with suppress(Needless):
-        _note(context, needed)
+        _note(context, needed, accepted=accepted, stored=stored)
 
 
-def _note(context: Context, needed: Needed) -> None:
-    """Exclusive: what another process notes at the same time must not be overwritten with what we saw before it."""
+def _stored_layouts(context: Context) -> list[str] | None:
+    """What the store holds of layouts; None, and nothing is completed, while it does not say.
+
+    Asked outside any transaction: it may be slow, and everybody who writes would wait for it.
+    """
+    try:
+        return list(context.store.names("layouts"))
+    except OSError as error:
+        log.warning("the store does not say what it holds: %s", error.strerror)
+        return None
+
+
+def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Sequence[str] | None) -> None:
+    """Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
+
+    accepted  before we looked for stored layouts: one that has been stored since is made of survivors, and knows none
+              of those who are forgotten by these. Of others only what keeps them from being completed is noted.
+    """
     with context.registry.write(exclusive=True, needed=needed) as session:
-        progress.note_clusters(session, _cluster_changes(context, session))
-        changes = _erasure_changes(context, session)
-        if any(change.state == states.COMPLETED for change in changes) and (
-            left_behind := layouts.strays(context, session)  # by a move that was killed: it may know anybody
-        ):
+        if left_behind := layouts.strays(session, stored or []):  # by a move that was killed: it may know anybody
             prompts.owe_destruction(session, left_behind)
             return
+        progress.note_clusters(session, _cluster_changes(context, session))
+        changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())
         progress.note_erasures(session, changes)
         _tell(session, changes)
 
@@ -76,13 +93,18 @@ def _reached(touched: Touched, *, attempts: int) -> tuple[str, str | None]:
     return (states.FAILED if touched.attempts >= attempts else states.RETRAINING), None
 
 
-def _erasure_changes(context: Context, session: ReadSession) -> list[ErasureChange]:
+def _erasure_changes(
+    context: Context, session: ReadSession, *, may_complete: Container[str] | None = None
+) -> list[ErasureChange]:
+    """may_complete  None: any of them."""
     most = context.settings.training.attempts
     owed = progress.destructions(session)
     now = context.clock()
     changes = []
     for erasure in progress.standing(session, everybody=owed.any_failed(most)):
         state = _state(erasure, owed, attempts=most)
+        if state == states.COMPLETED and may_complete is not None and erasure.id not in may_complete:
+            state = states.RETRAINING
         if states.may_change(erasure.state, state):
             done = max(now, erasure.accepted_at) if state == states.COMPLETED else None
             changes.append(ErasureChange(erasure.id, state, erasure.accepted_at, done))

@@ -303,7 +303,12 @@ def _orphans(
     gone = {samples.object_name(sample_id) for sample_id in erased}
     horizon = context.clock() - UNRECORDED_KEPT
     for prefix in ("samples", "prompts", "layouts"):
-        for name in sorted(context.store.names(prefix)):
+        try:
+            names = sorted(context.store.names(prefix))
+        except OSError as error:
+            yield Finding("store", f"does not say which {prefix} it holds: {error.strerror}")
+            continue
+        for name in names:
             if name in known:
                 continue
             if prefix == "samples" and name not in gone and (born(name) or horizon) > horizon:

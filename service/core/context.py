@@ -10,14 +10,14 @@ from models.checkpoint import Identity
 from models.partition import Partition, make_partition
 from models.prompt import covered_pixels
 from models.spec import ClosedFormSpec, TrainingSpec
-from service.artifacts import FolderStore, Store
+from service.artifacts import FolderStore, Store, open_store
 from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
 from service.registry import clusters, spans, state
 from service.registry.engine import ConnectionOptions, ReadSession, Registry
-from service.settings import Settings
+from service.settings import S3Settings, Settings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:
-    """Load the backbone, open registry and store, and bind them to each other. Raises Misconfigured.
+    """Load the backbone, open registry and store, and bind them to each other.
+
+    Raises Misconfigured; Unavailable if the store does not answer.
 
     read_only  change nothing: settings other than those that the registry was made with are refused.
     """
@@ -75,10 +77,10 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         )
     except ValueError as error:
         raise Misconfigured(str(error)) from error
-    store = FolderStore(settings.data_dir / "objects")
+    store = open_store(settings.store_url, folder=settings.data_dir / "objects", s3=settings.s3, read_only=read_only)
     context = Context(
         settings=settings,
-        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url),
+        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url, s3=settings.s3),
         registry=open_registry(settings),
         store=store,
         backbone=backbone,
@@ -95,14 +97,19 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     return context
 
 
-def open_ledger(url: str, *, make: bool = True) -> Store:
-    """The store of an erasure ledger. Raises Misconfigured.
+def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
+    """The store of an erasure ledger. Raises Misconfigured; Unavailable if a bucket's server does not answer.
 
-    make  False: it must be there. A folder that holds no ledger would say that nothing was ever erased.
+    make  False: it must be there. A place that holds no ledger would say that nothing was ever erased.
     """
-    folder = Path(url).expanduser()
+    if url.startswith("s3://"):
+        bucket = open_store(url, folder=Path(), s3=s3, read_only=not make)
+        if not make and next(iter(bucket.names("ledger")), None) is None:
+            raise Misconfigured(f"There is no ledger in {url}: it holds nothing under `ledger`.")
+        return bucket
     if "://" in url:
-        raise Misconfigured(f"OUBLI_LEDGER_URL: {url} is no folder.")
+        raise Misconfigured(f"OUBLI_LEDGER_URL: {url} is neither a folder nor s3://bucket/prefix.")
+    folder = Path(url).expanduser()
     try:
         if not make and not (folder / "ledger").is_dir():
             raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")
@@ -144,6 +151,8 @@ def bind(context: Context) -> None:
                 f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
                 f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
             )
+        if row.backbone_digest is None and context.settings.store_url is not None:
+            _require_empty(context)
         digests = (context.partition.digest, context.training.digest())
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
@@ -156,3 +165,13 @@ def bind(context: Context) -> None:
             artifact = layouts.put_in_force(context, session, context.partition.line_digest, layout)
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
+
+
+def _require_empty(context: Context) -> None:
+    """A new registry knows none of what lies in a store: as another service's it would be destroyed by `tidy`."""
+    for prefix in ("samples", "prompts", "layouts"):
+        if next(iter(context.store.names(prefix)), None) is not None:
+            raise Misconfigured(
+                f"This registry is new, and {context.settings.store_url} holds {prefix} of another one. Use that "
+                "registry, or a prefix of its own for this one; nothing has been changed."
+            )

@@ -6,7 +6,6 @@ follows (planning, destroying bytes, retraining) is owed on record and done by `
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,8 +21,6 @@ from service.registry import clusters, erasures, feed, idempotency, progress, pr
 from service.registry import layouts as layout_rows
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
-
-log = logging.getLogger(__name__)
 
 TRIES = 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -23,6 +24,8 @@ from service.registry import clusters, feed, idempotency, samples
 from service.registry import layouts as layout_rows
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
+
+log = logging.getLogger(__name__)
 
 # A legal image can take 750 MB while it is decoded (50 megapixels with transparency): not forty at once.
 _DECODERS = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
@@ -105,10 +108,17 @@ def take_in(
         _destroy_all_but_recorded(context, ids, written)
         raise
     kept = {samples.object_name(result.id) for result in results if isinstance(result, Sample)}
-    for name in written:
-        if name not in kept:
-            context.store.delete(name)
+    _destroy(context, [name for name in written if name not in kept])
     return results
+
+
+def _destroy(context: Context, names: Sequence[str]) -> None:
+    """What is on no record. What the store does not destroy just now, `tidy` will: no answer depends on it."""
+    try:
+        for name in names:
+            context.store.delete(name)
+    except OSError as error:
+        log.warning("unrecorded objects cannot be destroyed just now: %s", error.strerror)
 
 
 def _store(context: Context, sample_id: str, newcomer: Newcomer) -> None:
@@ -123,11 +133,10 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
 
     If the registry does not answer, the objects stay until `destroy_unrecorded` can ask.
     """
-    with suppress(Exception), context.registry.read() as session:
-        recorded = {samples.object_name(sample.id) for sample in samples.find(session, ids)}
-        for name in written:
-            if name not in recorded:
-                context.store.delete(name)
+    with suppress(Exception):
+        with context.registry.read() as session:
+            recorded = {samples.object_name(sample.id) for sample in samples.find(session, ids)}
+        _destroy(context, [name for name in written if name not in recorded])
 
 
 def _flaw(newcomer: Newcomer) -> Invalid | None:

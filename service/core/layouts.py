@@ -115,13 +115,16 @@ def put_in_force(
     return artifact
 
 
-def strays(context: Context, session: ReadSession) -> list[str]:
-    """Layouts in the store that are neither in force nor owed to destruction.
+def strays(session: ReadSession, stored: Sequence[str]) -> list[str]:
+    """Those of the stored layouts that are neither in force nor owed to destruction.
 
-    In an exclusive transaction, when no move is under way.
+    In an exclusive transaction, when no move is under way. A move that had stored one before has been carried out by
+    then, or has failed.
     """
+    if not stored:
+        return []
     known = {layouts.current(session).object, *prompts.owed(session)}
-    return [name for name in context.store.names("layouts") if name not in known and born(name) is not None]
+    return [name for name in stored if name not in known and born(name) is not None]
 
 
 def lose(session: WriteSession) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 
 from models.embedding import Embedding
 from models.partition import Interval, Layout
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import layouts, sample_file
 from service.core.context import Context
 from service.core.recut import Change, reshape
+from service.errors import STORE_AWAY
 from service.registry import clusters, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Cluster
@@ -84,6 +85,9 @@ def _embedding(context: Context, sample: Held) -> Embedding:
         embedding = sample_file.decode(
             context.store.get(samples.object_name(sample.id)), digest=sample.digest
         ).embedding
+    except StoreUnavailable as error:
+        log.error("a move to another layout waits for the store: %s", error.strerror)
+        raise CannotMove(f"{STORE_AWAY} It is tried again by itself.") from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         with context.registry.read() as session:
             if samples.get(session, sample.id) is None:

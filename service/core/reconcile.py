@@ -7,9 +7,14 @@ twice at once or not for an hour: the result is the same, sooner or later.
 from __future__ import annotations
 
 import logging
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from service import tracing
+from service.artifacts import StoreRefuses, StoreUnavailable
 from service.core import ledger
 from service.core.advance import advance
 from service.core.context import Context
@@ -18,6 +23,8 @@ from service.core.training import pause_after
 from service.registry import clusters, leases, prompts, replicas
 
 log = logging.getLogger(__name__)
+
+DESTROYERS = 8  # objects destroyed at a time
 
 
 @tracing.traced("reconcile")
@@ -57,19 +64,40 @@ def destroy_owed(context: Context) -> int:
         owed = prompts.destructible(session, applied=applied)
     if not owed:
         return 0
-    gone: list[str] = []
-    failed: list[str] = []
-    for name in owed:
-        try:
-            context.store.delete(name)
-            gone.append(name)
-        except OSError as error:  # the others must not wait for this one
-            log.error("object %s cannot be destroyed: %s", name, error.strerror)
-            failed.append(name)
+    gone = _destroy(context, owed)
+    failed = sorted(set(owed) - gone)
     scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
     if not scrubbed:
         log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
     with context.registry.note() as session:
-        prompts.destroyed(session, gone if scrubbed else [])
+        prompts.destroyed(session, sorted(gone) if scrubbed else [])
         prompts.not_destroyed(session, failed)
     return len(gone) if scrubbed else 0
+
+
+def _destroy(context: Context, names: Sequence[str]) -> set[str]:
+    """Those of the objects that are gone now. Several at a time: each may be a request to another machine.
+
+    In no order, lest one that can never be destroyed keeps the same others waiting in every pass.
+    """
+    away = threading.Event()
+    words: list[str] = []
+
+    def destroy(name: str) -> bool:
+        if away.is_set():
+            return False
+        try:
+            context.store.delete(name)
+        except OSError as error:
+            words.append(error.strerror or type(error).__name__)
+            if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefuses):
+                away.set()  # the others would fare no better, and each would wait as long
+            return False
+        return True
+
+    order = random.sample(names, len(names))
+    with ThreadPoolExecutor(min(DESTROYERS, len(names)), thread_name_prefix="destroyer") as threads:
+        gone = {name for name, done in zip(order, threads.map(destroy, order), strict=True) if done}
+    if words:
+        log.error("%d objects cannot be destroyed just now: %s", len(names) - len(gone), words[0])
+    return gone

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from models.spec import member_digest, prompt_key
+from service.artifacts import StoreUnavailable
 from service.core import layouts, move, states
 from service.core.context import Context, require_bound
 from service.core.recut import recut
@@ -39,6 +41,9 @@ def replan(context: Context, *, refit: bool = True) -> bool:
     except move.CannotMove as failure:
         _note_failure(context, str(failure))
         return False
+    except StoreUnavailable as error:
+        log.error("another layout cannot be stored just now: %s", error.strerror)
+        return False
 
 
 def _plan(context: Context, prepared: move.Move | None) -> bool:
@@ -47,6 +52,8 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
     def needed(session: ReadSession) -> bool:
         return bool(clusters.to_plan(session, context.clock()))
 
+    if prepared is not None:
+        context.store.check()  # while nobody waits: one that hangs would hold up every writer
     try:
         with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
             require_bound(context, session)
@@ -68,7 +75,8 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
                 context.store.put(artifact.name, artifact.data)
     except BaseException:
         if artifact is not None:
-            context.store.delete(artifact.name)
+            with suppress(OSError):  # `layouts.strays` will find it
+                context.store.delete(artifact.name)
         raise
     return True
 

@@ -16,18 +16,19 @@ log = logging.getLogger(__name__)
 IDEMPOTENCY_KEPT = timedelta(days=1)
 UNRECORDED_KEPT = timedelta(minutes=10)  # intake stores again what took it longer than half of it to record
 PROCESSES_KEPT = timedelta(minutes=10)
+CHUNK = 20  # objects destroyed in one exclusive transaction: everybody who writes waits for it
 
 
 def tidy(context: Context) -> None:
     """All of it. Once in a while is enough."""
     now = context.clock()
-    destroy_unrecorded(context, older_than=UNRECORDED_KEPT)
     if context.ledger is not context.store:
         sweep_ledger(context)
     with context.registry.write() as session:
         idempotency.expire(session, before=now - IDEMPOTENCY_KEPT)
         workers.expire(session, before=now - PROCESSES_KEPT)
         replicas.expire(session, before=now - PROCESSES_KEPT)
+    destroy_unrecorded(context, older_than=UNRECORDED_KEPT)  # last: the store may be away
 
 
 def sweep_ledger(context: Context) -> None:
@@ -46,13 +47,15 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
         old = [name for name in context.store.names(prefix) if (born(name) or horizon) < horizon]
         with context.registry.read() as session:
             unknown = set(old) - _known(session, prefix, old)
-        if unknown:
-            count += _destroy(context, prefix, sorted(unknown))
+        doomed = sorted(unknown)
+        for start in range(0, len(doomed), CHUNK):
+            count += _destroy(context, prefix, doomed[start : start + CHUNK])
     return count + context.store.sweep(older_than)
 
 
 def _destroy(context: Context, prefix: str, names: list[str]) -> int:
     """Those that are still unknown. Exclusive: what is being recorded just now is known before or after."""
+    context.store.check()  # while nobody waits: a store that hangs would hold up every writer
     with context.registry.write(exclusive=True) as session:
         orphans = sorted(set(names) - _known(session, prefix, names))
         for name in orphans:

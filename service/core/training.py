@@ -16,12 +16,12 @@ from datetime import timedelta
 from models import checkpoint
 from models.training import Member, TrainedPrompt, train
 from service import tracing
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
-from service.errors import DISK_FULL, Unavailable, is_disk_full
+from service.errors import DISK_FULL, STORE_AWAY, Unavailable, is_disk_full, is_store_away
 from service.registry import clusters, leases, prompts, samples, state, tallies
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
@@ -42,6 +42,10 @@ class LeaseLost(Exception):
 
 class CannotTrain(Exception):
     """This cluster cannot be trained as it stands; the message says what to do."""
+
+
+class NotNow(Exception):
+    """The store is away. Nobody's fault: it is tried again, as often as it takes."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,9 @@ def train_one(
         _fail(context, claim, str(failure))
     except Unavailable as error:  # the registry: no fault of the cluster
         log.warning("training cluster %s was given up: %s", claim.cluster, error.detail)
-        with context.registry.write() as session:
-            leases.give_up(session, claim)
+        _give_up(context, claim)
+    except NotNow as failure:
+        _fail(context, claim, str(failure), counted=False)
     except Exception as error:
         log.exception("training cluster %s failed", claim.cluster)
         reason = f"{type(error).__name__} while training; see the worker's log."
@@ -179,6 +184,8 @@ def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
     try:
         data = context.store.get(samples.object_name(row.id))
         pixels = sample_file.decode(data, digest=row.digest).pixels
+    except StoreUnavailable as error:
+        raise _not_now(error) from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
         reason = sample_file.words(error)
@@ -198,6 +205,7 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
+        context.store.check()  # while nobody waits for our locks: one that hangs would hold up erasures
         with context.registry.write() as session:
             clusters.lock(session, [claim.cluster])  # before the epoch: the order that an erasure locks in
             record = Prompt(
@@ -222,20 +230,52 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
             tallies.observe(session, tallies.TRAINING, built.seconds)
             tallies.add(session, tallies.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
-    except BaseException:
-        if stored:
-            context.store.delete(name)
+    except BaseException as error:
+        if stored and not isinstance(error, Unavailable):  # else it may be published, and nobody said so: `_give_up`
+            _destroy_unpublished(context, claim, doubtful=isinstance(error, OSError))
+        if isinstance(error, OSError) and is_store_away(error):
+            raise _not_now(error) from error
         raise
 
 
-def _fail(context: Context, claim: Claim, failure: str) -> None:
+def _give_up(context: Context, claim: Claim) -> None:
+    """After a registry that was away. If the lease is still ours nothing was published, and what was stored must go.
+
+    If the registry is away still, the lease expires, and whoever takes it over sees to that.
+    """
+    with context.registry.write() as session:
+        if leases.give_up(session, claim):
+            prompts.destroy_unpublished(session, [claim.token])
+
+
+def _destroy_unpublished(context: Context, claim: Claim, *, doubtful: bool) -> None:
+    """What a failed publication has stored.
+
+    doubtful  A request whose answer never came may yet be carried out: its object is owed to destruction as well, while
+              we hold the lease, so that no erasure can be accepted in between.
+    """
+    try:
+        context.store.delete(prompts.unpublished_name(claim.token))
+    except OSError:
+        doubtful = True
+    if doubtful:
+        with suppress(Exception), context.registry.write() as session:  # without a registry it is left to `tidy`
+            prompts.destroy_unpublished(session, [claim.token])
+
+
+def _not_now(error: OSError) -> NotNow:
+    log.warning("the store is away: %s", error.strerror)  # the words may name the server and its bucket
+    return NotNow(f"{STORE_AWAY} It is tried again by itself.")
+
+
+def _fail(context: Context, claim: Claim, failure: str, *, counted: bool = True) -> None:
     settings = context.settings.training
     log.warning("cluster %s: %s", claim.cluster, failure)
     with context.registry.write() as session:
         cluster = clusters.get(session, claim.cluster)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
-        if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause):
+        if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause, counted=counted):
             tallies.add(session, tallies.FAILURES)
 
 

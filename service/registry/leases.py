@@ -144,9 +144,10 @@ def give_up(session: WriteSession, claim: Claim) -> bool:
     return _swap(session, claim, dict(NO_LEASE))
 
 
-def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
-    """Give a lease back after a failed training."""
-    values = {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at, **NO_LEASE}
+def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime, counted: bool = True) -> bool:
+    """Give a lease back after a failed training; `counted` as a failure of this cluster's."""
+    attempts = ClusterRow.attempts + (1 if counted else 0)
+    values = {"attempts": attempts, "failure": failure, "retry_at": retry_at, **NO_LEASE}
     return _swap(session, claim, values)
 
 

@@ -7,15 +7,16 @@ snapshot; prompts that both share are not read again.
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from models import checkpoint
 from models.bank import PromptBank, stack
 from models.partition import Interval, Layout
 from models.training import TrainedPrompt
-from service.artifacts import ObjectMissing
+from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import layouts
 from service.core.context import Context
 from service.registry import clusters, prompts, state
@@ -23,6 +24,8 @@ from service.registry import layouts as layout_rows
 from service.registry.records import Cluster, Prompt
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 4.0  # a store that is away is asked again after so many times what its answer took: predictions go on
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Snapshot:
     loaded: Mapping[str, TrainedPrompt]
     layout: Layout | None  # None while positions mean nothing
     complete: bool  # False if something could not be read: it may be next time
+    again: float = 0.0  # when it is worth to try that again, monotonic seconds
 
     @property
     def served(self) -> list[int]:
@@ -61,7 +65,7 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
     if epoch is None:
         with context.registry.glance() as session:
             epoch = state.epoch(session)
-    if previous is not None and previous.epoch == epoch and previous.complete:
+    if previous is not None and previous.epoch == epoch and (previous.complete or time.monotonic() < previous.again):
         return previous
     with context.registry.read() as session:
         epoch = state.epoch(session)  # may have moved on
@@ -70,25 +74,40 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
         record = layout_rows.current(session)
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
-    # By object, not by key: a prompt that is built again in another environment has other bytes.
-    try_again = False
-    usable = {}
-    for prompt in built.values():
-        try:
-            loaded = known.get(prompt.object_name) or _load(context, prompt)
-        except OSError as error:
-            log.error("prompt %s cannot be read just now: %s", prompt.key[:12], error.strerror)
-            try_again = True
-            continue
-        if loaded is not None:
-            usable[prompt.object_name] = loaded
+    usable, try_again, again = _loaded(context, built.values(), known)
     by_key = {key: usable[p.object_name] for key, p in built.items() if p.object_name in usable}
     bank = stack(context.backbone, context.training, by_key)
     row_of = {key: row for row, key in enumerate(bank.keys)}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
     complete = not try_again and (layout is not None or record.digest is None)
     members = tuple(by_key[key].members for key in bank.keys)
-    return Snapshot(epoch, tuple(held), rows, bank, members, usable, layout, complete)
+    return Snapshot(epoch, tuple(held), rows, bank, members, usable, layout, complete, again)
+
+
+def _loaded(
+    context: Context, built: Iterable[Prompt], known: Mapping[str, TrainedPrompt]
+) -> tuple[dict[str, TrainedPrompt], bool, float]:
+    """Prompts by their objects; whether some could not be read, and when to try that again.
+
+    By object, not by key: a prompt that is built again in another environment has other bytes.
+    """
+    usable: dict[str, TrainedPrompt] = {}
+    try_again, again = False, 0.0
+    for prompt in built:
+        loaded = known.get(prompt.object_name)
+        started = time.monotonic()
+        if loaded is None and again == 0.0:
+            try:
+                loaded = _load(context, prompt)
+            except OSError as error:
+                log.error("prompt %s cannot be read just now: %s", prompt.key[:12], error.strerror)
+                try_again = True
+                if isinstance(error, StoreUnavailable):  # the others would fare no better
+                    now = time.monotonic()
+                    again = now + PATIENCE * (now - started)
+        if loaded is not None:
+            usable[prompt.object_name] = loaded
+    return usable, try_again, again
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:

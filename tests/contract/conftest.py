@@ -10,7 +10,8 @@ import pytest
 from service.registry import state
 from service.registry.engine import Registry, migrate
 from tests.layouts import KINDS, anchors
-from tests.servers import fresh_database, postgres
+from tests.servers import S3Server, fresh_database, postgres
+from tests.stores import buckets
 from tests.world import MakeWorld, World, opened
 
 
@@ -19,6 +20,13 @@ def postgres_server() -> Iterator[str]:
     """One server for the run, started when the first test asks for it."""
     with postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One server for the run, with a plain and a versioned bucket, started when the first test asks for it."""
+    with buckets() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

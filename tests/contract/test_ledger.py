@@ -19,6 +19,7 @@ from service.errors import Misconfigured, Unavailable
 from service.registry import ledger as rows
 from service.registry.records import Tombstone
 from service.registry.tables import ErasureRow, ErasureSampleRow
+from service.settings import S3Settings
 from tests.disks import Disk, small_disk
 from tests.world import DAY, Killed, MakeWorld, World, sqlite_only
 
@@ -326,9 +327,9 @@ def test_a_sample_that_an_unknown_erasure_took_out_is_named(apart: World) -> Non
 def test_a_ledger_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Misconfigured, match=r"ledger's folder .*file cannot be used"):
-        open_ledger(str(tmp_path / "file"))
+        open_ledger(str(tmp_path / "file"), s3=S3Settings())
     with pytest.raises(Misconfigured, match="OUBLI_LEDGER_URL: ftp://x is no folder"):
-        open_ledger("ftp://x")
+        open_ledger("ftp://x", s3=S3Settings())
     with pytest.raises(Misconfigured, match="There is no ledger in"):
-        open_ledger(str(tmp_path / "mistyped"), make=False)
+        open_ledger(str(tmp_path / "mistyped"), s3=S3Settings(), make=False)
     assert not (tmp_path / "mistyped").exists()

@@ -17,6 +17,7 @@ from service.registry import samples, state, workers
 from service.registry.records import Erasure, Tombstone
 from service.registry.tables import ClusterRow, SampleRow
 from service.serving.snapshot import take_snapshot
+from service.settings import S3Settings
 from tests.backups import Backup
 from tests.layouts import KINDS
 from tests.world import DAY, Killed, MakeWorld, World
@@ -332,7 +333,7 @@ def test_another_ledger_is_replayed_beside_ours_and_joined_to_it(safe: World, tm
     (tmp_path / "ledger").rename(tmp_path / "old")
     safe.restart()
     assert check(safe).is_clean  # ours is empty: it cannot tell
-    other = open_ledger(str(tmp_path / "old"), make=False)
+    other = open_ledger(str(tmp_path / "old"), s3=S3Settings(), make=False)
     restore.apply(safe.context, restore.check(safe.context, other))
     assert ledger_file(safe, accepted.id).is_file()
     sound(safe, backup)

@@ -1,14 +1,20 @@
-"""What every store promises, asked of each; and what only a folder can get wrong: crashes and full disks."""
+"""What every store promises, asked of each; and what only a folder can get wrong: crashes and full disks.
+
+What only a bucket can get wrong is in test_s3.py.
+"""
 
 import errno
 import os
 import time
 from datetime import timedelta
+from functools import partial
 from threading import Thread
 
 import pytest
 
 from service.artifacts import FolderStore, MemoryStore, ObjectMissing
+from tests.stores import PLAIN, VERSIONED, Place
+from tests.world import running
 
 NAME = "samples/0198f2aa-7b1c.safetensors"
 OTHER = "prompts/0198f2aa-7b1c.safetensors"
@@ -40,8 +46,11 @@ def root(tmp_path):
     return tmp_path / "objects"
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", PLAIN, VERSIONED])
 def store(request, root):
+    """The last two are buckets of an S3 server."""
+    if request.param in (PLAIN, VERSIONED):
+        return Place(request.getfixturevalue("s3_server"), request.param).open()
     return FolderStore(root) if request.param == "folder" else MemoryStore()
 
 
@@ -171,6 +180,24 @@ def test_a_reader_sees_the_old_or_the_new_and_never_half(store):
         seen.append(store.get(NAME))
     writer.join()
     assert set(seen) <= set(versions)
+
+
+def test_it_answers(store):
+    store.check()
+
+
+def test_several_threads_can_use_it_at_once(store):
+    def work(index):
+        name = f"samples/thread{index}"
+        for round in range(5):
+            store.put(name, bytes([index, round]))
+            assert store.get(name) == bytes([index, round])
+        if index % 2:
+            store.delete(name)
+
+    with running(*(partial(work, index) for index in range(8))):
+        pass
+    assert sorted(store.names("samples")) == [f"samples/thread{index}" for index in (0, 2, 4, 6)]
 
 
 def test_a_sweep_leaves_finished_objects_alone(store):

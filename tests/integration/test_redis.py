@@ -80,7 +80,7 @@ def test_postgresql_is_spared_what_it_cannot_store(service: Service, pictures: l
     assert "Traceback" not in service.log
 
 
-def test_forgetting_does_not_wait_for_redis(service: Service, redis: MortalRedis, pictures: list[Picture]) -> None:
+def test_forgetting_does_not_wait_for_redis(service: Service, redis: RedisServer, pictures: list[Picture]) -> None:
     samples = service.contribute(pictures[30:50], "third-owner")
     service.settle()
     redis.kill()

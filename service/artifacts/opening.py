@@ -1,0 +1,88 @@
+"""Which store a URL names: `s3://bucket/prefix`, a path or `file:///path`, or nothing for a folder of the data folder.
+
+Opening proves that objects can be written, read and destroyed, so a service that starts can keep its promises.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from service.artifacts.folder import FolderStore
+from service.artifacts.store import Store, StoreRefuses, StoreUnavailable, prove
+from service.errors import Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from service.settings import S3Settings
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # Amazon's rules, as far as they keep a URL unambiguous
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket, and the folder in it that is ours: `""`, or ends with a slash."""
+
+    name: str
+    prefix: str
+
+
+def open_store(url: str | None, *, folder: Path, s3: S3Settings, read_only: bool = False) -> Store:
+    """The store of that URL; `folder` without one. Raises Misconfigured or Unavailable, in words without secrets.
+
+    read_only  do not try to write.
+    """
+    place = parse_store_url(url) if url else folder
+    if isinstance(place, Path):
+        return _open_folder(place, named=bool(url))
+    from service.artifacts.s3 import S3Store, connect  # late: whoever keeps a folder never loads the library
+
+    try:
+        store = S3Store(connect(s3), bucket=place.name, prefix=place.prefix, endpoint=s3.endpoint_url)
+        store.check()  # first: some servers make a bucket that is missing when something is put there
+        if not read_only:
+            prove(store)
+    except StoreRefuses as refusal:
+        raise Misconfigured(f"The store cannot be used: {refusal.strerror}") from None
+    except StoreUnavailable as failure:
+        raise Unavailable(f"The store cannot be reached: {failure.strerror}", retry_after=_RETRY_SECONDS) from None
+    return store
+
+
+def _open_folder(folder: Path, *, named: bool) -> Store:
+    try:
+        return FolderStore(folder)
+    except OSError as error:
+        if not named:
+            raise
+        raise Misconfigured(f"The store {folder} cannot be used: {error.strerror}.") from None
+
+
+def parse_store_url(url: str) -> Bucket | Path:
+    """What a URL names. Raises Misconfigured; the words never repeat a URL that may hold a secret."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return _bucket(parts.netloc, parts.path.strip("/"), whole=not (parts.query or parts.fragment))
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise Misconfigured(
+                "store_url: a file URL names an absolute path of this machine, as in file:///srv/oubli."
+            )
+        return Path(unquote(parts.path))
+    if "://" in url:
+        raise Misconfigured(f"store_url: no store is known by {parts.scheme}://. Use s3://bucket/prefix, or a path.")
+    return Path(url).absolute()
+
+
+def _bucket(name: str, prefix: str, *, whole: bool) -> Bucket:
+    if "@" in name:
+        raise Misconfigured("store_url: no keys in there. Use s3.access_key_id and s3.secret_access_key.")
+    if not whole or not _BUCKET.fullmatch(name):
+        raise Misconfigured("store_url: use s3://bucket/prefix, with a bucket name of small letters, digits, - and .")
+    if prefix and not all(_SEGMENT.fullmatch(segment) for segment in prefix.split("/")):
+        raise Misconfigured("store_url: a prefix is made of letters, digits, _, - and ., divided by single slashes.")
+    return Bucket(name, f"{prefix}/" if prefix else "")

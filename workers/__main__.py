@@ -27,7 +27,7 @@ def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
     )  # late, with torch: beat needs neither
 
     from workers.tasks import register
-    from workers.trainer import Trainer
+    from workers.trainer import FAILED, Trainer
 
     trainer = Trainer(settings, name, queues)
     app = make_celery(settings)
@@ -41,9 +41,9 @@ def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
     try:
         app.worker_main([*arguments, *listening, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     except SystemExit:  # how Celery's own command ends
-        if not trainer.status:
+        if not trainer.status and trainer.told_to_stop:
             raise
-    return trainer.status
+    return trainer.status or (0 if trainer.told_to_stop else FAILED)  # nobody asked it to end: start it again
 
 
 def run_beat(settings: Settings) -> None:

@@ -49,6 +49,7 @@ class Trainer:
         self._untidy = False  # a lease could not be given back
         self._stopping = threading.Event()
         self._heart = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
+        self.told_to_stop = False
         self.status = 0  # of the process, as it ends
 
     def start(self) -> None:
@@ -76,6 +77,7 @@ class Trainer:
 
     def interrupt(self) -> None:
         """Give up what is being trained, after the present batch, and train no more."""
+        self.told_to_stop = True
         self._stopping.set()
 
     def stop(self) -> None:

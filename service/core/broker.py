@@ -91,6 +91,8 @@ def make_celery(settings: Settings) -> Celery:
             broker_transport_options=_folder(settings),
         )
     else:
+        if settings.broker.startswith("redis://"):
+            app.conf.update(broker_transport="service.core.redis_broker:Transport")
         app.conf.update(broker_transport_options=redis_options(socket_timeout=5.0, connect_timeout=2.0))
     return app
 

@@ -90,6 +90,17 @@ def test_a_redis_that_forgets_everything(service: Service, redis: RedisServer) -
         service.complete(erasure)
 
 
+def test_messages_that_are_none_of_ours_are_dropped(service: Service, redis: RedisServer) -> None:
+    with redis.client() as client:
+        for queue in ("oubli.deletions", "oubli.additions"):
+            for garbage in ("not json", "null", "[]", "{}", "1", '{"body": 1}', '{"properties": {}}', b"\xff\xfe"):
+                client.lpush(queue, garbage)
+        until(lambda: not client.llen("oubli.deletions") and not client.llen("oubli.additions"), what="they are gone")
+    erasure, _ = withdraw(service)
+    service.complete(erasure)
+    goes_on(service)
+
+
 def test_a_redis_that_is_full(service: Service, redis: RedisServer) -> None:
     worker = service.child("worker")
     worker.suspend()  # so that bells wait when the memory ends: to take one, Redis must note who has it

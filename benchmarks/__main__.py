@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, forgetting, main_path, redis_away, scale, soak, tiers
+from benchmarks import closed_form, fence, forgetting, main_path, redis_away, scale, soak, tiers
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "forgetting": forgetting,
     "closed_form": closed_form,
     "tiers": tiers,
+    "fence": fence,
     "scale": scale,
     "redis_away": redis_away,
     "soak": soak,

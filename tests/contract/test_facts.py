@@ -207,6 +207,7 @@ def test_erasures_completed_before_the_upgrade_are_counted(database_url: str, re
             done = NOW + timedelta(seconds=seconds)
             row = ErasureRow(id=f"0000000000007000800000000000000{place}", state="completed", accepted_at=NOW)
             row.withdrawn_at, row.due_at, row.completed_at = NOW, NOW, done
+            row.ledgered, row.ledger_attempts = True, 0
             session.add(row)
     alembic.command.downgrade(_config(database_url), "0003")
     migrate(database_url)

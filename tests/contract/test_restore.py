@@ -358,7 +358,7 @@ def test_nothing_is_applied_while_the_service_runs(safe: World) -> None:
     forget(safe, backup, victim)
     backup.restore()
     with safe.context.registry.write() as session:
-        workers.register(session, name="busy", device="cpu", now=safe.time())
+        workers.register(session, name="busy", device="cpu", queues=("deletions",), now=safe.time())
     with pytest.raises(Conflict, match="runs on this registry, or did until a moment ago: busy"):
         apply(safe)
     assert victim in check(safe).held

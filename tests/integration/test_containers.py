@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.clock import system_clock
+from service.core.broker import QUEUES
 from service.registry import workers
 from service.registry.engine import Registry, migrate
 from service.settings import describe, load_settings
@@ -232,7 +233,7 @@ def test_a_workers_heartbeat_can_be_asked_for(tmp_path: Path) -> None:
 
     def register(name: str, age: timedelta) -> None:
         with registry.write() as session:
-            workers.register(session, name=name, device="cpu", now=system_clock() - age)
+            workers.register(session, name=name, device="cpu", queues=QUEUES, now=system_clock() - age)
 
     try:
         register("elsewhere-7", timedelta())

@@ -74,7 +74,7 @@ COLUMNS = {
     "owners": "id, ref, leaving",
     "samples": "seq, id, owner_id, label, digest, position, cluster_id, created_at, addition",
     "prompt_members": "prompt_key, sample_id",
-    "erasures": "id, state, planned_epoch, accepted_at, withdrawn_at, completed_at, due_at",
+    "erasures": "id, state, planned_epoch, accepted_at, withdrawn_at, completed_at, due_at, ledgered, ledger_attempts",
     "erasure_samples": "erasure_id, sample_id",
     "erasure_clusters": "erasure_id, cluster_id, state",
     "idempotency": "key_digest, request_digest, resource_id, created_at",
@@ -106,7 +106,7 @@ def _samples(
 def _copy_history(connection: psycopg.Connection, clusters: Sequence[str], count: int) -> None:
     """So many have been forgotten before, and as many requests came with a key."""
     gone = [(str(uuid7()), str(uuid7()), clusters[i % len(clusters)]) for i in range(count)]
-    _copy(connection, "erasures", ((one, "completed", 1, NOW, NOW, NOW, NOW) for one, _, _ in gone))
+    _copy(connection, "erasures", ((one, "completed", 1, NOW, NOW, NOW, NOW, True, 0) for one, _, _ in gone))
     _copy(connection, "erasure_samples", ((one, sample) for one, sample, _ in gone))
     _copy(connection, "erasure_clusters", ((one, cluster, "completed") for one, _, cluster in gone))
     digests = (hashlib.sha256(one.encode()).hexdigest() for one, _, _ in gone)

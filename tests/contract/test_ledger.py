@@ -328,7 +328,7 @@ def test_a_ledger_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Misconfigured, match=r"ledger's folder .*file cannot be used"):
         open_ledger(str(tmp_path / "file"), s3=S3Settings())
-    with pytest.raises(Misconfigured, match="OUBLI_LEDGER_URL: ftp://x is no folder"):
+    with pytest.raises(Misconfigured, match="OUBLI_LEDGER_URL: ftp://x is neither a folder nor s3://"):
         open_ledger("ftp://x", s3=S3Settings())
     with pytest.raises(Misconfigured, match="There is no ledger in"):
         open_ledger(str(tmp_path / "mistyped"), s3=S3Settings(), make=False)

@@ -1,4 +1,4 @@
-"""What must not happen when things come at the worst moment: one safeguard a test (`tests/safeguards.py`)."""
+"""What must not happen when things come at the worst moment: one safeguard a test (`tests/safeguards/`)."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What bits depend on, where no other test would notice its loss: one safeguard a test (`tests/safeguards.py`)."""
+"""What bits depend on, where no other test would notice its loss: one safeguard a test (`tests/safeguards/`)."""
 
 import dataclasses
 

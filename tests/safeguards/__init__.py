@@ -1,0 +1,28 @@
+"""The safeguards that Oubli's promises rest on, and for each how it is removed and which tests must notice.
+
+Read by `tests/mutants.py`. A text that its file no longer holds exactly once fails `tests/unit/test_mutants.py`: who
+changes a safeguard changes its row here. Tests are named on SQLite where that shows the fault, on PostgreSQL where
+only concurrent writers do.
+"""
+
+from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
+from tests.safeguards.learning import LEARNING, LOADING
+from tests.safeguards.mutant import ROOT, Mutant
+from tests.safeguards.running import STOPPING, TELLING, WORKING
+from tests.safeguards.sharing import DIVIDING, PUBLISHING, WRITING
+
+MUTANTS = [
+    *LEARNING,
+    *LOADING,
+    *PUBLISHING,
+    *ERASING,
+    *WRITING,
+    *DIVIDING,
+    *SUBTRACTING,
+    *RESTORING,
+    *TELLING,
+    *STOPPING,
+    *WORKING,
+]
+
+__all__ = ["MUTANTS", "ROOT", "Mutant"]

@@ -1,0 +1,78 @@
+"""That it runs as operators expect: what is told, how it stops, what workers survive."""
+
+from tests.safeguards.mutant import mutant
+
+_LEASES = "service/registry/leases.py"
+_LOG = "service/log.py"
+_SERVER = "service/api/server.py"
+_TRAIN_ONE = "service/core/training.py"
+
+# fmt: off
+TELLING = [  # operators learn how it is doing, and nothing about anybody
+    mutant("quoted-words", "a database's words, which quote values, are not logged", _LOG,
+            'return str(code) if isinstance(code, str) else ""', "return str(error)",
+            "unit/test_log.py::test_what_led_to_an_exception_is_told_and_a_database_s_words_are_not"),
+    mutant("printed-rows", "libraries that print what they read are not heard", _LOG,
+            "level=logging.WARNING, force=True", "level=level, force=True",
+            "unit/test_log.py::test_rows_that_a_library_would_print_are_not_heard"),
+    mutant("span-words", "no span holds an exception's words", "service/tracing.py",
+            "record_exception=False,", "record_exception=True,",
+            "unit/test_tracing.py::test_an_exception_is_told_by_its_kind"),
+    mutant("span-paths", "FastAPI's own telemetry, which records paths, is off", "service/api/app.py",
+            '"tracing": False, ', '',
+            "unit/test_tracing.py::test_other_libraries_record_nothing"),
+    mutant("tally-done", "a training is counted by the transaction that publishes it", _TRAIN_ONE,
+            "tallies.observe(session, tallies.TRAINING, built.seconds)", "pass",
+            "contract/test_facts.py::test_counts_are_what_happened[sqlite]"),
+    mutant("one-question", "a registry that hangs holds up one thread of the metrics, not one a scrape",
+            "service/api/metrics.py",
+            "self._asked is None or (self._asked.done() and ", "self._asked is None or (True and ",
+            "unit/test_scrape.py::test_a_question_that_hangs_is_not_asked_again"),
+]
+
+STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
+    mutant("drain-wait", "an API that was told to stop answers while proxies notice", _SERVER,
+            "self._drain_seconds if served else 0.0", "0.0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    mutant("drain-said", "... and says so", "service/api/routes/health.py",
+            "draining = request.app.state.draining", "draining = False",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+    mutant("drain-finish", "requests under way end before the process does", _SERVER,
+            "timeout_graceful_shutdown=settings.serving.finish_seconds", "timeout_graceful_shutdown=0",
+            "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
+]
+
+WORKING = [  # workers hear, look, and are not killed for ever
+    mutant("tries-taken-over", "a lease that had to expire counts as a failed try", _TRAIN_ONE,
+            "        leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)\n", "",
+            "contract/test_tries.py::test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown[sqlite]"),
+    mutant("tries-left-behind", "a worker that was killed counts its try when it is back", _LEASES,
+            "        row.attempts += 1\n", "",
+            "contract/test_tries.py::test_a_worker_that_was_killed_counts_its_try_when_it_comes_back[sqlite]"),
+    mutant("tries-registry", "a registry that is away is no fault of the cluster", _TRAIN_ONE,
+            "with suppress(Unavailable):", "with suppress():",
+            "contract/test_tries.py::test_a_registry_that_is_away_during_a_training_is_no_failed_try[sqlite]"),
+    mutant("give-back", "a worker told to stop gives its lease back before the batch ends", "workers/trainer.py",
+            "self._give_back()  # at once", "pass  # at once",
+            "contract/test_trainer.py::test_told_to_stop_it_gives_its_lease_back_before_the_batch_ends[sqlite]"),
+    mutant("deaf-broker", "a broker that takes no ring is not deafness", "workers/hearing.py",
+            "            if not taken:\n                self._ringing_since = None\n                return False\n", "",
+            "unit/test_hearing.py::test_a_broker_that_takes_no_ring_is_not_deafness"),
+    mutant("deaf-busy", "a training under way is not deafness", "workers/hearing.py",
+            "if self._busy or not work_waits:", "if not work_waits:",
+            "unit/test_hearing.py::test_a_long_training_is_no_deafness"),
+    mutant("deletions-first", "deletions are heard before additions", "service/core/folder_broker.py",
+            "        self.pos = 0\n", "",
+            "contract/test_reconciling.py::test_deletions_are_heard_first_by_a_worker_that_listens_to_both"),
+    mutant("deletions-only", "a worker for deletions claims nothing else", _LEASES,
+            "        ClusterRow.urgent if urgent else sa.true(),\n", "",
+            "contract/test_reconciling.py::test_a_worker_for_deletions_claims_nothing_else[sqlite]"),
+    mutant("garbage", "no message ends a worker", "service/core/redis_broker.py",
+            "except (AttributeError, KeyError, TypeError, ValueError) as error:", "except ZeroDivisionError as error:",
+            "integration/test_redis_faults.py::test_messages_that_are_none_of_ours_are_dropped"),
+    mutant("bell-thread", "who rings does not wait for the broker", "service/core/doorbell.py",
+            "            self._changed.notify_all()\n\n    def flush",
+            "        self.ring_now(urgent=urgent)\n\n    def flush",
+            "contract/test_reconciling.py::test_a_broker_that_hangs_delays_nobody"),
+]
+# fmt: on

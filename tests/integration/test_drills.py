@@ -10,6 +10,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -91,6 +92,9 @@ def test_nothing_promised_is_lost(fleet: Fleet, load: Load) -> None:
     assert journal.lost_erasures(fleet.pages("/erasures")) == [], f"seed {SEED}"
     assert journal.withdrawn_answers() == [], f"seed {SEED}"
     assert load.errors == []
+    assert [failed for failed in journal.failures if failed[1] == "500"] == []  # 503: come again
+    ended = {status for member in fleet.members.values() for status in member.endings}
+    assert ended <= {-signal.SIGKILL}, "somebody ended whom nobody had killed"
     # All this would hold for a service that has done nothing.
     withdrawn = {prompt for erasure in journal.erasures.values() for prompt in erasure.prompts}
     answered = {prompt for prediction in journal.predictions for prompt in prediction.prompts}

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from service.core.broker import DELETIONS, TRAIN, make_celery, queue_name, redis_options
+from service.settings import Settings
 from tests import servers
 from tests.integration.harness import TINY, Picture, Service, assert_problem, upload
 from tests.integration.redis_server import RedisServer, running
@@ -36,6 +39,26 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def service(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with production(tmp_path_factory.mktemp("production"), redis.url) as started:
         yield started
+
+
+def test_a_message_that_cannot_be_acknowledged_does_not_deafen(tmp_path: Path) -> None:
+    """Redis hangs while a worker ends what a bell asked for: one message may be in hand, and this one is no more."""
+    with running(tmp_path / "redis") as server:
+        app = make_celery(Settings(data_dir=tmp_path, broker_url=SecretStr(server.url)))
+        app.conf.broker_transport_options = redis_options(socket_timeout=0.5, connect_timeout=0.5)
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            queue = app.amqp.queues[queue_name(DELETIONS)].bind(channel)
+            queue.declare()
+            channel.basic_qos(0, 1, False)
+            for _ in range(2):
+                app.send_task(TRAIN, queue=queue_name(DELETIONS))
+            first = queue.get()
+            assert first is not None
+            assert not channel.qos.can_consume()
+            with server.paused(), pytest.raises(connection.connection_errors):
+                first.ack()
+            assert channel.qos.can_consume()
+        app.close()
 
 
 def test_the_whole_story(service: Service, pictures: list[Picture]) -> None:

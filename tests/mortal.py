@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
-class MortalServer:
+class MortalServer(ABC):
     """A server process at a port of its own; what it says goes to `folder/log`."""
 
     def __init__(self, folder: Path) -> None:
@@ -33,14 +34,16 @@ class MortalServer:
         self.port = servers._free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self) -> list[str | Path]:
-        raise NotImplementedError
+        """What starts it."""
 
     def identity(self) -> dict[str, Any]:
         return servers._identity(None, self.folder)
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it does, just now."""
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -18,7 +18,7 @@ from service.core.doorbell import Doorbell
 from service.core.reconcile import reconcile
 from service.core.training import LeaseLost, hold, pause_after, train_one
 from service.errors import Misconfigured
-from service.registry import leases, prompts, workers
+from service.registry import leases, prompts, tallies, workers
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.settings import Settings
@@ -56,8 +56,11 @@ class Trainer:
         """Report for work. Whatever an earlier process of this name held, it was killed over."""
         try:
             with self._context.registry.write() as session:
-                prompts.destroy_unpublished(session, self._left_behind(session))
+                left_behind = self._left_behind(session)
+                prompts.destroy_unpublished(session, left_behind)
                 self._register(session)
+                for _ in left_behind:
+                    tallies.add(session, tallies.FAILURES)
             environment.meet(self._context)
         except Exception:  # Celery goes on after a handler that fails, and would listen without a heartbeat
             log.exception("this worker cannot report for work")

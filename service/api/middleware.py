@@ -67,27 +67,20 @@ class RequestTrace:
         if scope["type"] != "http" or scope["path"].startswith(("/health/", "/metrics")):
             await self._app(scope, receive, send)
             return
-        status = 500
         given = Headers(scope=scope)
         parent = {name: given[name] for name in tracing.HEADERS if name in given}
         method = method_of(scope)
         known = {"http.request.method": method, "oubli.request_id": scope["oubli_request_id"]}
+        answer = Answer(send)
         with tracing.span(method, known, kind="server", parent=parent, root=True) as span:
-
-            async def watched(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
             try:
-                await self._app(scope, receive, watched)
+                await self._app(scope, receive, answer)
             finally:
                 if span is not None:
                     span.update_name(f"{method} {route_of(scope)}")
-                    span.set_attributes({"http.route": route_of(scope), "http.response.status_code": status})
-                    if status >= 500:
-                        tracing.failed(span, str(status))
+                    span.set_attributes({"http.route": route_of(scope), "http.response.status_code": answer.status})
+                    if answer.status >= 500:
+                        tracing.failed(span, str(answer.status))
 
 
 class Farewell:
@@ -152,20 +145,27 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        started, answer = time.perf_counter(), Answer(send)
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, answer)
         finally:
             method, route = method_of(scope), route_of(scope)
-            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.requests.labels(method, route, str(answer.status)).inc()
             self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
+
+
+class Answer:
+    """A `send` that knows what status it has sent: 500 until then, for nothing is what a crash sends."""
+
+    def __init__(self, send: Send) -> None:
+        self.status = 500
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Pass it on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
 
 
 def route_of(scope: Scope) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from service.core import layouts, states
 from service.core.context import Context
 from service.registry import progress, prompts, tallies
-from service.registry.engine import Needed, Needless, ReadSession, WriteSession
+from service.registry.engine import Needed, Needless, ReadSession
 from service.registry.progress import ClusterChange, Destructions, ErasureChange, Standing, Touched
 
 log = logging.getLogger(__name__)
@@ -25,13 +25,14 @@ def advance(context: Context) -> None:
         return bool(_cluster_changes(context, session) or _erasure_changes(context, session))
 
     with context.registry.read() as session:
-        if not needed(session):
+        noticed = _cluster_changes(context, session)
+        if not noticed and not _erasure_changes(context, session):
             return
-        accepted = {change.erasure for change in _cluster_changes(context, session)}
-        accepted |= {erasure.id for erasure in progress.standing(session)}
+        accepted = {change.erasure for change in noticed} | {erasure.id for erasure in progress.standing(session)}
     stored = _stored_layouts(context)
     with suppress(Needless):
-        _note(context, needed, accepted=accepted, stored=stored)
+        for done in _note(context, needed, accepted=accepted, stored=stored):
+            log.info("erasure %s is completed", done, extra={"erasure": done})
 
 
 def _stored_layouts(context: Context) -> list[str] | None:
@@ -46,8 +47,10 @@ def _stored_layouts(context: Context) -> list[str] | None:
         return None
 
 
-def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Sequence[str] | None) -> None:
-    """Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
+def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Sequence[str] | None) -> list[str]:
+    """What has changed, on record; the erasures that are completed by it. Raises Needless.
+
+    Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
 
     accepted  before we looked for stored layouts: one that has been stored since is made of survivors, and knows none
               of those who are forgotten by these. Of others only what keeps them from being completed is noted.
@@ -55,20 +58,15 @@ def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Seque
     with context.registry.write(exclusive=True, needed=needed) as session:
         if left_behind := layouts.strays(session, stored or []):  # by a move that was killed: it may know anybody
             prompts.owe_destruction(session, left_behind)
-            return
+            return []
         progress.note_clusters(session, _cluster_changes(context, session))
         changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())
         progress.note_erasures(session, changes)
-        _tell(session, changes)
-
-
-def _tell(session: WriteSession, changes: Sequence[ErasureChange]) -> None:
-    """Which are completed, and how long each took."""
-    for change in changes:
-        if change.completed_at is not None:
-            log.info("erasure %s is completed", change.id, extra={"erasure": change.id})
-            took = change.completed_at - change.accepted_at
-            tallies.observe(session, tallies.COMPLETION, took.total_seconds())
+        for change in changes:
+            if change.completed_at is not None:
+                took = change.completed_at - change.accepted_at
+                tallies.observe(session, tallies.COMPLETION, took.total_seconds())
+    return [change.id for change in changes if change.completed_at is not None]
 
 
 def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:

@@ -104,8 +104,8 @@ def take_in(
                 written.append(samples.object_name(sample_id))
                 _store(context, sample_id, newcomer)
         results = _record(context, newcomers, ids, idempotency_key, begun=begun)
-    except BaseException:
-        _destroy_all_but_recorded(context, ids, written)
+    except BaseException as error:
+        _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
     kept = {samples.object_name(result.id) for result in results if isinstance(result, Sample)}
     _destroy(context, [name for name in written if name not in kept])
@@ -128,13 +128,15 @@ def _store(context: Context, sample_id: str, newcomer: Newcomer) -> None:
     )
 
 
-def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str]) -> None:
+def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str], *, doubtful: bool) -> None:
     """After a failed transaction. A commit may have succeeded and only its acknowledgement be lost: ask.
 
     If the registry does not answer, the objects stay until `destroy_unrecorded` can ask.
+
+    doubtful  The commit may even be under way still: ask when nobody else writes.
     """
     with suppress(Exception):
-        with context.registry.read() as session:
+        with context.registry.write(exclusive=True) if doubtful else context.registry.read() as session:
             recorded = {samples.object_name(sample.id) for sample in samples.find(session, ids)}
         _destroy(context, [name for name in written if name not in recorded])
 

@@ -68,8 +68,8 @@ class Reconciler:
             if self._stopping:
                 return
             started = time.monotonic()
-            behalf, trace = tuple(self._behalf), self._trace
             try:
+                behalf, trace = tuple(self._behalf), self._trace
                 with logs.caused_by(behalf), tracing.span("look", parent=trace):
                     pause = self._pass()
                 if not self._unfinished:

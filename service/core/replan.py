@@ -15,6 +15,7 @@ from service.artifacts import StoreUnavailable
 from service.core import layouts, move, states
 from service.core.context import Context, require_bound
 from service.core.recut import recut
+from service.errors import Unavailable
 from service.registry import clusters, erasures, progress, prompts, samples, state
 from service.registry import layouts as layout_rows
 from service.registry.engine import Needless, ReadSession, WriteSession
@@ -73,9 +74,9 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
             progress.note_plan(session, epoch=state.epoch(session), changed=changed)
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
-    except BaseException:
-        if artifact is not None:
-            with suppress(OSError):  # `layouts.strays` will find it
+    except BaseException as error:
+        if artifact is not None and not isinstance(error, Unavailable):  # else it may be in force, and nobody said so
+            with suppress(OSError):  # `layouts.strays` will find what is left
                 context.store.delete(artifact.name)
         raise
     return True

@@ -135,10 +135,11 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
     tries = (cluster.attempts if cluster is not None else 0) + 1
     log.info("cluster %s: the worker that trained it is gone (%d failed tries)", claim.cluster, tries)
     retry_at = context.clock() + pause_after(settings, tries)
-    if tries < settings.attempts:
-        leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)
-        return False
-    return leases.fail(session, claim, failure=leases.KILLED, retry_at=retry_at)
+    put_aside = tries >= settings.attempts
+    count = leases.fail if put_aside else leases.count_try
+    count(session, claim, failure=leases.KILLED, retry_at=retry_at)
+    tallies.add(session, tallies.FAILURES)
+    return put_aside
 
 
 @tracing.traced("build prompt")

@@ -21,6 +21,9 @@ from service.registry.records import Tombstone
 from service.registry.tables import ErasureRow, ErasureSampleRow
 from service.settings import S3Settings
 from tests.disks import Disk, small_disk
+from tests.rows import NOW
+from tests.servers import S3Server
+from tests.stores import PLAIN, Place
 from tests.world import DAY, Killed, MakeWorld, World, sqlite_only
 
 OWNER = "ada.lovelace@example.org"
@@ -333,3 +336,13 @@ def test_a_ledger_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> Non
     with pytest.raises(Misconfigured, match="There is no ledger in"):
         open_ledger(str(tmp_path / "mistyped"), s3=S3Settings(), make=False)
     assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_ledger_may_lie_in_a_bucket_and_an_empty_one_is_not_taken_for_one(s3_server: S3Server) -> None:
+    place = Place(s3_server, PLAIN)
+    with pytest.raises(Misconfigured, match="There is no ledger in s3://"):
+        open_ledger(place.url, s3=place.settings(), make=False)
+    written = Tombstone(str(uuid7()), NOW, (str(uuid7()),))
+    apart = open_ledger(place.url, s3=place.settings())
+    apart.put(ledger.object_name(written.erasure), ledger.encode(written))
+    assert ledger.read(open_ledger(place.url, s3=place.settings(), make=False)).tombstones == {written.erasure: written}

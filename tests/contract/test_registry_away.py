@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from uuid import uuid4
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 
-from service.core import erasure
-from service.errors import NotFound, Unavailable
+from service.errors import Unavailable
 from service.registry import state
 from service.registry.engine import ConnectionOptions, Registry, check_known
 from service.registry.tables import StateRow
-from tests.world import World, postgres_only
+from tests.world import postgres_only
 
 pytestmark = [postgres_only, pytest.mark.postgres]
 
@@ -175,33 +173,6 @@ def _noting(outcome: list[str], work: Callable[[], None]) -> None:
         work()
     except Unavailable:
         outcome.append("told")
-
-
-def test_an_erasure_whose_commit_was_not_heard_of_is_found_by_asking_again(
-    settled: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection is cut after the server has committed: the caller is told to try again, and does."""
-    sample = next(iter(settled.held))
-    with monkeypatch.context() as patch:
-        patch.setattr(sa.Connection, "_commit_impl", _commit_and_lose(sa.Connection._commit_impl))
-        with pytest.raises(Unavailable, match=AWAY):
-            erasure.erase_sample(settled.context, sample)
-    accepted = erasure.erase_sample(settled.context, sample)
-    assert accepted.samples == 1
-    del settled.held[sample]
-    settled.settle()
-    with pytest.raises(NotFound):
-        erasure.erase_sample(settled.context, sample)
-    settled.check()
-
-
-def _commit_and_lose(commit: Callable[[sa.Connection], None]) -> Callable[[sa.Connection], None]:
-    def lose(connection: sa.Connection) -> None:
-        commit(connection)
-        cut = psycopg.OperationalError("server closed the connection unexpectedly")
-        raise sa.exc.OperationalError("COMMIT", {}, cut, connection_invalidated=True)
-
-    return lose
 
 
 def test_rows_are_locked_no_longer_than_their_transaction(registry: Registry) -> None:

@@ -12,14 +12,10 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from uuid6 import uuid7
 
 from service.artifacts import ObjectMissing, Store, StoreRefuses, StoreUnavailable, open_store
 from service.artifacts import s3 as s3_module
-from service.core import ledger
-from service.core.context import open_ledger
 from service.errors import Misconfigured, Unavailable
-from tests.rows import NOW
 from tests.servers import S3Server
 from tests.stores import PLAIN, VERSIONED, Cut, FaultyProxy, Hang, LoseAnswer, Place, Refusal, Request, deaf
 
@@ -392,12 +388,3 @@ def test_a_bucket_that_is_gone_is_no_missing_object(s3_server: S3Server) -> None
     place.client.delete_bucket(Bucket=place.bucket)
     with pytest.raises(StoreRefuses, match="soon-gone"):
         store.get(NAME)
-
-
-def test_a_ledger_may_lie_in_a_bucket_and_an_empty_one_is_not_taken_for_one(place: Place) -> None:
-    with pytest.raises(Misconfigured, match="There is no ledger in s3://"):
-        open_ledger(place.url, s3=place.settings(), make=False)
-    written = ledger.Tombstone(str(uuid7()), NOW, (str(uuid7()),))
-    apart = open_ledger(place.url, s3=place.settings())
-    apart.put(ledger.object_name(written.erasure), ledger.encode(written))
-    assert ledger.read(open_ledger(place.url, s3=place.settings(), make=False)).tombstones == {written.erasure: written}

@@ -7,7 +7,7 @@ import pytest
 from service.core import training
 from service.core.states import cluster_state
 from service.errors import Unavailable
-from service.registry import leases, prompts
+from service.registry import leases, prompts, tallies
 from service.registry.engine import Registry
 from service.registry.records import Cluster
 from tests.rows import LEASE, NOW, claim, make_cluster
@@ -40,6 +40,8 @@ def test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown(planned: 
     assert (cluster.id, cluster.attempts, cluster.failure) == (before.id, 3, leases.KILLED)
     assert cluster.leased_until is None
     assert state_of(planned, cluster) == "failed"
+    with planned.context.registry.read() as session:
+        assert tallies.every(session).plain(tallies.FAILURES).count == 3  # as operators are told
     planned.time.advance(39)
     assert planned.reconcile() == 0
     planned.time.advance(1)

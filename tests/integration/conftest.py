@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.harness import Picture, Service, cifar_pictures, digit_pictures
+from tests.integration.redis_server import RedisServer, running
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,13 @@ def pictures() -> list[Picture]:
     """Sixty different real images: small photographs where there are any, and handwritten digits."""
     photographs = cifar_pictures()
     return [*photographs, *digit_pictures(60 - len(photographs))]
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A module's own, to be ended and started again."""
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

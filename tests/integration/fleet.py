@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import httpx
 import psutil
 
 from service.artifacts import FolderStore
-from tests.integration.harness import REPOSITORY, TINY, Done, environment, free_port, oubli, until
+from tests.integration.harness import TINY, Done, free_port, launch, oubli, until
 from tests.mortal import MortalPostgres, MortalRedis
 
 READY_SECONDS = 180.0
@@ -140,16 +139,7 @@ class Fleet:
                     self._schedule(member, status)
 
     def _start(self, member: Member) -> None:
-        with member.log.open("ab") as output:
-            member.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", *member.arguments],
-                env=environment(self.env),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        member.process = launch(*member.arguments, env=self.env, log=member.log)
         member.started_at = time.monotonic()
 
     def _schedule(self, member: Member, status: int) -> None:

@@ -113,6 +113,21 @@ def oubli(*arguments: str | Path, env: dict[str, str] | None = None, seconds: fl
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def launch(*arguments: str | Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A command of `oubli` that runs on, in a session of its own; what it says goes to the end of `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "service.cli", *map(str, arguments)],
+            env=environment(env),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that has ended."""
@@ -163,17 +178,8 @@ class Service:
     # -------------------------------------------------------------------------------------------- processes
 
     def start(self, *, ready: bool = True) -> Service:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve", "--data", str(self.data), "--port", str(self.port)],
-                env=environment(self.env),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command = ("serve", "--data", self.data, "--port", str(self.port))
+        self._process = launch(*command, env=self.env, log=self.folder / "log")
         if ready:
             until(self.is_ready, seconds=READY_SECONDS, what="/health/ready")
         return self

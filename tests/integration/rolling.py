@@ -6,7 +6,6 @@ import csv
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.integration.harness import READY_SECONDS, REPOSITORY, environment, free_port, until
+from tests.integration.harness import READY_SECONDS, REPOSITORY, free_port, launch, until
 from tests.programs import program
 
 CONFIGURATION = REPOSITORY / "docker" / "haproxy.cfg"
@@ -46,18 +45,8 @@ class Member:
         return self._process
 
     def start(self) -> Member:
-        self.folder.mkdir(parents=True, exist_ok=True)
         more = {"api": ["--port", str(self.port)], "worker": ["--name", self.name]}.get(self.role, [])
-        with (self.folder / f"{self.role}-{self.name}.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", self.role, *more],
-                env=environment(self.env),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = launch(self.role, *more, env=self.env, log=self.folder / f"{self.role}-{self.name}.log")
         return self
 
     def health(self) -> dict[str, Any]:

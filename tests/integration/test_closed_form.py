@@ -10,8 +10,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -30,7 +28,7 @@ from service.clock import system_clock
 from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate
 from tests.conftest import Images
-from tests.integration.harness import READY_SECONDS, REPOSITORY, TINY, Picture, Service, environment, until, upload
+from tests.integration.harness import READY_SECONDS, TINY, Picture, Service, launch, until, upload
 from tests.integration.test_counterfactual import REAL, picture
 
 ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "2"))
@@ -51,11 +49,9 @@ class Process(Service):
 
     def start(self, *, ready: bool = False) -> Process:
         """Never waits."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "service.cli", self.role, *(["--port", str(self.port)] * (self.role == "api"))]
-        env = environment({**self.env, "OUBLI_DATA_DIR": str(self.data)})
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=log, stderr=log)
+        more = ["--port", str(self.port)] if self.role == "api" else []
+        env = {**self.env, "OUBLI_DATA_DIR": str(self.data)}
+        self._process = launch(self.role, *more, env=env, log=self.folder / "log")
         return self
 
     def is_ready(self) -> bool:

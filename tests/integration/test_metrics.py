@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,16 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import servers
-from tests.integration.harness import (
-    READY_SECONDS,
-    REPOSITORY,
-    Picture,
-    Service,
-    environment,
-    free_port,
-    until,
-    upload,
-)
+from tests.integration.harness import READY_SECONDS, Picture, Service, free_port, launch, until, upload
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
@@ -52,16 +41,8 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 def second_api(service: Service) -> Iterator[str]:
     """Another API process on the same data."""
     port = free_port()
-    command = [sys.executable, "-m", "service.cli", "api", "--data", str(service.data), "--port", str(port)]
-    with (service.folder / "second.log").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment(service.env),
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+    command = ("api", "--data", service.data, "--port", str(port))
+    process = launch(*command, env=service.env, log=service.folder / "second.log")
     try:
         url = f"http://127.0.0.1:{port}"
 

@@ -30,12 +30,6 @@ def production(folder: Path, broker: str) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def service(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with production(tmp_path_factory.mktemp("production"), redis.url) as started:
         yield started

@@ -44,7 +44,7 @@ STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
 
 WORKING = [  # workers hear, look, and are not killed for ever
     mutant("tries-taken-over", "a lease that had to expire counts as a failed try", _TRAIN_ONE,
-            "        leases.count_try(session, claim, failure=leases.KILLED, retry_at=retry_at)\n", "",
+            "    count(session, claim, failure=leases.KILLED, retry_at=retry_at)\n", "",
             "contract/test_tries.py::test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown[sqlite]"),
     mutant("tries-left-behind", "a worker that was killed counts its try when it is back", _LEASES,
             "        row.attempts += 1\n", "",

@@ -55,6 +55,19 @@ PUBLISHING = [  # only what is desired, by whoever holds the lease
 ]
 
 WRITING = [  # several processes, one truth
+    mutant("unheard-newcomer", "a commit that is under way keeps its objects", "service/core/intake.py",
+           "context.registry.write(exclusive=True) if doubtful else context.registry.read()", "context.registry.read()",
+           "contract/test_unheard_commits.py::test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object[postgres]"),
+    mutant("unheard-layout", "a layout whose commit nobody heard of stays", "service/core/replan.py",
+           "artifact is not None and not isinstance(error, Unavailable):", "artifact is not None:",
+           "contract/test_unheard_commits.py::test_a_layout_that_is_in_force_stays[postgres]"),
+    mutant("unheard-prompt", "a prompt whose commit nobody heard of stays", _TRAIN_ONE,
+           "if stored and not isinstance(error, Unavailable):", "if stored:",
+           "contract/test_unheard_commits.py::test_a_prompt_that_is_published_stays[postgres]"),
+    mutant("undone-prompt", "a prompt whose transaction was undone goes", _TRAIN_ONE,
+           "            prompts.destroy_unpublished(session, [claim.token])\n\n\ndef _destroy_unpublished",
+           "            pass\n\n\ndef _destroy_unpublished",
+           "contract/test_unheard_commits.py::test_a_prompt_whose_transaction_was_undone_goes[sqlite]"),
     mutant("false-alarm", "others may write after the clock was read", _LEASES,
             "late = now + SKEW", "late = now",
             "contract/test_clocks.py::test_what_others_write_after_the_clock_was_read_is_no_clock_set_back[sqlite]"),

@@ -7,6 +7,7 @@ prototypes for the partition.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from models.image import Pixels
+from models.recording import Recording
 from models.spec import sha256
 from models.testing import tiny_network
 
@@ -62,7 +64,9 @@ class Backbone:
         self.preprocessing = preprocessing
         self.dim = int(classifier.shape[1])
         self._network = network.eval().requires_grad_(False)
-        self._blocks = _convolutional_blocks(network)[1:]
+        self._watched = threading.local()  # `maps`: where the block's hooks put their means, while this thread asks
+        for block in _convolutional_blocks(network)[1:]:
+            block.register_forward_hook(self._note_mean)
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
@@ -83,13 +87,32 @@ class Backbone:
         In one forward pass. Of a network that is not built of convolutional blocks only the pooled features.
         """
         maps: list[Tensor] = []
-        hooks = [block.register_forward_hook(lambda *call: maps.append(call[2].mean((2, 3)))) for block in self._blocks]
+        self._watched.maps = maps
         try:
             features = self.features(images)
         finally:
-            for hook in hooks:
-                hook.remove()
+            self._watched.maps = None
         return features, maps or [features]
+
+    def _note_mean(self, _block: nn.Module, _inputs: object, output: Tensor) -> None:
+        maps: list[Tensor] | None = getattr(self._watched, "maps", None)
+        if maps is not None:
+            maps.append(output.mean((2, 3)))
+
+    @cached_property
+    def description(self) -> Recording:
+        """Pooled features [n, dim] and, after them, the means by depth: `features_by_depth`, without Python's lock."""
+
+        def describe(images: Tensor) -> tuple[Tensor, ...]:
+            features, depths = self.features_by_depth(images)
+            return (features, *depths)
+
+        return Recording(describe)
+
+    @cached_property
+    def inference(self) -> Recording:
+        """Pooled features [n, dim] of prompted images, without Python's lock; they may differ in the last bits."""
+        return Recording(lambda images: (self.features(images),))
 
     @cached_property
     def descriptor_width(self) -> int:

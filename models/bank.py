@@ -1,6 +1,7 @@
 """Every served prompt and head, stacked, so that one forward pass answers a batch that mixes clusters.
 
-A bank is immutable: a publication or a withdrawal makes a new one. Row i of each tensor belongs to keys[i].
+A prompt is put into a free row, or dropped from its own, in place: a publication costs one row however many are
+served. Room grows by doubling. What is dropped is overwritten at once.
 """
 
 from __future__ import annotations
@@ -10,57 +11,131 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models import head
 from models.backbone import Backbone
-from models.prompt import covered_pixels, expand
+from models.embedding import BATCH, padded_size
+from models.prompt import covered_pixels
 from models.spec import TrainingSpec
 from models.training import TrainedPrompt
 
 
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A prompt's place in the bank. A row that is filled again is another `Row`: compare by identity."""
+
+    key: str
+    index: int
+    labels: tuple[str, ...]
+    members: int  # samples that the prompt has seen
+
+
 @dataclass(frozen=True)
-class PromptBank:
-    """Stacked prompts [k, 3, s, s], head weights [k, labels, dim] and biases [k, labels].
+class _Stack:
+    """Prompts [k, 3, m] (covered pixels only), head weights [k, labels, dim] and biases [k, labels].
 
     Heads with fewer labels than the widest are padded with a bias of minus infinity, which no softmax can choose.
     """
 
-    keys: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
     prompts: Tensor
     weights: Tensor
     biases: Tensor
-    scale: float
+
+    @property
+    def room(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def width(self) -> int:
+        return int(self.biases.shape[1])
+
+    def enlarged(self, room: int, width: int) -> _Stack:
+        more, wider = room - self.room, width - self.width
+        return _Stack(
+            functional.pad(self.prompts, (0, 0, 0, 0, 0, more)),
+            functional.pad(self.weights, (0, 0, 0, wider, 0, more)),
+            functional.pad(self.biases, (0, wider, 0, more), value=-torch.inf),
+        )
+
+
+class PromptBank:
+    """Prompts by key, for one thread at a time to change and for several to ask.
+
+    Who asks for a row that is dropped meanwhile gets anything: he must look afterwards whether it is still the same.
+    """
+
+    def __init__(self, backbone: Backbone, spec: TrainingSpec) -> None:
+        self._covered = covered_pixels(spec.prompt, backbone.input_size).to(backbone.device)
+        self._scale = spec.scale
+        self._stack = _Stack(
+            torch.zeros((0, 3, len(self._covered)), device=backbone.device),
+            torch.zeros((0, 0, backbone.dim), device=backbone.device),
+            torch.zeros((0, 0), device=backbone.device),
+        )
+        self._free: list[int] = []
+        self._rows: dict[str, Row] = {}
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """What is in, by key."""
+        return dict(self._rows)
+
+    @property
+    def room(self) -> int:
+        """Prompts that fit before everything must be moved."""
+        return self._stack.room
+
+    def put(self, key: str, prompt: TrainedPrompt) -> Row:
+        """Put a prompt in, in place of an earlier one of this key."""
+        self.drop(key)
+        self._make_room(len(prompt.labels))
+        row = Row(key, self._free.pop(), prompt.labels, prompt.members)
+        count = len(prompt.labels)
+        self._stack.prompts[row.index] = prompt.values
+        self._stack.weights[row.index, :count] = prompt.weight
+        self._stack.biases[row.index, :count] = prompt.bias
+        self._rows[key] = row
+        return row
+
+    def drop(self, key: str) -> None:
+        """Take a prompt out, and its numbers out of the memory; nothing if it is not in."""
+        row = self._rows.pop(key, None)
+        if row is not None:
+            self._stack.prompts[row.index] = 0.0
+            self._stack.weights[row.index] = 0.0
+            self._stack.biases[row.index] = -torch.inf
+            self._free.append(row.index)
+
+    def _make_room(self, labels: int) -> None:
+        stack = self._stack
+        if self._free and labels <= stack.width:
+            return
+        room = stack.room if self._free else max(4, 2 * stack.room)
+        width = stack.width if labels <= stack.width else max(labels, 2 * stack.width)
+        self._stack = stack.enlarged(room, width)
+        self._free += reversed(range(stack.room, room))
 
     def probabilities(self, backbone: Backbone, images: Tensor, rows: Tensor) -> Tensor:
         """[n, labels] for resized images uint8 [n, 3, s, s], each answered by the prompt in its row [n]."""
+        starts = range(0, len(images), BATCH)
+        return torch.cat([self._answer(backbone, images[i : i + BATCH], rows[i : i + BATCH]) for i in starts])
+
+    def _answer(self, backbone: Backbone, images: Tensor, rows: Tensor) -> Tensor:
+        count, stack = len(images), self._stack
         with torch.inference_mode():
-            device_rows = rows.to(backbone.device)
-            normalised = backbone.preprocessing.normalise(images.to(backbone.device))
-            features = backbone.features(normalised + self.prompts[device_rows])
-            scores = head.gathered_logits(features, self.weights[device_rows], self.biases[device_rows], self.scale)
-            return scores.softmax(dim=1).cpu()
+            chosen = functional.pad(rows, (0, padded_size(count) - count)).to(backbone.device)
+            padded = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, len(chosen) - count)).to(backbone.device)
+            prompted = backbone.preprocessing.normalise(padded)
+            prompted.flatten(2).index_add_(2, self._covered, stack.prompts[chosen])
+            (features,) = backbone.inference(prompted)
+            scores = head.gathered_logits(features, stack.weights[chosen], stack.biases[chosen], self._scale)
+            return scores[:count].softmax(dim=1).cpu()
 
 
 def stack(backbone: Backbone, spec: TrainingSpec, prompts: Mapping[str, TrainedPrompt]) -> PromptBank:
-    """The bank of these prompts by key."""
-    keys = tuple(prompts)
-    widest = max((len(prompt.labels) for prompt in prompts.values()), default=0)
-    size = backbone.input_size
-    covered = covered_pixels(spec.prompt, size)
-    stacked = torch.zeros((len(keys), 3, size, size))
-    weights = torch.zeros((len(keys), widest, backbone.dim))
-    biases = torch.full((len(keys), widest), -torch.inf)
-    for row, prompt in enumerate(prompts.values()):
-        count = len(prompt.labels)
-        stacked[row] = expand(prompt.values, covered, size)
-        weights[row, :count] = prompt.weight
-        biases[row, :count] = prompt.bias
-    return PromptBank(
-        keys=keys,
-        labels=tuple(prompt.labels for prompt in prompts.values()),
-        prompts=stacked.to(backbone.device),
-        weights=weights.to(backbone.device),
-        biases=biases.to(backbone.device),
-        scale=spec.scale,
-    )
+    """A bank of these prompts, by key."""
+    bank = PromptBank(backbone, spec)
+    for key, prompt in prompts.items():
+        bank.put(key, prompt)
+    return bank

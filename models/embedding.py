@@ -22,6 +22,7 @@ Descriptor = npt.NDArray[np.float32]
 
 DESCRIPTOR = "every block but the first/1"  # what a descriptor is made of; part of every digest of the closed form
 BATCH = 16  # images; a change of it changes every embedding in its last bits
+SHAPES = (1, 2, 4, 8, BATCH)  # that a batch is padded to where the last bits do not matter
 
 
 class DegenerateEmbedding(ValueError):
@@ -41,11 +42,15 @@ class Described(NamedTuple):
     descriptors: Descriptor
 
 
-def describe(backbone: Backbone, images: Sequence[Tensor]) -> Described:
-    """Embeddings and descriptors of resized images, each uint8 [3, s, s], in one pass."""
+def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True) -> Described:
+    """Embeddings and descriptors of resized images, each uint8 [3, s, s], in one pass.
+
+    exact  False for what is not recorded, an image to be classified: a small batch stays small, and faster, and the
+           last bits depend on its size.
+    """
     if not images:
         return Described(*(np.empty((0, width), np.float32) for width in (backbone.dim, backbone.descriptor_width)))
-    parts = [_describe_batch(backbone, chunk) for chunk in _chunks(images)]
+    parts = [_describe_batch(backbone, c, BATCH if exact else padded_size(len(c))) for c in _chunks(images)]
     return Described(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
 
@@ -65,12 +70,17 @@ def _chunks(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         yield images[start : start + BATCH]
 
 
-def _describe_batch(backbone: Backbone, images: Sequence[Tensor]) -> Described:
-    batch = torch.zeros((BATCH, *images[0].shape), dtype=torch.uint8)
+def padded_size(count: int) -> int:
+    """The least of `SHAPES` that holds so many images; they are BATCH at most."""
+    return next(size for size in SHAPES if size >= count)
+
+
+def _describe_batch(backbone: Backbone, images: Sequence[Tensor], size: int) -> Described:
+    batch = torch.zeros((size, *images[0].shape), dtype=torch.uint8)
     torch.stack(list(images), out=batch[: len(images)])
     with torch.inference_mode():
         normalised = backbone.preprocessing.normalise(batch.to(backbone.device))
-        pooled, depths = backbone.features_by_depth(normalised)
+        pooled, *depths = backbone.description(normalised)
     embeddings = _unit(pooled)
     descriptors = np.concatenate([_unit(depth) for depth in depths], axis=1) / np.sqrt(len(depths))
     count = len(images)

@@ -123,9 +123,14 @@ class ServingSettings(Group):
         "closed_form",
         description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
     )
-    max_batch: int = Field(64, ge=1, le=1024, description="Most images in one forward pass.")
-    max_queue: int = Field(512, ge=1, description="Most images waiting; beyond it, 429.")
-    threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake.")
+    max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU 64 or more is faster.")
+    max_queue: int = Field(512, ge=1, description="Most images that are prepared or wait; beyond it, 429.")
+    max_wait: float = Field(
+        0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."
+    )
+    deadline_seconds: float = Field(10.0, gt=0, description="An image that has waited so long is refused (503).")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake, a batch each.")
+    nice: int = Field(5, ge=0, le=19, description="Niceness of these threads: requests, and deletions, go first.")
     drain_seconds: float = Field(
         0.0, ge=0, description="How long an API that was told to stop goes on answering; `oubli serve` does not wait."
     )

@@ -7,9 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -28,6 +26,7 @@ from service.core.reconciler import Reconciler
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart, replica_name
 from service.serving.engine import Engine
+from service.serving.lanes import limits, make_lanes
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,8 +86,7 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
         app.state.failure = error
         app.state.give_up()  # the server ends; whoever started it reads app.state.failure
         return
-    app.state.service.descriptions.start()
-    app.state.service.predictions.start()
+    app.state.service.batcher.start()
     app.state.service.reconciler.start()
     if app.state.service.heart is not None:
         app.state.service.heart.start()
@@ -106,47 +104,38 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
     if tier is not None:
         tier.start()
     engine = Engine(context, tier)
-    device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-    device.submit(engine.warm_up).result()
-    limits: dict[str, Any] = {
-        "executor": device,
-        "max_batch": settings.serving.max_batch,
-        "max_queue": settings.serving.max_queue,
-    }
+    lanes = make_lanes(settings)
+    lanes.submit(engine.warm_up).result()
     heart = Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None
 
     def look_again() -> None:
         """What is withdrawn leaves the memory of an idle replica too; what has come is learned."""
-        device.submit(engine.refresh).result()
+        engine.refresh()
         if heart is not None:
             heart.wake()
 
     reconciler = Reconciler(context, Doorbell(settings), afterwards=look_again)
     if heart is not None:
         heart.afterwards = reconciler.wake
-    descriptions = Batcher(engine.describe, observed=metrics.batch_of("descriptions"), **limits)
-    predictions = Batcher(engine.predict, observed=metrics.batch_of("predictions"), **limits)
-    queues: dict[str, Batcher[Any, Any]] = {"descriptions": descriptions, "predictions": predictions}
-    metrics.registry.register(Collector(lambda: gather(context), lambda: engine.epoch, queues))
+    batcher = Batcher(engine.run, limits(settings), executor=lanes, observed=metrics.batch)
+    metrics.registry.register(Collector(lambda: gather(context), lambda: engine.epoch, batcher))
     return Service(
         context=context,
         engine=engine,
-        device=device,
+        lanes=lanes,
         closed_form=tier,
         heart=heart,
-        descriptions=descriptions,
-        predictions=predictions,
+        batcher=batcher,
         reconciler=reconciler,
     )
 
 
 async def _shut_down(service: Service) -> None:
-    await service.descriptions.stop()
-    await service.predictions.stop()
+    await service.batcher.stop()
     if service.heart is not None:
         await asyncio.to_thread(service.heart.stop)
     await asyncio.to_thread(service.reconciler.stop)
-    service.device.shutdown(wait=True)
+    service.lanes.shutdown(wait=True)
     if service.closed_form is not None:
         service.closed_form.leave()
     service.context.registry.close()

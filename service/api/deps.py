@@ -9,15 +9,14 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from models.embedding import Descriptor, Embedding
 from service.core import access
 from service.core.context import Context
 from service.core.reconciler import Reconciler
-from service.errors import ServiceError, Unavailable
+from service.errors import Unavailable
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart
-from service.serving.engine import Answer, Engine
-from service.serving.engine import Query as ImageQuery
+from service.serving.engine import Engine
+from service.serving.jobs import Job, Outcome
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,10 @@ class Service:
 
     context: Context
     engine: Engine
-    device: ThreadPoolExecutor
+    lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     heart: Heart | None
-    descriptions: Batcher[Any, tuple[Embedding, Descriptor]]
-    predictions: Batcher[ImageQuery, Answer | ServiceError]
+    batcher: Batcher[Job, Outcome]
     reconciler: Reconciler
 
     def somebody_has_gone(self) -> None:
@@ -40,7 +38,7 @@ class Service:
         self.reconciler.wake()
 
 
-def running_service(request: Request) -> Service:
+async def running_service(request: Request) -> Service:  # async: a plain one would cost a thread at every request
     """The service, once it is warm. Raises Unavailable before."""
     service: Service | None = request.app.state.service
     if service is None:

@@ -53,23 +53,16 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             **known,
         )
-        self.batch_images = Histogram(
-            "oubli_batch_images", "Images computed together.", ("queue",), buckets=BATCH_IMAGES, **known
-        )
+        self.batch_images = Histogram("oubli_batch_images", "Images computed together.", buckets=BATCH_IMAGES, **known)
         self.batch_seconds = Histogram(
-            "oubli_batch_seconds", "Time that the device took for a batch.", ("queue",), buckets=BATCH_SECONDS, **known
+            "oubli_batch_seconds", "Time that a batch took to compute.", buckets=BATCH_SECONDS, **known
         )
         ProcessCollector(registry=self.registry)
 
-    def batch_of(self, queue: str) -> Callable[[int, float], None]:
-        """What a batcher tells of each of its batches: images and seconds."""
-        images, seconds = self.batch_images.labels(queue), self.batch_seconds.labels(queue)
-
-        def observed(size: int, took: float) -> None:
-            images.observe(size)
-            seconds.observe(took)
-
-        return observed
+    def batch(self, size: int, seconds: float) -> None:
+        """What the batcher tells of each of its batches."""
+        self.batch_images.observe(size)
+        self.batch_seconds.observe(seconds)
 
 
 class Patient(Generic[Result]):
@@ -105,21 +98,21 @@ class Patient(Generic[Result]):
 
 
 class Collector:
-    """The registry's facts, and this process's queues, at every scrape. While the registry is away, it says just that.
+    """The registry's facts, and this process's queue, at every scrape. While the registry is away, it says just that.
 
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
     """
 
     def __init__(
-        self, gather: Callable[[], Facts], snapshot_epoch: Callable[[], int], queues: dict[str, Batcher[Any, Any]]
+        self, gather: Callable[[], Facts], snapshot_epoch: Callable[[], int], batcher: Batcher[Any, Any]
     ) -> None:
         self._facts = Patient(gather)
         self._snapshot_epoch = snapshot_epoch
-        self._queues = queues
+        self._batcher = batcher
 
     def collect(self) -> Iterator[Metric]:
         """Called by Prometheus' client."""
-        yield from self._of_queues()
+        yield from self._of_queue()
         snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
         try:
             facts = self._facts.answer()
@@ -133,17 +126,14 @@ class Collector:
         yield from _of_facts(facts)
         yield from _of_tallies(facts.tallies)
 
-    def _of_queues(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("oubli_queue_images", "Images that wait for the device.", labels=["queue"])
-        most = GaugeMetricFamily("oubli_queue_limit_images", "Most images that may wait.", labels=["queue"])
-        refused = CounterMetricFamily(
-            "oubli_queue_refused_images", "Images refused because too many waited.", labels=["queue"]
-        )
-        for name, batcher in self._queues.items():
-            waiting.add_metric([name], batcher.depth)
-            most.add_metric([name], batcher.max_queue)
-            refused.add_metric([name], batcher.refused)
-        yield from (waiting, most, refused)
+    def _of_queue(self) -> Iterator[Metric]:
+        batcher = self._batcher
+        yield _gauge("oubli_queue_images", "Images that wait to be computed.", batcher.depth)
+        yield _gauge("oubli_queue_limit_images", "Most images that may wait.", batcher.max_queue)
+        words = "Images refused because too many waited."
+        yield CounterMetricFamily("oubli_queue_refused_images", words, value=batcher.refused)
+        words = "Images refused because they had waited for too long."
+        yield CounterMetricFamily("oubli_queue_late_images", words, value=batcher.late)
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

@@ -1,8 +1,10 @@
 """Dynamic batching: whatever has gathered while the device was busy is computed next, together.
 
-Knows nothing of models: it gathers items, calls `run` on one thread, and hands results back. Promises: at most
-`max_batch` items a call; at most `max_queue` waiting, beyond which callers are told to come back; items whose caller
-has gone are dropped; an exception reaches every caller of its batch and the loop lives on; idle costs nothing.
+Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
+most `max_batch` items a call; at most `max_queue` announced or waiting, beyond which callers are told to come back;
+nobody waits for company longer than `max_wait`, nor at all while nobody is announced; an item that has waited for
+`deadline` is told so and not computed; items whose caller has gone are dropped; an exception reaches every caller of
+its batch and the loop lives on; idle costs nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from service import log, tracing
@@ -21,13 +25,44 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of a batcher; times in seconds.
+
+    max_batch  items in one call of `run`.
+    max_queue  items announced or waiting.
+    lanes      calls of `run` at once.
+    max_wait   for company, while somebody is announced.
+    deadline   in the queue.
+    """
+
+    max_batch: int
+    max_queue: int
+    lanes: int = 1
+    max_wait: float = 0.0
+    deadline: float = float("inf")
+
+
 class _Waiting(NamedTuple, Generic[Item, Result]):
-    """An item, where its result goes, and the requests and the trace that it is of."""
+    """An item, where its result goes, since when it waits, and the requests and the trace that it is of."""
 
     item: Item
     future: asyncio.Future[Result]
+    since: float
     causes: tuple[str, ...]
     trace: Mapping[str, str]
+
+
+class Announcement(Generic[Item, Result]):
+    """Items that are on their way: the queue has places for them, and a batch may wait a moment for them."""
+
+    def __init__(self, batcher: Batcher[Item, Result], count: int) -> None:
+        self._batcher = batcher
+        self.left = count
+
+    async def submit(self, items: Sequence[Item]) -> list[Result]:
+        """The results of these items, in order. Raises Unavailable if they waited for too long."""
+        return await self._batcher.take(self, items)
 
 
 class Batcher(Generic[Item, Result]):
@@ -36,31 +71,32 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self,
         run: Callable[[Sequence[Item]], Sequence[Result]],
+        limits: Limits,
         *,
         executor: Executor,
-        max_batch: int,
-        max_queue: int,
         observed: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run = run
+        self._limits = limits
         self._observed = observed  # told of every batch: its items, and the seconds that it took
         self._executor = executor
-        self._max_batch = max_batch
-        self.max_queue = max_queue
         self.refused = 0  # items that did not fit the queue
+        self.late = 0  # items that waited for too long
+        self._announced = 0
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._gathering = asyncio.Lock()
+        self._lanes: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to answer; call from the event loop."""
-        self._task = asyncio.create_task(self._loop())
+        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._limits.lanes)]
 
     async def stop(self) -> None:
         """Answer no more; callers still waiting are told so."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
         while self._waiting:
             future = self._waiting.popleft().future
             if not future.done():
@@ -71,41 +107,88 @@ class Batcher(Generic[Item, Result]):
         """How many items wait."""
         return len(self._waiting)
 
+    @property
+    def max_queue(self) -> int:
+        """How many may."""
+        return self._limits.max_queue
+
+    @contextmanager
+    def expect(self, count: int) -> Iterator[Announcement[Item, Result]]:
+        """Announce items that are being prepared. Raises Busy if they do not fit the queue, all or none."""
+        if self._announced + len(self._waiting) + count > self._limits.max_queue:
+            self.refused += count
+            raise Busy(f"{self._announced + len(self._waiting)} images are waiting already. Try again in a moment.")
+        announcement = Announcement(self, count)
+        self._announced += count
+        try:
+            yield announcement
+        finally:
+            self._withdraw(announcement, announcement.left)
+
     async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """The results of these items, in order. Raises Busy if they do not fit the queue, all or none."""
-        if len(self._waiting) + len(items) > self.max_queue:
-            self.refused += len(items)
-            raise Busy(f"{len(self._waiting)} images are waiting already. Try again in a moment.")
-        loop = asyncio.get_running_loop()
+        """Announce items that are ready, and their results."""
+        with self.expect(len(items)) as announcement:
+            return await announcement.submit(items)
+
+    async def take(self, announcement: Announcement[Item, Result], items: Sequence[Item]) -> list[Result]:
+        """Items of an announcement into the queue, and their results out of it."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
-        of = (log.causes(), tracing.headers())
+        of = (now, log.causes(), tracing.headers())
         self._waiting.extend(_Waiting(item, future, *of) for item, future in zip(items, futures, strict=True))
-        self._arrived.set()
+        self._withdraw(announcement, len(items))
         try:
             return await asyncio.gather(*futures)
         finally:
             for future in futures:
                 future.cancel()  # of no effect on those that are done
 
-    async def _loop(self) -> None:
+    def _withdraw(self, announcement: Announcement[Item, Result], count: int) -> None:
+        count = min(count, announcement.left)  # of a request that has failed meanwhile, nothing is left
+        announcement.left -= count
+        self._announced -= count
+        self._changed.set()
+
+    async def _lane(self) -> None:
         while True:
-            await self._arrived.wait()
-            batch = self._next_batch()
-            if not batch:
-                self._arrived.clear()
-                continue
+            async with self._gathering:  # one lane at a time: two would share what one could take
+                batch = await self._gather()
             await self._compute(batch)
+
+    async def _gather(self) -> list[_Waiting[Item, Result]]:
+        """The next batch, as soon as it is full or waiting for more is not worth while."""
+        while True:
+            self._changed.clear()
+            patience = self._patience()
+            if patience <= 0.0 and (batch := self._next_batch()):
+                return batch
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), patience if patience > 0.0 and self._waiting else None)
+
+    def _patience(self) -> float:
+        """Seconds to wait for company."""
+        if not self._waiting or not self._announced or len(self._waiting) >= self._limits.max_batch:
+            return 0.0
+        return self._waiting[0].since + self._limits.max_wait - time.monotonic()
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < self._max_batch:
+        oldest = time.monotonic() - self._limits.deadline
+        while self._waiting and len(batch) < self._limits.max_batch:
             waiting = self._waiting.popleft()
-            if not waiting.future.done():  # its caller has gone
+            if waiting.future.done():  # its caller has gone
+                continue
+            if waiting.since < oldest:
+                self.late += 1
+                waiting.future.set_exception(
+                    Unavailable("The image has waited for too long. Try again.", retry_after=1)
+                )
+            else:
                 batch.append(waiting)
         return batch
 
     def _timed(self, batch: Sequence[_Waiting[Item, Result]]) -> Sequence[Result]:
-        """On the device's thread: what waits for it is no part of the time."""
+        """On a thread of the device: what waits for it is no part of the time."""
         started = time.perf_counter()
         try:
             trace = next((waiting.trace for waiting in batch if waiting.trace), None)

@@ -1,54 +1,33 @@
 """Answering a batch: describe, find each image's cluster, add its prompt, one forward pass, its head; hear everybody's.
 
-Runs on one thread that owns the device. The serving epoch and the number of removed samples are read before a batch
-starts and again before it is answered, one row in one statement each time: what used a prompt that was withdrawn in
-between, or a closed-form head that knows somebody who has gone, is computed again (DESIGN.md, "Serving"). The registry
-is asked, never a cache or a message, so this holds for any number of replicas.
+A batch mixes images to be classified and newcomers to be described. Several batches are computed at once, each on a
+thread of its own. The serving epoch and the number of removed samples are read before a batch starts and again before
+it is answered, one row in one statement each time: what used a prompt that was withdrawn in between, or a closed-form
+head that knows somebody who has gone, is computed again (DESIGN.md, "Serving"). The registry is asked, never a cache or
+a message, so this holds for any number of replicas.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from models import fusion
-from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check, describe
+from models.bank import Row
+from models.embedding import SHAPES, DegenerateEmbedding, Described, Descriptor, Embedding, check, describe
 from service.core import layouts
 from service.core.context import Context
 from service.errors import Invalid, ServiceError, Unavailable
 from service.registry import state
 from service.registry.records import Marks
 from service.serving.closed_form import ClosedFormTier, Solved
+from service.serving.jobs import Answer, Description, Job, Outcome, Query
 from service.serving.snapshot import Snapshot, take_snapshot
 
 ROUNDS = 10  # withdrawals during one batch before it is given up
-
-
-@dataclass(frozen=True)
-class Query:
-    """An image to be classified: resized uint8 [3, s, s], and its digest, which some partitions route by."""
-
-    image: Tensor
-    digest: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Labels with their probabilities, best first, and where they come from.
-
-    tier      "prompt", "closed_form", or "fused" of both.
-    cluster   of the prompt; without one, the image's own, if it has any.
-    degraded  the image's own cluster serves no prompt.
-    """
-
-    scores: tuple[tuple[str, float], ...]
-    cluster: str | None
-    prompt: str | None
-    tier: str
-    degraded: bool
 
 
 @dataclass(frozen=True)
@@ -57,19 +36,19 @@ class _Vote:
 
     cluster: str | None
     degraded: bool
-    row: int | None = None
-    key: str | None = None
-    members: int = 0
+    row: Row | None = None
+    heard: bool = False
     probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine:
-    """The device's only user in this process. Not thread-safe, on purpose; `closed_form` is."""
+    """Answers batches, on as many threads as call it."""
 
     def __init__(self, context: Context, closed_form: ClosedFormTier | None = None) -> None:
         self._context = context
         self._closed_form = closed_form
         self._snapshot: Snapshot | None = None
+        self._refreshing = threading.Lock()
 
     @property
     def epoch(self) -> int:
@@ -77,18 +56,44 @@ class Engine:
         return self._snapshot.epoch if self._snapshot is not None else -1
 
     def warm_up(self) -> None:
-        """Run both passes once, so that the first caller does not wait for them."""
-        size = self._context.backbone.input_size
-        describe(self._context.backbone, [torch.zeros((3, size, size), dtype=torch.uint8)])
+        """Run both passes once in every shape, so that no caller waits for that."""
+        backbone = self._context.backbone
+        size = backbone.input_size
+        for count in SHAPES:
+            black = torch.zeros((count, 3, size, size), dtype=torch.uint8)
+            describe(backbone, list(black), exact=False)
+            backbone.inference(backbone.preprocessing.normalise(black.to(backbone.device)))
         self.refresh()
 
-    def describe(self, images: Sequence[Tensor]) -> list[tuple[Embedding, Descriptor]]:
-        """(embedding [dim], descriptor [width]) of each resized image."""
-        return list(zip(*describe(self._context.backbone, images), strict=True))
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What comes of each job, in order. A batch that the device's memory cannot hold is tried once in halves."""
+        try:
+            return self._run(jobs)
+        except torch.OutOfMemoryError:
+            if len(jobs) == 1:
+                raise
+        if self._context.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(jobs) // 2
+        return [*self._run(jobs[:half]), *self._run(jobs[half:])]
+
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        queries = [(place, job) for place, job in enumerate(jobs) if isinstance(job, Query)]
+        exact = len(queries) < len(jobs)  # somebody's description is recorded
+        described = describe(self._context.backbone, [job.image for job in jobs], exact=exact)
+        outcomes: list[Outcome] = [Description(*of) for of in zip(*described, strict=True)]
+        if queries:
+            places = [place for place, _ in queries]
+            theirs = Described(described.embeddings[places], described.descriptors[places])
+            for place, answer in zip(places, self._answer([query for _, query in queries], theirs), strict=True):
+                outcomes[place] = answer
+        return outcomes
 
     def predict(self, queries: Sequence[Query]) -> list[Answer | ServiceError]:
         """An answer, or why there is none, for each query."""
-        described = describe(self._context.backbone, [query.image for query in queries])
+        return self._answer(queries, describe(self._context.backbone, [q.image for q in queries], exact=False))
+
+    def _answer(self, queries: Sequence[Query], described: Described) -> list[Answer | ServiceError]:
         votes: list[_Vote | ServiceError | None] = [None] * len(queries)
         answers: list[Answer | ServiceError] | None = None
         routed_by, has_closed_form, removals = None, False, -1
@@ -110,8 +115,9 @@ class Engine:
 
     def refresh(self, epoch: int | None = None) -> Snapshot:
         """What is served now; prompts that are not are dropped."""
-        self._snapshot = take_snapshot(self._context, self._snapshot, epoch=epoch)
-        return self._snapshot
+        with self._refreshing:
+            self._snapshot = take_snapshot(self._context, self._snapshot, epoch=epoch)
+            return self._snapshot
 
     def _solved(self, now: Marks) -> Solved | None:
         """The closed-form tier, if it can answer."""
@@ -127,22 +133,18 @@ class Engine:
         solved: Solved | None,
     ) -> None:
         """Fill the open places: one forward pass for all prompts that are asked."""
-        for place, vote in enumerate(votes):
-            if vote is None:
-                votes[place] = self._route(snapshot, queries[place], embeddings[place], solved)
-        asked = [(p, v) for p, v in enumerate(votes) if isinstance(v, _Vote) and v.row is not None and v.key is None]
+        places = [place for place, vote in enumerate(votes) if vote is None]
+        routed = self._route(snapshot, [queries[place] for place in places], embeddings[places], solved)
+        for place, vote in zip(places, routed, strict=True):
+            votes[place] = vote
+        asked = [(p, v, v.row) for p, v in enumerate(votes) if isinstance(v, _Vote) and v.row and not v.heard]
         if not asked:
             return
-        images = torch.stack([queries[place].image for place, _ in asked])
-        rows = torch.tensor([vote.row for _, vote in asked])
+        images = torch.stack([queries[place].image for place, _, _ in asked])
+        rows = torch.tensor([row.index for _, _, row in asked])
         probabilities = snapshot.bank.probabilities(self._context.backbone, images, rows)
-        for (place, vote), row, said in zip(asked, rows.tolist(), probabilities.tolist(), strict=True):
-            votes[place] = replace(
-                vote,
-                key=snapshot.bank.keys[row],
-                members=snapshot.members[row],
-                probabilities=dict(zip(snapshot.bank.labels[row], said, strict=False)),
-            )
+        for (place, vote, row), said in zip(asked, probabilities.tolist(), strict=True):
+            votes[place] = replace(vote, heard=True, probabilities=dict(zip(row.labels, said, strict=False)))
 
     def _fuse(
         self, votes: Sequence[_Vote | ServiceError | None], descriptors: Descriptor, solved: Solved | None
@@ -161,36 +163,56 @@ class Engine:
         ]
 
     def _route(
-        self, snapshot: Snapshot, query: Query, embedding: Embedding, solved: Solved | None
-    ) -> _Vote | ServiceError:
-        """Which prompt is asked, if any."""
-        try:
-            check(embedding)
-        except DegenerateEmbedding as error:
-            return Invalid(str(error))
-        policy = self._context.settings.serving.withdrawn
-        alone = solved is not None and policy == "closed_form"
+        self, snapshot: Snapshot, queries: Sequence[Query], embeddings: Embedding, solved: Solved | None
+    ) -> list[_Vote | ServiceError]:
+        """Which prompt is asked of each image, if any."""
         if snapshot.layout is None:
-            return _Vote(None, degraded=True) if alone else Unavailable(layouts.MOVING)
-        (position,) = snapshot.layout.locate(embedding[None], [query.digest])
-        own = snapshot.covering(int(position))
+            alone = self._may_answer_alone(solved)
+            anywhere = _Vote(None, degraded=True) if alone else Unavailable(layouts.MOVING)
+            return [_flaw(embedding) or anywhere for embedding in embeddings]
+        flaws = [_flaw(embedding) for embedding in embeddings]
+        fine = [place for place, flaw in enumerate(flaws) if flaw is None]
+        digests = [queries[place].digest for place in fine]
+        positions = iter(snapshot.layout.locate(embeddings[fine], digests).tolist() if fine else [])
+        return [
+            flaw or self._ask(snapshot, embedding, next(positions), solved)
+            for flaw, embedding in zip(flaws, embeddings, strict=True)
+        ]
+
+    def _may_answer_alone(self, solved: Solved | None) -> bool:
+        return solved is not None and self._context.settings.serving.withdrawn == "closed_form"
+
+    def _ask(
+        self, snapshot: Snapshot, embedding: Embedding, position: int, solved: Solved | None
+    ) -> _Vote | ServiceError:
+        own = snapshot.covering(position)
         row = snapshot.rows[own] if own is not None else None
         if own is not None and row is not None:
-            silent = solved is not None and fusion.weight(snapshot.members[row], solved.samples) == 0.0
+            silent = solved is not None and fusion.weight(row.members, solved.samples) == 0.0
             return _Vote(snapshot.held[own].id, degraded=False, row=None if silent else row)
-        if alone:
+        if self._may_answer_alone(solved):
             return _Vote(snapshot.held[own].id if own is not None else None, degraded=True)
-        if policy == "abstain":
+        if self._context.settings.serving.withdrawn == "abstain":
             return Unavailable("The cluster of this image serves no prompt just now; one is being trained.")
-        if not snapshot.served:
+        if not snapshot.served or snapshot.layout is None:
             return Unavailable("Nothing is served yet: no prompt has been trained.")
         regions = [snapshot.region(index) for index in snapshot.served]
-        nearest = snapshot.served[snapshot.layout.nearest(embedding, int(position), regions)]
+        nearest = snapshot.served[snapshot.layout.nearest(embedding, position, regions)]
         return _Vote(snapshot.held[nearest].id, degraded=True, row=snapshot.rows[nearest])
 
 
+def _flaw(embedding: Embedding) -> Invalid | None:
+    """Why this image cannot be located by anything."""
+    try:
+        check(embedding)
+    except DegenerateEmbedding as error:
+        return Invalid(str(error))
+    return None
+
+
 def _is_withdrawn(vote: _Vote | ServiceError | None, snapshot: Snapshot) -> bool:
-    return isinstance(vote, _Vote) and vote.key is not None and vote.key not in snapshot.bank.keys
+    """By the row itself, not by its key: it may have been dropped, and filled again, while it was being read."""
+    return isinstance(vote, _Vote) and vote.row is not None and vote.row not in snapshot.live
 
 
 def _settled(vote: ServiceError | None) -> ServiceError:
@@ -202,10 +224,10 @@ def _answer(vote: _Vote, heard: Mapping[str, float] | None, samples: int) -> Ans
     """The prompt's probabilities and the closed form's, as one."""
     if heard is None:
         tier, scores = "prompt", vote.probabilities
-    elif vote.key is None:
+    elif vote.row is None:
         tier, scores = "closed_form", heard
     else:
         tier = "fused"
-        scores = fusion.fuse(vote.probabilities, heard, share=fusion.weight(vote.members, samples))
+        scores = fusion.fuse(vote.probabilities, heard, share=fusion.weight(vote.row.members, samples))
     ranked = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return Answer(tuple(ranked), vote.cluster, vote.key, tier, vote.degraded)
+    return Answer(tuple(ranked), vote.cluster, vote.row.key if vote.row is not None else None, tier, vote.degraded)

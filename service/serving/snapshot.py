@@ -1,7 +1,8 @@
-"""What is served at one serving epoch: regions of the line, and the stacked prompts behind them.
+"""What is served at one serving epoch: regions of the line, and the rows of the bank behind them.
 
-Immutable. A publication, a withdrawal or a re-cut moves the epoch on, and the next batch is answered from a new
-snapshot; prompts that both share are not read again.
+Immutable, but for the bank, which all snapshots of a process share. A publication, a withdrawal or a re-cut moves the
+epoch on, and the next batch is answered from a new snapshot: what both serve stays where it is in the bank, what only
+the old one served is dropped from it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from models import checkpoint
-from models.bank import PromptBank, stack
+from models.bank import PromptBank, Row
 from models.partition import Interval, Layout
 from models.training import TrainedPrompt
 from service.artifacts import ObjectMissing, StoreUnavailable
@@ -34,13 +36,22 @@ class Snapshot:
 
     epoch: int
     held: tuple[Cluster, ...]
-    rows: tuple[int | None, ...]
+    rows: tuple[Row | None, ...]
     bank: PromptBank
-    members: tuple[int, ...]  # of each row of the bank: how many samples its prompt has seen
-    loaded: Mapping[str, TrainedPrompt]
+    loaded: Mapping[str, Row]  # by the object that each was read from
     layout: Layout | None  # None while positions mean nothing
     complete: bool  # False if something could not be read: it may be next time
     again: float = 0.0  # when it is worth to try that again, monotonic seconds
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of the prompts that are served."""
+        return frozenset(row.key for row in self.loaded.values())
+
+    @cached_property
+    def live(self) -> frozenset[Row]:
+        """Rows that hold what is served."""
+        return frozenset(self.loaded.values())
 
     @property
     def served(self) -> list[int]:
@@ -74,29 +85,38 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
         record = layout_rows.current(session)
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
-    usable, try_again, again = _loaded(context, built.values(), known)
-    by_key = {key: usable[p.object_name] for key, p in built.items() if p.object_name in usable}
-    bank = stack(context.backbone, context.training, by_key)
-    row_of = {key: row for row, key in enumerate(bank.keys)}
+    read, try_again, again = _read(context, [p for p in built.values() if p.object_name not in known])
+    bank = previous.bank if previous is not None else PromptBank(context.backbone, context.training)
+    loaded = _exchange(bank, known, built.values(), read)
+    row_of = {row.key: row for row in loaded.values()}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
     complete = not try_again and (layout is not None or record.digest is None)
-    members = tuple(by_key[key].members for key in bank.keys)
-    return Snapshot(epoch, tuple(held), rows, bank, members, usable, layout, complete, again)
+    return Snapshot(epoch, tuple(held), rows, bank, loaded, layout, complete, again)
 
 
-def _loaded(
-    context: Context, built: Iterable[Prompt], known: Mapping[str, TrainedPrompt]
-) -> tuple[dict[str, TrainedPrompt], bool, float]:
-    """Prompts by their objects; whether some could not be read, and when to try that again.
+def _exchange(
+    bank: PromptBank, known: Mapping[str, Row], built: Iterable[Prompt], read: Mapping[str, TrainedPrompt]
+) -> dict[str, Row]:
+    """Bring the bank up to date; its rows by object.
 
     By object, not by key: a prompt that is built again in another environment has other bytes.
     """
-    usable: dict[str, TrainedPrompt] = {}
+    wanted = {prompt.object_name: prompt.key for prompt in built}
+    for name, row in known.items():
+        if name not in wanted:
+            bank.drop(row.key)
+    kept = {name: row for name, row in known.items() if name in wanted}
+    return kept | {name: bank.put(wanted[name], prompt) for name, prompt in read.items()}
+
+
+def _read(context: Context, missing: Iterable[Prompt]) -> tuple[dict[str, TrainedPrompt], bool, float]:
+    """Prompts by their objects; whether some could not be read, and when to try that again."""
+    read: dict[str, TrainedPrompt] = {}
     try_again, again = False, 0.0
-    for prompt in built:
-        loaded = known.get(prompt.object_name)
+    for prompt in missing:
+        loaded = None
         started = time.monotonic()
-        if loaded is None and again == 0.0:
+        if again == 0.0:
             try:
                 loaded = _load(context, prompt)
             except OSError as error:
@@ -106,8 +126,8 @@ def _loaded(
                     now = time.monotonic()
                     again = now + PATIENCE * (now - started)
         if loaded is not None:
-            usable[prompt.object_name] = loaded
-    return usable, try_again, again
+            read[prompt.object_name] = loaded
+    return read, try_again, again
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:

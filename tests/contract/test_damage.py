@@ -66,7 +66,7 @@ def test_a_damaged_artifact_answers_nobody_while_others_do_and_is_built_again(
     assert key not in {found.prompt for found in answer(settled, engine)}
     settled.settle()
     settled.check()
-    assert key in engine.refresh().bank.keys
+    assert key in engine.refresh().keys
     assert complaints(settled) == []
 
 
@@ -146,7 +146,7 @@ def test_a_registry_restored_from_before_an_erasure_serves_nothing_that_knew_the
     backup.replace(live)
     settled.restart()
     assert known_by in settled.serving_keys()  # as the old registry has it
-    assert known_by not in take_snapshot(settled.context, None).bank.keys
+    assert known_by not in take_snapshot(settled.context, None).keys
     assert known_by not in settled.serving_keys()
     settled.reconcile()
     while settled.train():

@@ -84,7 +84,7 @@ def test_what_was_erased_since_the_backup_is_named_and_forgotten_again(safe: Wor
     apply(safe)
     assert not {sample.id for sample in safe.samples()} & {one, two, three}
     assert not safe.objects() & {samples.object_name(sample_id) for sample_id in (one, two, three)}
-    assert set(take_snapshot(safe.context, None).bank.keys) == set(safe.serving_keys()) < served
+    assert set(take_snapshot(safe.context, None).keys) == set(safe.serving_keys()) < served
     again = safe.erasure(second.id)  # known to whoever asked for it by the same name
     assert (again.samples, again.accepted_at, again.due_at) == (2, second.accepted_at, second.due_at)
     sound(safe, backup)

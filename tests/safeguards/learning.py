@@ -26,7 +26,7 @@ LEARNING = [  # a prompt is a pure function of its members
             "torch.zeros(padding)", "torch.ones(padding)",
             "unit/test_training.py::test_the_padding_of_the_last_batch_has_no_influence"),
     mutant("embed-shape", "every batch of embeddings has one shape", "models/embedding.py",
-            "torch.zeros((BATCH, *images[0].shape)", "torch.zeros((len(images), *images[0].shape)",
+            "BATCH if exact else padded_size(len(c))", "padded_size(len(c))",
             "unit/test_safeguards.py::test_every_batch_of_embeddings_has_the_same_shape"),
     mutant("frozen-weights", "the backbone learns nothing", "models/backbone.py",
             "network.eval().requires_grad_(False)", "network.eval()",
@@ -81,6 +81,9 @@ LOADING = [  # what is read is what was written
             ' or pixel_digest(pixels) != digest', '',
             "contract/test_erasure.py::test_an_erasure_that_cannot_be_retrained_is_shown_as_failed_and_recovers"
             "[sqlite-one bit]"),
+    mutant("bank-wiped", "nothing of a withdrawn prompt stays in the bank", "models/bank.py",
+            "self._stack.weights[row.index] = 0.0", "pass",
+            "unit/test_bank.py::test_a_prompt_goes_into_the_row_that_another_has_left_and_nothing_of_that_one_is_kept"),
     mutant("bank-padding", "a head never answers with another's label", "models/bank.py",
             "-torch.inf)", "0.0)",
             "unit/test_bank.py::test_labels_that_a_head_does_not_have_are_impossible"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.errors import Busy, Unavailable
-from service.serving.batcher import Batcher
+from service.serving.batcher import Batcher, Limits
 
 Run = Callable[[Sequence[int]], Sequence[int]]
 
@@ -45,9 +45,9 @@ class Device:
 
 @asynccontextmanager
 async def started(
-    run: Run, executor: ThreadPoolExecutor, *, max_batch: int = 4, max_queue: int = 8
+    run: Run, executor: ThreadPoolExecutor, *, max_batch: int = 4, max_queue: int = 8, **limits: Any
 ) -> AsyncIterator[Batcher[int, int]]:
-    batcher = Batcher(run, executor=executor, max_batch=max_batch, max_queue=max_queue)
+    batcher = Batcher(run, Limits(max_batch=max_batch, max_queue=max_queue, **limits), executor=executor)
     batcher.start()
     try:
         yield batcher
@@ -202,8 +202,98 @@ def test_stopping_tells_those_who_wait_and_those_being_computed(executor: Thread
     in_loop(scene())
 
 
+def test_a_batch_waits_for_those_who_are_announced_and_no_longer_than_max_wait(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device()
+        async with started(device, executor, max_wait=10) as batcher:
+            with batcher.expect(1) as announcement:
+                first = await waiting(batcher, [1])
+                await asyncio.sleep(0.05)
+                assert device.batches == []
+                assert await announcement.submit([2]) == [4]
+            assert await first == [2]
+            assert device.batches == [[1, 2]]
+        async with started(device, executor, max_wait=0.02) as batcher:
+            with batcher.expect(1):
+                assert await batcher.submit([3]) == [6]  # the other never comes
+
+    in_loop(scene())
+
+
+def test_a_batch_waits_for_nobody_when_nobody_is_announced_or_who_was_has_gone(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor, max_wait=60) as batcher:
+            assert await batcher.submit([1]) == [2]
+            with batcher.expect(3):  # they never come: their request has failed
+                first = await waiting(batcher, [2])
+            assert await first == [4]
+            with batcher.expect(3):
+                assert await batcher.submit([1, 2, 3, 4]) == [2, 4, 6, 8]  # full
+
+    in_loop(scene())
+
+
+def test_announced_items_have_their_places_in_the_queue(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor, max_queue=3) as batcher:
+            with batcher.expect(2) as announcement:
+                with pytest.raises(Busy):
+                    await batcher.submit([1, 2])
+                assert batcher.refused == 2
+                assert await announcement.submit([5, 6]) == [10, 12]
+            assert await batcher.submit([1, 2, 3]) == [2, 4, 6]
+
+    in_loop(scene())
+
+
+def test_items_of_a_request_that_has_failed_leave_the_count_of_places_right(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor, max_queue=2) as batcher:
+            with batcher.expect(2) as announcement:
+                pass
+            assert await announcement.submit([1]) == [2]  # a straggler
+            assert await batcher.submit([1, 2]) == [2, 4]
+            with pytest.raises(Busy):
+                await batcher.submit([1, 2, 3])
+
+    in_loop(scene())
+
+
+def test_an_item_that_waited_past_its_deadline_is_told_so_and_not_computed(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor, deadline=0.05) as batcher:
+            first = await waiting(batcher, [0])
+            await device.is_computing()
+            late = await waiting(batcher, [1, 2])
+            await asyncio.sleep(0.1)
+            in_time = await waiting(batcher, [3])
+            device.gate.set()
+            with pytest.raises(Unavailable, match="too long"):
+                await late
+            assert await asyncio.gather(first, in_time) == [[0], [6]]
+            assert device.batches == [[0], [3]]
+            assert batcher.late == 2
+
+    in_loop(scene())
+
+
+def test_lanes_compute_at_once_what_does_not_fit_one_batch() -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        with ThreadPoolExecutor(max_workers=2) as lanes:
+            async with started(device, lanes, lanes=2) as batcher:
+                caller = asyncio.create_task(batcher.submit([1, 2, 3, 4, 5, 6]))
+                await device.is_computing(2)  # the first is not done: the gate is shut
+                assert device.batches == [[1, 2, 3, 4], [5, 6]]
+                device.gate.set()
+                assert await caller == [2, 4, 6, 8, 10, 12]
+
+    in_loop(scene())
+
+
 def test_a_batcher_that_never_started_can_be_stopped(executor: ThreadPoolExecutor) -> None:
     async def scene() -> None:
-        await Batcher(Device(), executor=executor, max_batch=1, max_queue=1).stop()
+        await Batcher(Device(), Limits(max_batch=1, max_queue=1), executor=executor).stop()
 
     in_loop(scene())

@@ -37,9 +37,9 @@ def exposed() -> set[str]:
     metrics = Metrics()
     metrics.requests.labels("GET", "/", "200").inc()
     metrics.request_seconds.labels("GET", "/").observe(1)
-    metrics.batch_of("predictions")(3, 0.1)
-    queue: Any = SimpleNamespace(depth=1, max_queue=2, refused=0)
-    metrics.registry.register(Collector(facts, lambda: 0, {"predictions": queue}))
+    metrics.batch(3, 0.1)
+    queue: Any = SimpleNamespace(depth=1, max_queue=2, refused=0, late=0)
+    metrics.registry.register(Collector(facts, lambda: 0, queue))
     families = prometheus_client.parser.text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return {sample.name for family in families for sample in family.samples}
 

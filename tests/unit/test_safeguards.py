@@ -32,8 +32,8 @@ def test_every_epoch_visits_all_members_in_an_order_of_its_own(tiny, spec, toy, 
 def test_every_batch_of_embeddings_has_the_same_shape(tiny, images, monkeypatch):
     """Where the last bits depend on the shape is the processor's choice: other tests may not see it on this one."""
     shapes = []
-    features = tiny.features
-    monkeypatch.setattr(tiny, "features", lambda batch: shapes.append(len(batch)) or features(batch))
+    recorded = tiny.description
+    monkeypatch.setattr(tiny, "description", lambda batch: shapes.append(len(batch)) or recorded(batch))
     resized = [tiny.preprocessing.resize(pixels) for pixels in images.pixels[: BATCH + 3]]
     for count in (1, BATCH, BATCH + 3):
         assert len(embed(tiny, resized[:count])) == count

@@ -72,13 +72,14 @@ def test_what_this_process_knows_by_itself_is_told_while_the_registry_is_away() 
     def away() -> Any:
         raise OSError("nobody there")
 
-    queue: Any = SimpleNamespace(depth=3, max_queue=9, refused=2)
+    queue: Any = SimpleNamespace(depth=3, max_queue=9, refused=2, late=1)
     registry = CollectorRegistry()
-    registry.register(Collector(away, lambda: 5, {"predictions": queue}))
+    registry.register(Collector(away, lambda: 5, queue))
     text = generate_latest(registry).decode()
     assert "oubli_registry_up 0.0" in text
-    assert 'oubli_queue_images{queue="predictions"} 3.0' in text
-    assert 'oubli_queue_refused_images_total{queue="predictions"} 2.0' in text
+    assert "oubli_queue_images 3.0" in text
+    assert "oubli_queue_refused_images_total 2.0" in text
+    assert "oubli_queue_late_images_total 1.0" in text
     assert "oubli_samples" not in text
     assert "oubli_epoch_lag" not in text
 

@@ -15,8 +15,9 @@ from service.api.problems import batch_problems, respond, responses
 from service.api.schemas.model import LabelScore, Prediction, Predictions
 from service.core.intake import read_picture
 from service.errors import ServiceError
-from service.serving.engine import Answer
-from service.serving.engine import Query as ImageQuery
+from service.serving.batcher import Announcement
+from service.serving.jobs import Answer, Description, Job, Outcome
+from service.serving.jobs import Query as ImageQuery
 
 router = APIRouter(tags=["predictions"])
 
@@ -43,13 +44,28 @@ async def predict(
 
     Nothing of them is kept.
     """
-    queries = await _read(service, images)
-    if problems := _problems(queries):
-        return _refuse(request, problems)
-    answers = await service.predictions.submit(_good(queries))
+    files = [await image.read() for image in images]
+    with service.batcher.expect(len(files)) as announcement:
+        answers = await asyncio.gather(*(_answer(service, announcement, data) for data in files))
     if problems := _problems(answers):
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
+
+
+async def _answer(service: Service, announcement: Announcement[Job, Outcome], data: bytes) -> Answer | ServiceError:
+    """Decode and resize off the event loop, then into whatever batch comes next."""
+
+    def prepare() -> ImageQuery:
+        picture = read_picture(service.context, data)
+        return ImageQuery(service.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
+
+    try:
+        (outcome,) = await announcement.submit([await run_in_threadpool(prepare)])
+    except ServiceError as error:
+        return error
+    if isinstance(outcome, Description):
+        raise TypeError("a query was answered with a description")
+    return outcome
 
 
 def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> JSONResponse:
@@ -57,20 +73,6 @@ def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> J
     retry_after = problems[0][1].retry_after
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else None
     return respond(batch_problems(problems, request.url.path), headers)
-
-
-async def _read(service: Service, images: list[UploadFile]) -> list[ImageQuery | ServiceError]:
-    """Decode and resize each image, off the event loop."""
-
-    def prepare(data: bytes) -> ImageQuery | ServiceError:
-        try:
-            picture = read_picture(service.context, data)
-        except ServiceError as error:
-            return error
-        return ImageQuery(service.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
-
-    files = [await image.read() for image in images]
-    return list(await asyncio.gather(*(run_in_threadpool(prepare, data) for data in files)))
 
 
 def _problems(results: Sequence[Result | ServiceError]) -> list[tuple[str, ServiceError]]:

@@ -17,6 +17,7 @@ from service.core.idempotency import once, request_digest
 from service.core.intake import Newcomer, Upload, check_text, read_picture, take_in
 from service.errors import Invalid, NotFound, ServiceError
 from service.registry import records, samples
+from service.serving import jobs
 
 router = APIRouter(tags=["samples"])
 
@@ -117,10 +118,11 @@ def _take_in(
             results[place] = error
     resize = service.context.backbone.preprocessing.resize
     images = [resize(picture.pixels) for _, picture in pictures.values()]
-    described = anyio.from_thread.run(service.descriptions.submit, images)
+    described = anyio.from_thread.run(service.batcher.submit, [jobs.Newcomer(image) for image in images])
     newcomers = [
-        Newcomer(picture, embedding, descriptor, upload.label, upload.owner)
-        for (upload, picture), (embedding, descriptor) in zip(pictures.values(), described, strict=True)
+        Newcomer(picture, outcome.embedding, outcome.descriptor, upload.label, upload.owner)
+        for (upload, picture), outcome in zip(pictures.values(), described, strict=True)
+        if isinstance(outcome, jobs.Description)
     ]
     if newcomers:
         taken = take_in(service.context, newcomers, idempotency_key=key_digest)

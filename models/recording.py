@@ -1,0 +1,74 @@
+"""A forward pass recorded once, so that it runs without Python's lock.
+
+Eager PyTorch takes the lock anew for each of a network's hundreds of operations, and waits for it whenever a request is
+being parsed: with a Python thread busy for a third of the time two computing threads lose a quarter of their speed,
+recorded ones next to nothing (decision 0013). The operations are the same ones; a recording is used only where it gives
+the very bits that eager gives.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Pass = Callable[[Tensor], tuple[Tensor, ...]]
+
+TRIALS = 3  # TorchScript optimises after the first run: that one must give the same bits, and the later ones too
+
+
+class Recording:
+    """`function` of a batch of images [n, ...]; recorded for each shape that it is called with. Safe to use from
+    several threads; for inference alone.
+
+    On a GPU, and where a recording is impossible or gives other bits, it is `function` itself that is called.
+    """
+
+    def __init__(self, function: Pass) -> None:
+        self._function = function
+        self._chosen: dict[torch.Size, Pass] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What `function` returns, in inference mode."""
+        with torch.inference_mode():
+            chosen = self._chosen.get(images.shape)
+            if chosen is None:
+                with self._lock:
+                    chosen = self._chosen.get(images.shape)
+                    if chosen is None:
+                        chosen = self._chosen[images.shape] = self._choose(images)
+            return chosen(images)
+
+    def _choose(self, images: Tensor) -> Pass:
+        if images.device.type != "cpu":
+            return self._function
+        example = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        try:
+            recorded = _record(self._function, example)
+            expected = self._function(example)
+            same = all(_equal(recorded(example), expected) for _ in range(TRIALS))
+        except Exception as error:  # a network that cannot be recorded, or a PyTorch that no longer records
+            log.warning("the forward pass cannot be recorded (%s): it runs slower beside requests", error)
+            return self._function
+        if not same:
+            log.warning("the recorded forward pass gives other bits than the eager one: it is not used")
+        return recorded if same else self._function
+
+
+def _record(function: Pass, example: Tensor) -> Pass:
+    with warnings.catch_warnings():
+        # Deprecated in favour of torch.export, which needs a C++ compiler at run time to do without Python.
+        warnings.simplefilter("ignore")
+        recorded: Pass = torch.jit.trace(function, example, check_trace=False)  # type: ignore[no-untyped-call]
+    return recorded
+
+
+def _equal(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))

@@ -20,6 +20,7 @@ from PIL import Image
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
+from models.folding import fold, share
 from models.image import Pixels
 from models.recording import Recording
 from models.spec import sha256
@@ -70,6 +71,10 @@ class Backbone:
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
+        # Copied while nobody watches it: `features_by_depth` hangs hooks on the network itself.
+        self._unwatched = share(self._network)
+        self._folded: nn.Module | None = None
+        self._folding = threading.Lock()
 
     @property
     def input_size(self) -> int:
@@ -80,6 +85,24 @@ class Backbone:
         """Pooled features float32 [n, dim] of normalised images [n, 3, s, s]; differentiable in the images."""
         features: Tensor = self._network(images.to(memory_format=torch.channels_last))
         return features
+
+    def features_folded(self, images: Tensor) -> Tensor:
+        """The same but for rounding, and faster: each BatchNorm is folded into its convolution (`models.folding`).
+
+        For training and for prompted images; never for embeddings, whose bits decide where a sample belongs.
+        """
+        network = self._folded or self._fold()
+        features: Tensor = network(images.to(memory_format=torch.channels_last))
+        return features
+
+    def _fold(self) -> nn.Module:
+        """Once, in the first thread that asks."""
+        with self._folding:
+            if self._folded is None:
+                shape = (2, 3, self.input_size, self.input_size)
+                example = torch.randn(shape, generator=torch.Generator().manual_seed(20404)).to(self.device)
+                self._folded = fold(self._unwatched, example.to(memory_format=torch.channels_last))
+            return self._folded
 
     def features_by_depth(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The same, and the means [n, c] over all places of the feature maps of every block but the first.

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks import closed_form, fence, forgetting, main_path, redis_away, scale, soak, tiers
+from benchmarks.serving import table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
@@ -18,6 +19,7 @@ MEASUREMENTS = {
     "scale": scale,
     "redis_away": redis_away,
     "soak": soak,
+    "serving": table,
 }
 BY_NAME_ONLY = {"soak", "scale"}  # they take an hour or more
 

@@ -1,7 +1,7 @@
 """Deleting under full predict load: what DELETE costs, and that no prompt it withdrew answers anything asked after it.
 
 32 clients ask for predictions throughout, and each answer is kept with when it was asked for and which prompts it
-names. A violation is an answer, asked for after a DELETE was answered, that names the prompt which that DELETE withdrew.
+names. A violation is an answer, asked for after a DELETE was answered, that names the prompt it withdrew.
 """
 
 from __future__ import annotations

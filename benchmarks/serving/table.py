@@ -33,7 +33,7 @@ from benchmarks.serving.http import request
 from service.cli.client import Client
 from service.cli.demo import running_service
 from service.cli.desk import console
-from service.settings import Settings
+from service.settings import Settings, TrainingSettings
 
 CELLS = ((1, 1), (1, 8), (1, 32), (1, 64), (64, 4), (64, 8))  # images a request, clients
 ASKED = 64
@@ -50,13 +50,15 @@ def measure(images: int = 1000) -> dict[str, Any]:
 def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
     data, contributed, held_out = pictures.load(images, 4 * ASKED)
     pngs = [item.png() for item in held_out]
-    figures: dict[str, Any] = {"data": data, "images": images, "seconds": seconds, "missing": []}
+    figures: dict[str, Any] = {"data": data, "images": images, "seconds": seconds, "missing": [], "failed": {}}
     figures["pinned"] = load.cores()[0] is not None
     model_path, rows = folder / "model.safetensors", {}
     with running_service(0, TRAINING) as (client, url, data_dir):
         _contribute(client, contributed)
         figures["clusters"] = len(_wait_until_served(client))
-        figures["prompts"] = two_pass.export(Settings(data_dir=data_dir), model_path)
+        figures["prompts"] = two_pass.export(
+            Settings(data_dir=data_dir, training=TrainingSettings(epochs=1)), model_path
+        )
         asked, expected, tiers = _certain_of_ours(client, pngs)
         figures["tiers"] = tiers
         figures["raw"] = [raw.measure(model_path, seconds=max(1.0, seconds / 8))]
@@ -69,9 +71,12 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
         if interpreter is None:
             figures["missing"].append(name)
             continue
-        with _running(name, model_path, interpreter) as port:
-            given = _multipart if name == "fastapi" else _json
-            rows[name] = _cells(lambda n, p=port, g=given: g(p, asked, expected, n), port, seconds, folder)
+        given = _multipart if name == "fastapi" else _json
+        try:
+            with _running(name, model_path, interpreter) as port:
+                rows[name] = _cells(lambda n, p=port, g=given: g(p, asked, expected, n), port, seconds, folder)
+        except RuntimeError as error:  # shown: the others are measured all the same
+            figures["failed"][name] = str(error)
     figures["raw"].append(raw.measure(model_path, seconds=max(1.0, seconds / 8)))
     figures["rows"], figures["load"] = rows, os.getloadavg()[0]
     limits = [each["two_pass"]["images_per_second"] for each in figures["raw"]]
@@ -203,6 +208,8 @@ def show(figures: dict[str, Any]) -> None:
         console.print("Fewer than 4 cores: the load generator shares them with the server.")
     for name in figures["missing"]:
         console.print(f"Not measured, since it is not installed (make bench-peers): {peers.TITLES[name]}")
+    for error in figures["failed"].values():
+        console.print(f"Not measured: {error}", markup=False)
 
 
 def _cell(cell: Mapping[str, Any], limit: float) -> str:

@@ -61,7 +61,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
         )
         asked, expected, tiers = _certain_of_ours(client, pngs)
         figures["tiers"] = tiers
-        figures["raw"] = [raw.measure(model_path, seconds=max(1.0, seconds / 8))]
+        figures["raw"] = [raw.measure(model_path, seconds=seconds / 8)]
         port = int(url.rsplit(":", 1)[1])
         rows["ours"] = _cells(lambda n: _multipart(port, asked, expected, n, key=client.key), port, seconds, folder)
     # Ours has ended: nobody is measured beside another.
@@ -77,7 +77,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
                 rows[name] = _cells(lambda n, p=port, g=given: g(p, asked, expected, n), port, seconds, folder)
         except RuntimeError as error:  # shown: the others are measured all the same
             figures["failed"][name] = str(error)
-    figures["raw"].append(raw.measure(model_path, seconds=max(1.0, seconds / 8)))
+    figures["raw"].append(raw.measure(model_path, seconds=seconds / 8))
     figures["rows"], figures["load"] = rows, os.getloadavg()[0]
     limits = [each["two_pass"]["images_per_second"] for each in figures["raw"]]
     figures["raw_images_per_second"] = sum(limits) / len(limits)

@@ -93,7 +93,7 @@ def export(settings: Settings, path: Path) -> int:
     chosen = [snapshot.loaded[built[snapshot.held[i].serving_key or ""].object_name] for i in snapshot.served]
     row_of = {place: row for row, place in enumerate(snapshot.served)}
     prototypes = context.backbone.prototypes
-    positions = snapshot.layout.locate(prototypes, [""] * len(prototypes))
+    positions = snapshot.layout.locate(prototypes, ["0" * 64] * len(prototypes))
     leaves = [row_of.get(snapshot.covering(int(p)) or 0, 0) for p in positions]
     size, widest = context.backbone.input_size, max(len(prompt.labels) for prompt in chosen)
     covered = covered_pixels(context.training.prompt, size)

@@ -5,10 +5,10 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test model mutants check bench clean
+.PHONY: help setup demo serve test model mutants check bench bench-peers bench-gpu clean
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Build .venv (the other targets do, where they need it)
 
@@ -36,6 +36,15 @@ check: $(STAMP)  ## Format, lint, types, layers, migrations
 
 bench: $(STAMP)  ## Measure: accuracy, latency, the cost of forgetting (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-peers: $(STAMP)  ## Install the peers of `make bench BENCH_ARGS=serving` into .venv-peers; it does without them
+	$(BIN)/python -m venv .venv-peers
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt
+
+bench-gpu: $(STAMP)  ## Measure serving's two passes on a GPU, with a vit-b-22k of random weights
+	$(BIN)/python -m benchmarks serving_gpu
 
 clean:  ## Remove .venv, caches and build leftovers; never oubli-data
 	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov \

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks import closed_form, fence, forgetting, main_path, redis_away, scale, soak, tiers
+from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
@@ -18,8 +19,12 @@ MEASUREMENTS = {
     "scale": scale,
     "redis_away": redis_away,
     "soak": soak,
+    "serving": table,
+    "deletions_under_load": deletions,
+    "swaps": swaps,
+    "serving_gpu": gpu,
 }
-BY_NAME_ONLY = {"soak", "scale"}  # they take an hour or more
+BY_NAME_ONLY = {"soak", "scale", "serving_gpu"}  # they take an hour or more, or need a GPU
 
 
 def main() -> None:

@@ -1,0 +1,121 @@
+"""A thousand swaps of prompts under predict load: memory of the API flat, no request failed.
+
+Tiny backbone and tiny clusters, so that a real worker publishes fast. A sample is deleted and another contributed,
+over and over: each time prompts are withdrawn and others published. What is counted is the serving epoch, which every
+publication and every withdrawal moves on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.table import Table
+
+from benchmarks import images as pictures
+from benchmarks.images import Labelled
+from benchmarks.service_deletions import _contribute
+from benchmarks.serving import load
+from benchmarks.serving.table import _multipart
+from service.cli.client import Client
+from service.cli.demo import running_service
+from service.cli.desk import console, progress_bar
+from service.registry import state
+from service.registry.engine import Registry
+from service.settings import Settings
+
+CLIENTS, SAMPLES = 8, 240
+SETTINGS = {
+    "OUBLI_BACKBONE": "tiny",
+    "OUBLI_PARTITION__CAP": "24",
+    "OUBLI_PARTITION__MIN": "6",
+    "OUBLI_TRAINING__EPOCHS": "1",
+    "OUBLI_TRAINING__SETTLE_SECONDS": "0",
+    "OUBLI_TRAINING__PROMPT_SIZE": "2",
+}
+MARKS = (0.1, 0.5, 1.0)
+FLAT = 1.10  # of the memory at a tenth of the swaps
+
+
+def measure(images: int = 1000) -> dict[str, Any]:
+    """images  how many swaps."""
+    _, contributed, held_out = pictures.load(SAMPLES, 64)
+    spare = itertools.cycle(contributed)
+    with running_service(0, SETTINGS) as (client, url, data), tempfile.TemporaryDirectory(prefix="oubli-load-") as name:
+        ids, stop = _contribute(client, contributed), Path(name) / "stop"
+        registry, port = Registry(Settings(data_dir=data).database), int(url.rsplit(":", 1)[1])
+        pngs = [item.png() for item in held_out]
+        asked = [(sent, ()) for sent, _ in _multipart(port, pngs, [""] * len(pngs), 1, key=client.key)]
+        process = load.start(load.Job(port, CLIENTS, 3600, 5.0, asked, until_file_exists=str(stop)), Path(name))
+        try:
+            memory, took = _swap(client, registry, ids, spare, images)
+        finally:
+            stop.touch()
+            figures = load.finish(process)
+            registry.close()
+    growth = memory["100 %"] / memory["10 %"]
+    return {
+        "swaps": images,
+        "seconds": took,
+        "memory_bytes": memory,
+        "growth": growth,
+        "flat": growth <= FLAT,
+        "predictions": figures["requests"],
+        "failed": sum(figures["errors"].values()),
+        "errors": figures["errors"],
+    }
+
+
+def _swap(
+    client: Client, registry: Registry, ids: list[str], spare: Iterator[Labelled], swaps: int
+) -> tuple[dict[str, int], float]:
+    """Memory of the API at the marks, and the seconds it all took."""
+    memory: dict[str, int] = {}
+    began, first = time.monotonic(), _epoch(registry)
+    with progress_bar() as bar:
+        task = bar.add_task("Swapping prompts", total=swaps)
+        while (done := _epoch(registry) - first) < swaps:
+            _mark(memory, done / swaps)
+            bar.update(task, completed=done)
+            client.request("DELETE", f"/samples/{ids.pop(0)}")
+            item = next(spare)
+            said = {"label": item.label, "owner": "ada"}
+            files = [("image", ("image.png", item.png()))]
+            ids.append(client.request("POST", "/samples", files=files, data=said)["id"])
+    _mark(memory, 1.0)
+    return memory, time.monotonic() - began
+
+
+def _mark(memory: dict[str, int], share: float) -> None:
+    for mark in MARKS:
+        if share >= mark:
+            memory.setdefault(f"{mark * 100:.0f} %", _resident())
+
+
+def _epoch(registry: Registry) -> int:
+    with registry.glance() as session:
+        return state.epoch(session)
+
+
+def _resident() -> int:
+    """Bytes of the API's process, a descendant of this one."""
+    found: Sequence[psutil.Process] = psutil.Process().children(recursive=True)
+    apis = [process for process in found if "api" in process.cmdline()]
+    if not apis:
+        raise RuntimeError("the API's process is not to be found")
+    return max(int(process.memory_info().rss) for process in apis)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """As a table. Ends with an error if a request has failed."""
+    table = Table("", *figures["memory_bytes"], title=f"{figures['swaps']:,} swaps in {figures['seconds']:.0f} s")
+    table.add_row("memory of the API", *(f"{taken / 2**20:,.0f} MB" for taken in figures["memory_bytes"].values()))
+    console.print(table)
+    console.print(f"Growth {figures['growth']:.3f}; {figures['predictions']:,} predictions, {figures['failed']} failed")
+    if figures["failed"]:
+        raise SystemExit(f"Requests have failed: {figures['errors']}")

@@ -66,13 +66,12 @@ class Backbone:
         self.dim = int(classifier.shape[1])
         self._network = network.eval().requires_grad_(False)
         self._watched = threading.local()  # `maps`: where the block's hooks put their means, while this thread asks
-        for block in _convolutional_blocks(network)[1:]:
-            block.register_forward_hook(self._note_mean)
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
-        # Copied while nobody watches it: `features_by_depth` hangs hooks on the network itself.
-        self._unwatched = share(self._network)
+        self._unwatched = share(self._network)  # while nobody watches it: the folded one needs no hooks
+        for block in _convolutional_blocks(network)[1:]:
+            block.register_forward_hook(self._note_mean)
         self._folded: nn.Module | None = None
         self._folding = threading.Lock()
 
@@ -134,8 +133,8 @@ class Backbone:
 
     @cached_property
     def inference(self) -> Recording:
-        """Pooled features [n, dim] of prompted images, without Python's lock; they may differ in the last bits."""
-        return Recording(lambda images: (self.features(images),))
+        """`features_folded` [n, dim] of prompted images, without Python's lock."""
+        return Recording(lambda images: (self.features_folded(images),))
 
     @cached_property
     def descriptor_width(self) -> int:

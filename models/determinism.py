@@ -75,17 +75,17 @@ def configure(*, threads: int, device: str) -> None:
     torch.use_deterministic_algorithms(True)
     # That mode also fills every new tensor with NaN before it is written: a quarter to a half of a training's time
     # (measured). No bit depends on it unless something reads what nobody has written, which a worker's start rules out.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager
 def unwritten_memory_is_nan() -> Iterator[None]:
     """What reads memory that nobody has written gives NaN here."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def fingerprint(*, threads: int, device: str) -> dict[str, str]:

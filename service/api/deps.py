@@ -10,6 +10,7 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from models.embedding import Descriptor, Embedding
+from service.api.preparing import Preparer
 from service.core import access
 from service.core.context import Context
 from service.core.reconciler import Reconciler
@@ -30,6 +31,7 @@ class Service:
     closed_form: ClosedFormTier | None
     heart: Heart | None
     descriptions: Batcher[Any, tuple[Embedding, Descriptor]]
+    preparer: Preparer
     predictions: Batcher[ImageQuery, Answer | ServiceError]
     reconciler: Reconciler
 

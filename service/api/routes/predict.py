@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, File, Query, Request, UploadFile
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from service.api.deps import Running, Service, scope
 from service.api.problems import batch_problems, respond, responses
+from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
-from service.core.intake import read_picture
 from service.errors import ServiceError
 from service.serving.engine import Answer
 from service.serving.engine import Query as ImageQuery
@@ -30,20 +28,23 @@ Result = TypeVar("Result")
     dependencies=[scope("predict")],
     responses=responses(413, 415, 429, 503),
     summary="Classify up to 64 images",
+    openapi_extra=documented("image"),
 )
 async def predict(
     service: Running,
     request: Request,
+    raw: RawImage,
     images: Annotated[
-        list[UploadFile], File(alias="image", min_length=1, max_length=MAX_IMAGES, description="The images.")
-    ],
+        list[UploadFile] | None,
+        File(alias="image", min_length=1, max_length=MAX_IMAGES, description="The images."),
+    ] = None,
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels listed for each image.")] = 5,
 ) -> Predictions | JSONResponse:
     """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
 
-    Nothing of them is kept.
+    Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
     """
-    queries = await _read(service, images)
+    queries = await _read(service, await _files(raw, images))
     if problems := _problems(queries):
         return _refuse(request, problems)
     answers = await service.predictions.submit(_good(queries))
@@ -59,18 +60,21 @@ def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> J
     return respond(batch_problems(problems, request.url.path), headers)
 
 
-async def _read(service: Service, images: list[UploadFile]) -> list[ImageQuery | ServiceError]:
+async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list[bytes]:
+    if raw is not None:
+        return [raw]
+    if not images:
+        raise missing("body", "image")
+    return [await image.read() for image in images]
+
+
+async def _read(service: Service, files: Sequence[bytes]) -> list[ImageQuery | ServiceError]:
     """Decode and resize each image, off the event loop."""
-
-    def prepare(data: bytes) -> ImageQuery | ServiceError:
-        try:
-            picture = read_picture(service.context, data)
-        except ServiceError as error:
-            return error
-        return ImageQuery(service.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
-
-    files = [await image.read() for image in images]
-    return list(await asyncio.gather(*(run_in_threadpool(prepare, data) for data in files)))
+    prepared = await service.preparer.prepare(files)
+    return [
+        found if isinstance(found, ServiceError) else ImageQuery(found.image, found.picture.digest)
+        for found in prepared
+    ]
 
 
 def _problems(results: Sequence[Result | ServiceError]) -> list[tuple[str, ServiceError]]:

@@ -6,13 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, fence, forgetting, main_path, redis_away, scale, soak, tiers
+from benchmarks import closed_form, fence, forgetting, intake, main_path, redis_away, scale, soak, tiers
 from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
     "main_path": main_path,
     "forgetting": forgetting,
+    "intake": intake,
     "closed_form": closed_form,
     "tiers": tiers,
     "fence": fence,

@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import determinism, head
+from models import checkpoint, determinism, head
 from models.backbone import TIMM_NAMES, Backbone, Preprocessing, load_backbone
 from models.embedding import embed
 from models.image import decode
 from models.prompt import covered_pixels, expand
-from service.core.context import open_context
+from models.training import TrainedPrompt
+from service.core.context import Context, open_context
 from service.registry import prompts
+from service.registry.records import Prompt
 from service.serving.snapshot import take_snapshot
 from service.settings import Settings
 
@@ -79,18 +81,28 @@ class TwoPass:
         return [bool(lead) for lead in best - second > MARGIN]
 
 
+def _trained(context: Context, prompt: Prompt) -> TrainedPrompt:
+    return checkpoint.load(
+        context.store.get(prompt.object_name),
+        key=prompt.key,
+        digest=prompt.digest,
+        labels=prompt.labels,
+        identity=context.identity,
+    )
+
+
 def export(settings: Settings, path: Path) -> int:
     """Write what a running service serves just now; how many prompts."""
     context = open_context(settings, read_only=True)
     try:
         snapshot = take_snapshot(context, None)
         with context.registry.read() as session:
-            built = prompts.get(session, [cluster.serving_key for cluster in snapshot.held if cluster.serving_key])
+            built = prompts.get(session, snapshot.keys)
+        chosen = [_trained(context, built[snapshot.held[i].serving_key or ""]) for i in snapshot.served]
     finally:
         context.registry.close()
-    if snapshot.layout is None or not built:
+    if snapshot.layout is None or not chosen:
         raise RuntimeError("nothing is served yet: no prompt to export")
-    chosen = [snapshot.loaded[built[snapshot.held[i].serving_key or ""].object_name] for i in snapshot.served]
     row_of = {place: row for row, place in enumerate(snapshot.served)}
     prototypes = context.backbone.prototypes
     positions = snapshot.layout.locate(prototypes, ["0" * 64] * len(prototypes))

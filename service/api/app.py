@@ -16,6 +16,7 @@ from service.api import docs, problems
 from service.api.deps import Service
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
+from service.api.preparing import Preparer
 from service.api.routes import erasures, health, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
@@ -126,6 +127,7 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
         closed_form=tier,
         heart=heart,
         batcher=batcher,
+        preparer=Preparer(context, batcher),
         reconciler=reconciler,
     )
 
@@ -134,6 +136,7 @@ async def _shut_down(service: Service) -> None:
     await service.batcher.stop()
     if service.heart is not None:
         await asyncio.to_thread(service.heart.stop)
+    await asyncio.to_thread(service.preparer.stop)
     await asyncio.to_thread(service.reconciler.stop)
     service.lanes.shutdown(wait=True)
     if service.closed_form is not None:

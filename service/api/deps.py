@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.api.preparing import Preparer
 from service.core import access
 from service.core.context import Context
 from service.core.reconciler import Reconciler
@@ -29,6 +30,7 @@ class Service:
     closed_form: ClosedFormTier | None
     heart: Heart | None
     batcher: Batcher[Job, Outcome]
+    preparer: Preparer
     reconciler: Reconciler
 
     def somebody_has_gone(self) -> None:

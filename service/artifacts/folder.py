@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -32,19 +32,26 @@ class FolderStore:
 
     def put(self, name: str, data: bytes) -> None:
         """Write, flush, rename, flush the folder."""
-        path = self._path(name)
-        _make_folder(path.parent)
-        temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        self.put_many([(name, data)])
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Write and flush all, rename all, flush each of their folders once."""
+        paths = [self._path(name) for name, _ in items]
+        folders = sorted({path.parent for path in paths})
+        for folder in folders:
+            _make_folder(folder)
+        temporaries = [path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}" for path in paths]
         try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            for temporary, (_, data) in zip(temporaries, items, strict=True):
+                _write(temporary, data)
+            for temporary, path in zip(temporaries, paths, strict=True):
+                os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        for folder in folders:
+            _flush_folder(folder)
 
     def get(self, name: str) -> bytes:
         """Read the file. Raises ObjectMissing."""
@@ -107,6 +114,14 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _flush_folder(folder.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from service.artifacts.store import ObjectMissing, check_name, check_prefix
@@ -20,6 +20,11 @@ class MemoryStore:
     def put(self, name: str, data: bytes) -> None:
         """Keep a copy."""
         self._objects[check_name(name)] = bytes(data)
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """One after the other."""
+        for name, data in items:
+            self.put(name, data)
 
     def get(self, name: str) -> bytes:
         """Raises ObjectMissing."""

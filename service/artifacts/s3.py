@@ -13,7 +13,8 @@ No request waits longer than `S3Settings.longest_seconds`. The one client is sha
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 PART = 16 << 20  # bytes; above Amazon's least size of a part (5 MiB)
 CONNECTIONS = 32  # kept open and shared; more threads than that wait for one
+AT_ONCE = 8  # puts of one `put_many`
 LISTED = 1000  # versions listed and destroyed in one request: Amazon's limit
 
 _MISSING = ("NoSuchKey", "NoSuchVersion", "NoSuchUpload")
@@ -93,6 +95,21 @@ class S3Store:
             self._call("put_object", Key=key, Body=body)
         else:
             self._put_in_parts(key, body)
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Several requests at once. When it raises all have ended: nothing is written behind one who cleans up."""
+        if len(items) < 2:
+            for name, data in items:
+                self.put(name, data)
+            return
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="put") as pool:
+            futures = [pool.submit(self.put, name, data) for name, data in items]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
     def get(self, name: str) -> bytes:
         """Raises ObjectMissing, also where the newest version is a delete marker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -41,6 +41,10 @@ class Store(Protocol):
 
     def put(self, name: str, data: bytes) -> None:
         """Keep `data` under `name`, durably and whole: no reader ever sees half of it."""
+        ...
+
+    def put_many(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """As `put` does with each, all durable once it answers. If it fails, some are kept; none of them is half."""
         ...
 
     def get(self, name: str) -> bytes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 from uuid6 import uuid7
 
 from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
@@ -27,8 +26,7 @@ from service.registry.records import Sample
 
 log = logging.getLogger(__name__)
 
-# A legal image can take 750 MB while it is decoded (50 megapixels with transparency): not forty at once.
-_DECODERS = threading.BoundedSemaphore(min(8, os.cpu_count() or 1))
+_ENCODED = 32 << 20
 WHOLE_LINE = (0, 2**63 - 1)
 TRIES = 5
 
@@ -62,13 +60,12 @@ class Newcomer:
 
 
 def read_picture(context: Context, data: bytes) -> Picture:
-    """Decode an upload. Raises TooLarge, UnsupportedMedia or Invalid, in words for the sender."""
+    """Decode an upload, one of few at once (`api.preparing`). Raises TooLarge, UnsupportedMedia or Invalid."""
     limit = context.settings.intake.max_bytes
     if len(data) > limit:
         raise TooLarge(f"The file is larger than {limit:,} bytes.")
     try:
-        with _DECODERS:
-            pixels = decode(data, context.settings.intake.limits())
+        pixels = decode(data, context.settings.intake.limits())
     except NotAnImage as error:
         raise UnsupportedMedia(str(error)) from None
     except (AbsurdDimensions, ImageError) as error:
@@ -99,10 +96,9 @@ def take_in(
     begun = context.clock()
     written: list[str] = []
     try:
-        for sample_id, newcomer in zip(ids, newcomers, strict=True):
-            if _flaw(newcomer) is None:
-                written.append(samples.object_name(sample_id))
-                _store(context, sample_id, newcomer)
+        sound = [pair for pair in zip(ids, newcomers, strict=True) if _flaw(pair[1]) is None]
+        written += [samples.object_name(sample_id) for sample_id, _ in sound]
+        _store(context, sound)
         results = _record(context, newcomers, ids, idempotency_key, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
@@ -121,11 +117,18 @@ def _destroy(context: Context, names: Sequence[str]) -> None:
         log.warning("unrecorded objects cannot be destroyed just now: %s", error.strerror)
 
 
-def _store(context: Context, sample_id: str, newcomer: Newcomer) -> None:
-    context.store.put(
-        samples.object_name(sample_id),
-        sample_file.encode(newcomer.picture.pixels, newcomer.embedding, newcomer.descriptor),
-    )
+def _store(context: Context, sound: Sequence[tuple[str, Newcomer]]) -> None:
+    """Many at once, and never a copy of more than `_ENCODED` bytes of pixels, or one picture, beside themselves."""
+    part: list[tuple[str, bytes]] = []
+    size = 0
+    for sample_id, newcomer in sound:
+        data = sample_file.encode(newcomer.picture.pixels, newcomer.embedding, newcomer.descriptor)
+        if part and size + len(data) > _ENCODED:
+            context.store.put_many(part)
+            part, size = [], 0
+        part.append((samples.object_name(sample_id), data))
+        size += len(data)
+    context.store.put_many(part)
 
 
 def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str], *, doubtful: bool) -> None:
@@ -161,15 +164,13 @@ class _Located:
 def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
     """While positions mean nothing, any will do: everybody is about to be located anew."""
     digest, layout = layouts.in_force(context)
-    positions: list[int | ServiceError] = []
-    for newcomer in newcomers:
-        flaw = _flaw(newcomer)
-        if flaw is not None:
-            positions.append(flaw)
-        elif layout is None:
-            positions.append(0)
-        else:
-            positions.append(int(layout.locate(newcomer.embedding[None], [newcomer.picture.digest])[0]))
+    positions: list[int | ServiceError] = [_flaw(newcomer) or 0 for newcomer in newcomers]
+    sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
+    if layout is not None and sound:
+        embeddings = np.stack([newcomers[place].embedding for place in sound])
+        found = layout.locate(embeddings, [newcomers[place].picture.digest for place in sound])
+        for place, position in zip(sound, found.tolist(), strict=True):
+            positions[place] = position
     return _Located(digest if layout is not None else None, positions)
 
 
@@ -212,9 +213,8 @@ def _store_again(context: Context, newcomers: Sequence[Newcomer], results: Seque
 
     Within the transaction that records them, while which it destroys nothing.
     """
-    for newcomer, result in zip(newcomers, results, strict=True):
-        if isinstance(result, Sample):
-            _store(context, result.id, newcomer)
+    pairs = zip(newcomers, results, strict=True)
+    _store(context, [(result.id, newcomer) for newcomer, result in pairs if isinstance(result, Sample)])
 
 
 def _record_all(
@@ -226,22 +226,21 @@ def _record_all(
     *,
     exclusive: bool,
 ) -> list[Sample | ServiceError]:
-    results: list[Sample | ServiceError] = []
-    arrivals: Counter[str] = Counter()
     most = context.partition.max_copies
     if layout_rows.digest(session) != located.layout:
         raise _Moved
     places = _refuse_copies(context, session, newcomers, located.positions)
     taken = zip(newcomers, places, strict=True)
-    samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
-    for newcomer, sample_id, place in zip(newcomers, ids, places, strict=True):
-        if not isinstance(place, int):
-            results.append(place)
-            continue
-        sample = _record_one(context, session, newcomer, sample_id, place, exclusive=exclusive)
-        results.append(sample)
-        arrivals[sample.cluster] += 1
+    owners = samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
     now = context.clock()
+    located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
+    results = [
+        place if isinstance(place, ServiceError) else _sample(newcomer, sample_id, place, cluster, now)
+        for newcomer, sample_id, place, cluster in zip(newcomers, ids, places, located_in, strict=True)
+    ]
+    accepted = [result for result in results if isinstance(result, Sample)]
+    samples.insert_all(session, accepted, owners)
+    arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
         clusters.added(session, cluster, count, settles_at=settles_at, now=now)
@@ -249,7 +248,7 @@ def _record_all(
     digests = (newcomer.picture.digest for newcomer in newcomers)
     if not exclusive and most is not None and samples.has_more_copies(session, digests, than=most):
         raise _MustBeAlone
-    feed.note_additions(session, [result.id for result in results if isinstance(result, Sample)])
+    feed.note_additions(session, [sample.id for sample in accepted])
     return results
 
 
@@ -263,12 +262,12 @@ def _refuse_copies(
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming: Counter[str] = Counter()
+    coming = samples.copies(session, (newcomer.picture.digest for newcomer in newcomers))  # and those before, here
     places: list[int | ServiceError] = []
     for newcomer, position in zip(newcomers, positions, strict=True):
         if isinstance(position, int):
             picture = newcomer.picture.digest
-            if samples.copies(session, picture) + coming[picture] >= most:
+            if coming[picture] >= most:
                 position = Conflict(
                     f"{most} copies of this very image are held already; more could not be divided into clusters of "
                     "the allowed size."
@@ -279,29 +278,27 @@ def _refuse_copies(
     return places
 
 
-def _record_one(
-    context: Context,
-    session: WriteSession,
-    newcomer: Newcomer,
-    sample_id: str,
-    position: int,
-    *,
-    exclusive: bool,
-) -> Sample:
-    now = context.clock()
-    cluster = clusters.covering(session, position)
-    if cluster is None:
-        if not exclusive:
-            raise _MustBeAlone
-        lo, hi = WHOLE_LINE
-        cluster = clusters.create(session, lo=lo, hi=hi, now=now)
-    return samples.insert(
-        session,
-        sample_id=sample_id,
+def _clusters_of(
+    session: WriteSession, places: Sequence[int | ServiceError], *, exclusive: bool, now: datetime
+) -> list[str]:
+    """The cluster that covers each position, "" for a refusal. While there is none, one for all is made: alone."""
+    positions = [place for place in places if isinstance(place, int)]
+    covered = clusters.covering(session, positions)
+    if None in covered and not exclusive:
+        raise _MustBeAlone
+    lo, hi = WHOLE_LINE
+    first = clusters.create(session, lo=lo, hi=hi, now=now) if None in covered else ""
+    found = iter(covered)
+    return [next(found) or first if isinstance(place, int) else "" for place in places]
+
+
+def _sample(newcomer: Newcomer, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
+    return Sample(
+        id=sample_id,
         owner=newcomer.owner,
         label=newcomer.label,
         digest=newcomer.picture.digest,
-        position=position,
         cluster=cluster,
-        now=now,
+        created_at=now,
+        position=position,
     )

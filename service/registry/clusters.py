@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -66,13 +67,20 @@ def page(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page
     return paging.page(rows, limit, item=_record, place=lambda row: row.id)
 
 
-def covering(session: ReadSession, position: int) -> str | None:
-    """The cluster whose region holds this position; None while there are no clusters."""
-    statement = (
-        sa.select(ClusterRow.id, ClusterRow.hi).where(ClusterRow.lo <= position).order_by(ClusterRow.lo.desc()).limit(1)
+def covering(session: ReadSession, positions: Sequence[int]) -> list[str | None]:
+    """For each position the cluster whose region holds it, in one statement; None while there are no clusters."""
+    if not positions:
+        return []
+    spanned = sa.select(ClusterRow.lo, ClusterRow.hi, ClusterRow.id).where(
+        ClusterRow.lo <= max(positions), ClusterRow.hi > min(positions)
     )
-    row = session.execute(statement).one_or_none()
-    return row[0] if row is not None and position < row[1] else None
+    regions = session.execute(spanned.order_by(ClusterRow.lo)).all()
+    starts = [region[0] for region in regions]
+    nearest = [bisect_right(starts, position) - 1 for position in positions]
+    return [
+        regions[index][2] if index >= 0 and position < regions[index][1] else None
+        for index, position in zip(nearest, positions, strict=True)
+    ]
 
 
 def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_key: str | None = None) -> str:

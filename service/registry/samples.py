@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -138,36 +139,51 @@ def insert(
     now: datetime,
 ) -> Sample:
     """Record a sample; its place in the order of arrival is the end."""
-    row = SampleRow(
-        id=sample_id,
-        owner_id=_owner_id(session, owner),
-        label=label,
-        digest=digest,
-        position=position,
-        cluster_id=cluster,
-        created_at=now,
-        addition=0,  # `feed.note_additions`
-    )
-    session.add(row)
-    session.flush()
-    return Sample(sample_id, owner, label, digest, cluster, now, position)
+    sample = Sample(sample_id, owner, label, digest, cluster, now, position)
+    insert_all(session, [sample], ensure_owners(session, [owner]))
+    return sample
 
 
-def ensure_owners(session: WriteSession, refs: Iterable[str]) -> None:
-    """Make those that are new, in one order for everybody: on PostgreSQL each waits for whoever makes the same."""
-    for ref in sorted(set(refs)):
-        _owner_id(session, ref)
+def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mapping[str, str]) -> None:
+    """Record samples, in their order at the end of the order of arrival; `owners` as `ensure_owners` answers."""
+    rows = [
+        {
+            "id": sample.id,
+            "owner_id": owners[sample.owner],
+            "label": sample.label,
+            "digest": sample.digest,
+            "position": sample.position,
+            "cluster_id": sample.cluster,
+            "created_at": sample.created_at,
+            "addition": 0,  # `feed.note_additions`
+        }
+        for sample in arrivals
+    ]
+    if rows:  # row by row, so numbered in this order; many VALUES of one statement promise none
+        session.connection().execute(sa.insert(SampleRow), rows)
 
 
-def _owner_id(session: WriteSession, ref: str) -> str:
-    found = sa.select(OwnerRow.id).where(OwnerRow.ref == ref)
-    existing = session.execute(found).scalar_one_or_none()
-    if existing is not None:
-        return existing
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(OwnerRow).values(id=str(uuid7()), ref=ref, leaving=False)
-    session.execute(statement.on_conflict_do_nothing(index_elements=["ref"]))
-    return session.execute(found).scalar_one()
+def ensure_owners(session: WriteSession, refs: Iterable[str]) -> dict[str, str]:
+    """Ids by reference. Makes those that are new, in one order for everybody: on PostgreSQL each waits for whoever
+    makes the same."""
+    wanted = sorted(set(refs))
+    found = _owner_ids(session, wanted)
+    new = [ref for ref in wanted if ref not in found]
+    if new:
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(OwnerRow).on_conflict_do_nothing(index_elements=["ref"])
+        rows = [{"id": str(uuid7()), "ref": ref, "leaving": False} for ref in new]
+        session.connection().execute(statement, rows)
+        found |= _owner_ids(session, new)
+    return found
+
+
+def _owner_ids(session: ReadSession, refs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for start in range(0, len(refs), _CHUNK):
+        statement = sa.select(OwnerRow.ref, OwnerRow.id).where(OwnerRow.ref.in_(refs[start : start + _CHUNK]))
+        found |= {row[0]: row[1] for row in session.execute(statement)}
+    return found
 
 
 def delete(session: WriteSession, ids: Sequence[str]) -> int:
@@ -205,10 +221,15 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     return [Member(*row) for row in session.execute(statement)]
 
 
-def copies(session: ReadSession, digest: str) -> int:
-    """How many samples are this very picture."""
-    statement = sa.select(sa.func.count()).where(SampleRow.digest == digest)
-    return session.execute(statement).scalar_one()
+def copies(session: ReadSession, digests: Iterable[str]) -> Counter[str]:
+    """How many samples are these very pictures."""
+    wanted = list(set(digests))
+    found: Counter[str] = Counter()
+    for start in range(0, len(wanted), _CHUNK):
+        pictures = SampleRow.digest.in_(wanted[start : start + _CHUNK])
+        counted = sa.select(SampleRow.digest, sa.func.count()).where(pictures).group_by(SampleRow.digest)
+        found.update({row[0]: row[1] for row in session.execute(counted)})
+    return found
 
 
 def has_more_copies(session: ReadSession, digests: Iterable[str], *, than: int) -> bool:

@@ -1,5 +1,6 @@
 """A clock that is set back, or leaps ahead: nothing waits for a time noted before, and nothing known is taken away."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -126,15 +127,15 @@ def test_tidying_takes_nothing_that_is_known_when_the_clock_is_set_back_and_fort
 def test_a_clock_that_leaps_ahead_costs_no_sample_that_is_being_taken_in(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = world.context.store.put
+    put_many = world.context.store.put_many
 
-    def leap(name: str, data: bytes) -> None:
-        monkeypatch.setattr(world.context.store, "put", put)
-        put(name, data)
+    def leap(items: Sequence[tuple[str, bytes]]) -> None:
+        monkeypatch.setattr(world.context.store, "put_many", put_many)
+        put_many(items)
         world.time.advance(2 * UNRECORDED_KEPT.total_seconds())
         tidy(world.context)
         assert world.objects() == set()
 
-    monkeypatch.setattr(world.context.store, "put", leap)
+    monkeypatch.setattr(world.context.store, "put_many", leap)
     world.add(1)
     assert world.objects() == {samples.object_name(sample.id) for sample in world.samples()}

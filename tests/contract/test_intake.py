@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -98,17 +99,14 @@ def test_nothing_is_half_stored_when_the_transaction_fails(world: World, monkeyp
 
 
 def test_nothing_is_recorded_when_the_store_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = world.context.store.put
-    left = [2]
+    put_many = world.context.store.put_many
 
-    def fill_up(name: str, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError("No space left on device")
-        put(name, data)
+    def fill_up(items: Sequence[tuple[str, bytes]]) -> None:
+        put_many(items[:2])
+        raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.context.store, "put", fill_up)
+        patch.setattr(world.context.store, "put_many", fill_up)
         with pytest.raises(OSError, match="No space left"):
             world.add(4)
     assert (world.objects(), world.samples(), world.clusters()) == (set(), [], [])

@@ -83,6 +83,23 @@ def test_every_proper_name_works(store, name):
     assert list(store.names(name.split("/", 1)[0])) == [name]
 
 
+def test_many_are_put_at_once(store):
+    items = [(f"samples/{index:03}", bytes([index]) * index) for index in range(60)]
+    store.put_many([*items, (OTHER, b"elsewhere")])
+    assert sorted(store.names("samples")) == [name for name, _ in items]
+    assert all(store.get(name) == data for name, data in [*items, (OTHER, b"elsewhere")])
+    store.put_many([(OTHER, b"again")])
+    store.put_many([])
+    assert store.get(OTHER) == b"again"
+
+
+def test_one_bad_name_among_many_leaves_nothing_half(store):
+    with pytest.raises(ValueError, match="not a valid object name"):
+        store.put_many([(NAME, b"data"), ("../escape", b"data"), (OTHER, b"data")])
+    kept = [*store.names("samples"), *store.names("prompts")]
+    assert all(store.get(name) == b"data" for name in kept)
+
+
 def test_what_was_never_put_is_missing(store):
     with pytest.raises(ObjectMissing, match="0198f2aa"):
         store.get(NAME)
@@ -223,6 +240,38 @@ def test_a_full_disk_leaves_neither_object_nor_temporary_file(root, folder, monk
     assert files(root) == []
     with pytest.raises(ObjectMissing):
         folder.get(NAME)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fills_up_among_many_leaves_whole_objects_only(root, folder, monkeypatch, call):
+    real, left = getattr(os, call), [5]
+
+    def fill_up(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            disk_full()
+        return real(*arguments)
+
+    folder.put(NAME, b"before")  # and its folders, which are flushed as well
+    names = [f"samples/{index}-1c" for index in range(8)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fill_up)
+        with pytest.raises(OSError, match="No space left"):
+            folder.put_many([(name, b"data") for name in names])
+    kept = set(folder.names("samples"))
+    assert len(files(root)) == len(kept)  # no temporary file
+    assert kept == {NAME, *(names[:5] if call == "replace" else [])}
+
+
+def test_each_file_and_each_folder_is_flushed_before_many_are_answered(root, folder, monkeypatch):
+    folder.put_many([("samples/a-1c", b"data"), ("samples/a-2c", b"data")])
+    flushed, real = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (flushed.append(os.readlink(f"/proc/self/fd/{number}")), real(number))
+    )
+    folder.put_many([("samples/b-1c", b"data"), ("samples/c-1c", b"data"), ("samples/b-2c", b"data")])
+    assert [".tmp-" in path for path in flushed] == [True, True, True, False, False]
+    assert flushed[3:] == [str(root / "samples" / "1c"), str(root / "samples" / "2c")]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

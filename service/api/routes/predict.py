@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, File, Query, Request, UploadFile
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from service.api.deps import Running, Service, scope
 from service.api.problems import batch_problems, respond, responses
+from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
-from service.core.intake import read_picture
 from service.errors import ServiceError
-from service.serving.batcher import Announcement
-from service.serving.jobs import Answer, Description, Job, Outcome
+from service.serving.jobs import Answer, Description
 from service.serving.jobs import Query as ImageQuery
 
 router = APIRouter(tags=["predictions"])
@@ -31,41 +28,26 @@ Result = TypeVar("Result")
     dependencies=[scope("predict")],
     responses=responses(413, 415, 429, 503),
     summary="Classify up to 64 images",
+    openapi_extra=documented("image"),
 )
 async def predict(
     service: Running,
     request: Request,
+    raw: RawImage,
     images: Annotated[
-        list[UploadFile], File(alias="image", min_length=1, max_length=MAX_IMAGES, description="The images.")
-    ],
+        list[UploadFile] | None,
+        File(alias="image", min_length=1, max_length=MAX_IMAGES, description="The images."),
+    ] = None,
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels listed for each image.")] = 5,
 ) -> Predictions | JSONResponse:
     """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
 
-    Nothing of them is kept.
+    Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
     """
-    files = [await image.read() for image in images]
-    with service.batcher.expect(len(files)) as announcement:
-        answers = await asyncio.gather(*(_answer(service, announcement, data) for data in files))
+    answers = await _answers(service, await _files(raw, images))
     if problems := _problems(answers):
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
-
-
-async def _answer(service: Service, announcement: Announcement[Job, Outcome], data: bytes) -> Answer | ServiceError:
-    """Decode and resize off the event loop, then into whatever batch comes next."""
-
-    def prepare() -> ImageQuery:
-        picture = read_picture(service.context, data)
-        return ImageQuery(service.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
-
-    try:
-        (outcome,) = await announcement.submit([await run_in_threadpool(prepare)])
-    except ServiceError as error:
-        return error
-    if isinstance(outcome, Description):
-        raise TypeError("a query was answered with a description")
-    return outcome
 
 
 def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> JSONResponse:
@@ -73,6 +55,20 @@ def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> J
     retry_after = problems[0][1].retry_after
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else None
     return respond(batch_problems(problems, request.url.path), headers)
+
+
+async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list[bytes]:
+    if raw is not None:
+        return [raw]
+    if not images:
+        raise missing("body", "image")
+    return [await image.read() for image in images]
+
+
+async def _answers(service: Service, files: Sequence[bytes]) -> list[Answer | ServiceError]:
+    found = await service.preparer.outcomes(files, lambda ready: ImageQuery(ready.image, ready.picture.digest))
+    outcomes = [one if isinstance(one, ServiceError) else one[1] for one in found]
+    return [outcome for outcome in outcomes if not isinstance(outcome, Description)]  # no query is answered with one
 
 
 def _problems(results: Sequence[Result | ServiceError]) -> list[tuple[str, ServiceError]]:

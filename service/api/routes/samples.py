@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import PagingParameters, Running, Service, caller, scope
 from service.api.problems import problem_of, responses
+from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import Listing
-from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, Sample, sample_of
+from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, SaidOfRaw, Sample, sample_of
 from service.core.idempotency import once, request_digest
-from service.core.intake import Newcomer, Upload, check_text, read_picture, take_in
-from service.errors import Invalid, NotFound, ServiceError
+from service.core.intake import Newcomer, Upload, check_text, take_in
+from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
 
@@ -32,20 +34,30 @@ _metadata = TypeAdapter(list[BatchMetadata])
     dependencies=[scope("samples")],
     responses=responses(409, 413, 415, 429, 503, 507),
     summary="Contribute an image",
+    openapi_extra=documented("image", "label", "owner"),
 )
 def create_sample(
     service: Running,
     request: Request,
     response: Response,
-    image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")],
-    label: Annotated[str, Form(min_length=1, max_length=128, description="What the image shows.")],
-    owner: Annotated[str, Form(min_length=1, max_length=128, description="Your reference for the person.")],
+    raw: RawImage,
+    said_of_raw: Annotated[SaidOfRaw, Query()],
+    image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")] = None,
+    label: Annotated[str | None, Form(min_length=1, max_length=128, description="What the image shows.")] = None,
+    owner: Annotated[
+        str | None, Form(min_length=1, max_length=128, description="Your reference for the person.")
+    ] = None,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
 ) -> Sample:
-    """Decode, embed, route to the nearest cluster and record. Training follows by itself."""
-    data = image.file.read()
-    upload = Upload(data, check_text("label", label), check_text("owner", owner))
-    digest = request_digest(data, upload.label.encode(), upload.owner.encode())
+    """Decode, embed, route to the nearest cluster and record. Training follows by itself.
+
+    The image may be the body itself, as `application/octet-stream` or `image/*`; then label and owner are in the query.
+    """
+    if raw is not None:
+        upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
+    else:
+        upload = _upload("body", image.file.read() if image is not None else None, label, owner)
+    digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
     with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
@@ -56,6 +68,14 @@ def create_sample(
             record = result
     response.headers["Location"] = f"/samples/{record.id}"
     return sample_of(record)
+
+
+def _upload(place: str, data: bytes | None, label: str | None, owner: str | None) -> Upload:
+    """Raises RequestValidationError naming what is missing, or Invalid."""
+    if data is None or label is None or owner is None:
+        given = {"image": data, "label": label, "owner": owner}
+        raise missing(place, *(name for name, value in given.items() if value is None))
+    return Upload(data, check_text("label", label), check_text("owner", owner))
 
 
 @router.post(
@@ -107,39 +127,33 @@ def _take_in(
     service: Service, uploads: list[Upload | ServiceError] | list[Upload], key_digest: str | None = None
 ) -> list[records.Sample | ServiceError]:
     """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
-    results: list[records.Sample | ServiceError | None] = [None] * len(uploads)
-    pictures = {}
-    for place, upload in enumerate(uploads):
-        try:
-            if isinstance(upload, ServiceError):
-                raise upload
-            pictures[place] = (upload, read_picture(service.context, upload.data))
-        except ServiceError as error:
-            results[place] = error
-    resize = service.context.backbone.preprocessing.resize
-    images = [resize(picture.pixels) for _, picture in pictures.values()]
-    described = anyio.from_thread.run(service.batcher.submit, [jobs.Newcomer(image) for image in images])
-    newcomers = [
-        Newcomer(picture, outcome.embedding, outcome.descriptor, upload.label, upload.owner)
-        for (upload, picture), outcome in zip(pictures.values(), described, strict=True)
-        if isinstance(outcome, jobs.Description)
-    ]
-    if newcomers:
-        taken = take_in(service.context, newcomers, idempotency_key=key_digest)
-        results = _fill(results, list(pictures), taken)
-        service.reconciler.wake()
-    return [result for result in results if result is not None]
+    sent = [upload for upload in uploads if isinstance(upload, Upload)]
+    described = iter(_describe(service, sent))
+    ready = [upload if isinstance(upload, ServiceError) else next(described) for upload in uploads]
+    newcomers = [one for one in ready if isinstance(one, Newcomer)]
+    if not newcomers:
+        return [one for one in ready if isinstance(one, ServiceError)]
+    taken = iter(take_in(service.context, newcomers, idempotency_key=key_digest))
+    service.reconciler.wake()
+    return [next(taken) if isinstance(one, Newcomer) else one for one in ready]
 
 
-def _fill(
-    results: list[records.Sample | ServiceError | None],
-    places: list[int],
-    taken: list[records.Sample | ServiceError],
-) -> list[records.Sample | ServiceError | None]:
-    filled = list(results)
-    for place, result in zip(places, taken, strict=True):
-        filled[place] = result
-    return filled
+def _describe(service: Service, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
+    """Each ready to be recorded, or why not. Raises what kept the backbone from all: nothing is recorded then."""
+    files = [upload.data for upload in uploads]
+    found = anyio.from_thread.run(service.preparer.outcomes, files, lambda ready: jobs.Newcomer(ready.image))
+    newcomers: list[Newcomer | ServiceError] = []
+    for upload, one in zip(uploads, found, strict=True):
+        if isinstance(one, Unavailable):
+            raise one
+        if isinstance(one, ServiceError):
+            newcomers.append(one)
+            continue
+        prepared, outcome = one
+        if isinstance(outcome, jobs.Description):  # a newcomer is answered with nothing else
+            said = (outcome.embedding, outcome.descriptor, upload.label, upload.owner)
+            newcomers.append(Newcomer(prepared.picture, *said))
+    return newcomers
 
 
 @router.get(

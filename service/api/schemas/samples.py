@@ -24,6 +24,13 @@ class Sample(Schema):
     created_at: datetime
 
 
+class SaidOfRaw(BaseModel):
+    """What the query says of an image that is the body itself; unused beside multipart."""
+
+    label: str | None = Field(None, min_length=1, max_length=128, description="With an image as the body itself.")
+    owner: str | None = Field(None, min_length=1, max_length=128, description="With an image as the body itself.")
+
+
 class BatchMetadata(BaseModel):
     """What is said of one image of a batch; each must have 1 to 128 characters, or its image is refused."""
 

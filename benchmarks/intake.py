@@ -1,0 +1,186 @@
+"""How fast `/samples/batch` takes images in, beside the backbone alone, and where the milliseconds go.
+
+`oubli api` on embedded defaults without a worker: nothing trains meanwhile. All is durable when answered: each object
+and its folder are flushed, and the registry has committed. The client is a process of its own on the same cores, so its
+work is in the figures as well. The raw limit is `models.embedding.describe` of ready tensors in a loop, measured before
+and after in this process while the server is idle; ratios are within the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartParser
+
+from benchmarks.images import Labelled, load
+from benchmarks.sender import BOUNDARY, Job, body
+from benchmarks.service_deletions import _running_api
+from models import determinism
+from models.backbone import Backbone
+from models.embedding import describe
+from service.core import intake, sample_file
+from service.core.context import open_context
+from service.registry.engine import migrate
+from service.settings import Settings
+
+IN_FLIGHT = (1, 2, 4)
+SIZES = (64, 256)  # images a request
+PHOTOS = 64
+PHOTO_SIDES = (1600, 1200)
+
+Item = tuple[bytes, str, str]
+
+
+def measure(images: int = 1024) -> dict[str, Any]:
+    """images  PNGs sent for each row of the table."""
+    determinism.configure(threads=2, device="cpu")
+    rows = len(IN_FLIGHT) * len(SIZES) + 1
+    name, train, test = load(min(images * rows, 10_000), 2_000)
+    supply = _items([*train, *test])
+    figures: dict[str, Any] = {"data": name, "steps_ms": _steps(supply[:256])}
+    backbone = _backbone()
+    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder, _running_api(Path(folder)) as (url, key):
+        port = urlsplit(url).port or 0
+        _send(port, key, 2, [supply[:64]])  # warm
+        used = 64
+        figures["raw_before"] = _raw(backbone)
+        figures["rows"] = []
+        for size in SIZES:
+            for in_flight in IN_FLIGHT:
+                count = min(images, (len(supply) - used) // (rows or 1) // size * size) or size
+                chosen = [supply[i % len(supply)] for i in range(used, used + count)]
+                used += count
+                rate = _send(port, key, in_flight, [chosen[i : i + size] for i in range(0, count, size)])
+                figures["rows"].append({"kind": "PNG 32 px", "size": size, "in_flight": in_flight, "rate": rate})
+        photos = _photos(train[:PHOTOS])
+        figures["photo_bytes"] = int(np.mean([len(data) for data, _, _ in photos]))
+        rate = _send(port, key, 2, [photos[:32], photos[32:]])
+        figures["rows"].append({"kind": "JPEG 1600 x 1200", "size": 32, "in_flight": 2, "rate": rate})
+        figures["raw_after"] = _raw(backbone)
+    raw = (figures["raw_before"] + figures["raw_after"]) / 2
+    for row in figures["rows"]:
+        row["of_raw"] = row["rate"] / raw
+    return figures
+
+
+def _backbone() -> Backbone:
+    from models.backbone import load_backbone
+
+    return load_backbone("efficientnet-lite0")
+
+
+def _items(chosen: Sequence[Labelled]) -> list[Item]:
+    return [(image.png(), image.label, f"owner-{index % 97}") for index, image in enumerate(chosen)]
+
+
+def _photos(chosen: Sequence[Labelled]) -> list[Item]:
+    """Of a camera's size and weight: enlarged, with grain."""
+    random = np.random.default_rng(0)
+    made = []
+    for image in chosen:
+        large = np.asarray(Image.fromarray(image.pixels).resize(PHOTO_SIDES, Image.Resampling.BICUBIC), np.int16)
+        grain = random.integers(-8, 9, large.shape, dtype=np.int16)
+        buffer = io.BytesIO()
+        Image.fromarray((large + grain).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        made.append((buffer.getvalue(), image.label, "photographer"))
+    return made
+
+
+def _raw(backbone: Backbone, seconds: float = 4.0) -> float:
+    """Images a second of the one pass alone."""
+    side = backbone.input_size
+    ready = list(torch.randint(0, 256, (64, 3, side, side), dtype=torch.uint8))
+    describe(backbone, ready)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        describe(backbone, ready)
+        done += len(ready)
+    return done / (time.perf_counter() - started)
+
+
+def _send(port: int, key: str, in_flight: int, requests: list[list[Item]]) -> float:
+    """Images a second, all of them taken in."""
+    job = pickle.dumps(Job(port, key, in_flight, requests))
+    command = [sys.executable, "-m", "benchmarks.sender"]
+    finished = subprocess.run(command, input=job, stdout=subprocess.PIPE, check=True)
+    import json
+
+    found = json.loads(finished.stdout)
+    sent = sum(len(items) for items in requests)
+    if found["taken"] < sent * 0.99:  # a few CIFAR images are copies of each other
+        raise RuntimeError(f"Of {sent} images {found['taken']:.0f} were taken in.")
+    return float(found["taken"] / found["seconds"])
+
+
+def _steps(items: Sequence[Item]) -> dict[str, float]:
+    """Milliseconds an image of each step, one after the other in this process, in a batch of these."""
+    found: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        found[name] = (time.perf_counter() - started) * 1000.0 / len(items)
+        return result
+
+    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder:
+        settings = Settings(data_dir=Path(folder))
+        migrate(settings.database)
+        context = open_context(settings)
+        with closing(context.registry):
+            data = body(list(items))
+            timed("multipart", lambda: _parse(data))
+            pictures = timed("decode + digest", lambda: [intake.read_picture(context, item[0]) for item in items])
+            resize = context.backbone.preprocessing.resize
+            tensors = timed("resize", lambda: [resize(picture.pixels) for picture in pictures])
+            describe(context.backbone, tensors[:16])
+            vectors, descriptors = timed("describe (the raw limit)", lambda: describe(context.backbone, tensors))
+            newcomers = [
+                intake.Newcomer(picture, vector, descriptor, item[1], item[2])
+                for picture, vector, descriptor, item in zip(pictures, vectors, descriptors, items, strict=True)
+            ]
+            timed(
+                "encode", lambda: [sample_file.encode(n.picture.pixels, n.embedding, n.descriptor) for n in newcomers]
+            )
+            intake.take_in(context, newcomers[:1])
+            timed("take in: locate, encode, store, record", lambda: intake.take_in(context, newcomers))
+    return found
+
+
+def _parse(data: bytes) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 65_536):
+            yield data[start : start + 65_536]
+
+    headers = Headers({"content-type": f"multipart/form-data; boundary={BOUNDARY}"})
+    asyncio.run(MultiPartParser(headers, stream()).parse())
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Two tables."""
+    raw = f"raw one pass {figures['raw_before']:.0f} before, {figures['raw_after']:.0f} after, images/s"
+    table = Table("", "images a request", "in flight", "images/s", "of raw", title=f"Intake; {raw}")
+    for row in figures["rows"]:
+        shown = (row["kind"], str(row["size"]), str(row["in_flight"]), f"{row['rate']:.0f}", f"{row['of_raw']:.0%}")
+        table.add_row(*shown)
+    steps = Table("step", "ms an image", title="Where the milliseconds go (256 PNGs, one after the other)")
+    for step, milliseconds in figures["steps_ms"].items():
+        steps.add_row(step, f"{milliseconds:.3f}")
+    for shown_table in (table, steps):
+        Console().print(shown_table)

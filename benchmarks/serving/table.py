@@ -66,7 +66,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
         rows["ours"] = _cells(lambda n: _multipart(port, asked, expected, n, key=client.key), port, seconds, folder)
     # Ours has ended: nobody is measured beside another.
     asked, expected = _certain_of_two_pass(model_path, pngs)
-    for name in peers.NAMES:
+    for name in _chosen():
         interpreter = peers.python(name)
         if interpreter is None:
             figures["missing"].append(name)
@@ -86,12 +86,18 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
     return figures
 
 
+def _chosen() -> list[str]:
+    """All peers, or those that OUBLI_BENCH_PEERS names, separated by commas."""
+    return [name for name in os.environ.get("OUBLI_BENCH_PEERS", ",".join(peers.NAMES)).split(",") if name]
+
+
 def _cells(requests: Callable[[int], list[load.Asked]], port: int, seconds: float, folder: Path) -> dict[str, Any]:
     cells = {}
     for count, clients in CELLS:
         job = load.Job(port, clients, seconds, max(1.0, seconds / 8), requests(count))
         figures = load.finish(load.start(job, folder))
-        cells[f"{count} x {clients}"] = {name: said for name, said in figures.items() if name != "events"}
+        cells[f"{count} x {clients}"] = cell = {name: said for name, said in figures.items() if name != "events"}
+        console.print(f"port {port}, {count} x {clients}: {cell['images_per_second']:.0f} images/s")
     return cells
 
 

@@ -71,8 +71,10 @@ def covering(session: ReadSession, positions: Sequence[int]) -> list[str | None]
     """For each position the cluster whose region holds it, in one statement; None while there are no clusters."""
     if not positions:
         return []
+    lowest = min(positions)  # and its region begins where the last one does that begins no later: an index says where
+    begins = sa.select(sa.func.max(ClusterRow.lo)).where(ClusterRow.lo <= lowest).scalar_subquery()
     spanned = sa.select(ClusterRow.lo, ClusterRow.hi, ClusterRow.id).where(
-        ClusterRow.lo <= max(positions), ClusterRow.hi > min(positions)
+        ClusterRow.lo >= sa.func.coalesce(begins, lowest), ClusterRow.lo <= max(positions)
     )
     regions = session.execute(spanned.order_by(ClusterRow.lo)).all()
     starts = [region[0] for region in regions]

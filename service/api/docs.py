@@ -70,9 +70,24 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        _require_form_fields(operation, schemas)
     for schema in schemas.values():
         _show_file_choosers(schema)
     return document
+
+
+def _require_form_fields(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A form's fields are optional in code where the body may be an image instead; in a form they are not."""
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
+    required = form.pop("required", None)
+    if required is None:
+        return
+    schema = schemas[form["$ref"].rsplit("/", 1)[1]]
+    schema["required"] = required
+    for name, field in schema["properties"].items():
+        (meant,) = (choice for choice in field.pop("anyOf") if choice != {"type": "null"})
+        schema["properties"][name] = meant | field
 
 
 def _show_file_choosers(schema: dict[str, Any]) -> None:

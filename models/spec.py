@@ -54,8 +54,8 @@ class TrainingSpec:
     prompt: PromptSpec = PromptSpec()
 
     def digest(self) -> str:
-        """Hex SHA-256 of every setting."""
-        return sha256(b"oubli/training/1", canonical_json(dataclasses.asdict(self)))
+        """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0012)."""
+        return sha256(b"oubli/training/2", canonical_json(dataclasses.asdict(self)))
 
 
 @dataclass(frozen=True)

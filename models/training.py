@@ -80,7 +80,7 @@ def train(
 
         def loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
             prompted = images + expand(values, covered, backbone.input_size)
-            scores = head.logits(backbone.features(prompted), weight, bias, spec.scale)
+            scores = head.logits(backbone.features_folded(prompted), weight, bias, spec.scale)
             losses = functional.cross_entropy(scores, targets, reduction="none")
             return (losses * weights).sum() / weights.sum()
 

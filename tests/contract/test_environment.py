@@ -81,12 +81,12 @@ def test_this_environment_repeats_to_the_bit(world: World) -> None:
 @sqlite_only
 def test_a_training_that_does_not_repeat_is_refused_at_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     drift = iter(range(100))
-    features = world.context.backbone.features
+    features = world.context.backbone.features_folded
 
     def drifting(images: Any) -> Any:
         return features(images) + 1e-3 * next(drift) * images.mean()
 
-    monkeypatch.setattr(type(world.context.backbone), "features", lambda self, images: drifting(images))
+    monkeypatch.setattr(type(world.context.backbone), "features_folded", lambda self, images: drifting(images))
     with pytest.raises(Misconfigured, match="training does not repeat to the bit"):
         environment.prove(world.context)
 
@@ -108,7 +108,7 @@ def test_a_layer_without_a_deterministic_implementation_is_refused_at_start(
     def refuse(self: Any, images: Any) -> Any:
         raise RuntimeError("x_cuda does not have a deterministic implementation")
 
-    monkeypatch.setattr(type(world.context.backbone), "features", refuse)
+    monkeypatch.setattr(type(world.context.backbone), "features_folded", refuse)
     with pytest.raises(Misconfigured, match=r"tiny cannot be trained on deterministically: x_cuda"):
         environment.prove(world.context)
 

@@ -18,9 +18,9 @@ from models.training import train
 def test_every_epoch_visits_all_members_in_an_order_of_its_own(tiny, spec, toy, monkeypatch):
     """Without prompt and mirroring the network sees the members as they are."""
     seen = []
-    features = tiny.features
+    features = tiny.features_folded
     monkeypatch.setattr(
-        tiny, "features", lambda batch: seen.extend(image.sum().item() for image in batch) or features(batch)
+        tiny, "features_folded", lambda batch: seen.extend(image.sum().item() for image in batch) or features(batch)
     )
     plain = dataclasses.replace(spec, epochs=3, batch_size=8, flip=False, prompt=PromptSpec(kind="none"))
     train(tiny, plain, key="key", members=toy(16))

@@ -168,8 +168,8 @@ def test_the_padding_of_the_last_batch_has_no_influence(tiny, spec, toy):
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 17])
 def test_every_batch_has_the_same_shape_and_every_member_counts_once(tiny, spec, toy, count, monkeypatch):
     shapes = []
-    features = tiny.features
-    monkeypatch.setattr(tiny, "features", lambda batch: shapes.append(tuple(batch.shape)) or features(batch))
+    features = tiny.features_folded
+    monkeypatch.setattr(tiny, "features_folded", lambda batch: shapes.append(tuple(batch.shape)) or features(batch))
     prompt = train(tiny, spec, key="key", members=toy(count))
     assert set(shapes) == {(8, 3, 16, 16)}
     assert len(shapes) == 3 * -(-count // 8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ class Refused(ServiceError):
 
 
 class Client:
-    """Calls of the HTTP API, by name."""
+    """Calls of the HTTP API, by name. Safe to use from several threads, which share its connections."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self.key = key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._given_up = threading.Event()
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT)
 
     def request(self, method: str, path: str, **arguments: Any) -> Any:
@@ -42,10 +43,15 @@ class Client:
                 raise Refused(f"The connection broke ({type(error).__name__}). Try again.") from None
             if response.status_code not in (429, 503):
                 break
-            time.sleep(float(response.headers.get("Retry-After", "1")))
+            if self._given_up.wait(float(response.headers.get("Retry-After", "1"))):
+                break
         if response.is_error:
             raise Refused(_words(response))
         return response.json()
+
+    def give_up(self) -> None:
+        """Nobody waits for a service that has no time any more: its refusals are answers."""
+        self._given_up.set()
 
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list."""

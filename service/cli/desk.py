@@ -12,17 +12,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from models.image import ImageError, decode, pixel_digest
 from service.cli.client import Client, connect
+from service.cli.flight import in_flight
 from service.cli.roles import DataOption
 from service.errors import Invalid
 from service.settings import load_settings
 
 console = Console()
 UrlOption = Annotated[str | None, typer.Option("--url", help="Where the service is [default: OUBLI_URL or local].")]
+InFlightOption = Annotated[int, typer.Option("--in-flight", help="Requests under way at once.", min=1, max=32)]
 Item = TypeVar("Item")
 
 CHUNK = 64  # images in a request
@@ -51,22 +53,38 @@ class Picture:
 def ingest(
     folder: Annotated[Path, typer.Argument(help="Folder of class folders: FOLDER/<label>/<image>.")],
     owner: Annotated[str, typer.Option(help="Your reference for the person whose images these are.")],
+    most: InFlightOption = 2,
     url: UrlOption = None,
     data: DataOption = None,
 ) -> None:
-    """Contribute a folder of class folders. Run again after an interruption: nothing is contributed twice."""
+    """Contribute a folder of class folders. Run again after an interruption: nothing is contributed twice.
+
+    Images arrive in the order of their names within a request of 64; which of two requests under way arrives first
+    is not promised. With `--in-flight 1` the order is that of all names.
+    """
     client = _client(url, data)
     pictures = find_pictures(folder)
     held = Counter((item["digest"], item["label"]) for item in client.pages("/samples", owner=owner))
     failed: list[tuple[Path, str]] = []
     skipped = 0
+
+    def fresh(bar: Progress, task: TaskID) -> Iterator[list[Picture]]:
+        """Looked at while others are under way."""
+        nonlocal skipped
+        for chunk in chunks(pictures, size=lambda picture: picture.path.stat().st_size):
+            new = [picture for picture in chunk if not _is_held(picture, held)]
+            skipped += len(chunk) - len(new)
+            bar.advance(task, len(chunk) - len(new))
+            yield new
+
+    def contribute(chunk: list[Picture]) -> tuple[int, list[tuple[Path, str]]]:
+        return len(chunk), _contribute(client, chunk, owner)
+
     with progress_bar() as bar:
         task = bar.add_task(f"Ingesting {folder.name}", total=len(pictures))
-        for chunk in chunks(pictures, size=lambda picture: picture.path.stat().st_size):
-            fresh = [picture for picture in chunk if not _is_held(picture, held)]
-            skipped += len(chunk) - len(fresh)
-            failed += _contribute(client, fresh, owner)
-            bar.advance(task, len(chunk))
+        for count, refused in in_flight(contribute, fresh(bar, task), most=most, give_up=client.give_up):
+            failed += refused
+            bar.advance(task, count)
     new = len(pictures) - skipped - len(failed)
     console.print(f"{new} contributed, {skipped} held already, {len(failed)} refused.")
     for path, reason in failed:
@@ -128,16 +146,22 @@ def _contribute(client: Client, pictures: Sequence[Picture], owner: str) -> list
 
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    most: InFlightOption = 4,
     url: UrlOption = None,
     data: DataOption = None,
 ) -> None:
     """Classify images."""
     client = _client(url, data)
     table = Table("file", "label", "score", "cluster", "tier", "")
-    for chunk in chunks(files, size=lambda path: path.stat().st_size):
+
+    def ask(chunk: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
         images = [("image", (path.name, path.read_bytes())) for path in chunk]
         answers = client.request("POST", "/predict", files=images)["predictions"]
-        for path, answer in zip(chunk, answers, strict=True):
+        return list(zip(chunk, answers, strict=True))
+
+    asked = chunks(files, size=lambda path: path.stat().st_size)
+    for answered in in_flight(ask, asked, most=most, give_up=client.give_up):
+        for path, answer in answered:
             note = "degraded" if answer["degraded"] else ""
             cluster = (answer["cluster"] or "")[-12:]
             table.add_row(str(path), answer["label"], f"{answer['score']:.3f}", cluster, answer["tier"], note)

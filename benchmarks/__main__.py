@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, fence, forgetting, intake, main_path, redis_away, scale, soak, tiers
+from benchmarks import closed_form, fence, forgetting, intake, main_path, redis_away, retrain, scale, soak, tiers
 from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,6 +19,7 @@ MEASUREMENTS = {
     "fence": fence,
     "scale": scale,
     "redis_away": redis_away,
+    "retrain": retrain,
     "soak": soak,
     "serving": table,
     "deletions_under_load": deletions,

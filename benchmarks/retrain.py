@@ -2,8 +2,8 @@
 
 Both on `training.threads` threads, in the batch size of the settings, through the folded backbone, float32,
 deterministic. The bare loop has its batch ready in the network's own layout and asks for nothing but the gradient of
-the image: no data, no prompt, no head, no step. They take turns, since the machine is seldom quiet; ratios are of medians
-within the run.
+the image: no data, no prompt, no head, no step. They take turns, since the machine is seldom quiet; ratios are of
+medians within the run.
 """
 
 from __future__ import annotations

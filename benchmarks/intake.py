@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -31,9 +32,9 @@ from starlette.formparsers import MultiPartParser
 
 from benchmarks.images import Labelled, load
 from benchmarks.sender import BOUNDARY, Job, body
-from benchmarks.service_deletions import _running_api
+from benchmarks.service_deletions import running_api
 from models import determinism
-from models.backbone import Backbone
+from models.backbone import Backbone, load_backbone
 from models.embedding import describe
 from service.core import intake, sample_file
 from service.core.context import open_context
@@ -55,8 +56,8 @@ def measure(images: int = 1024) -> dict[str, Any]:
     name, train, test = load(min(images * rows, 10_000), 2_000)
     supply = _items([*train, *test])
     figures: dict[str, Any] = {"data": name, "steps_ms": _steps(supply[:256])}
-    backbone = _backbone()
-    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder, _running_api(Path(folder)) as (url, key):
+    backbone = load_backbone("efficientnet-lite0")
+    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder, running_api(Path(folder)) as (url, key):
         port = urlsplit(url).port or 0
         _send(port, key, 2, [supply[:64]])  # warm
         used = 64
@@ -64,7 +65,7 @@ def measure(images: int = 1024) -> dict[str, Any]:
         figures["rows"] = []
         for size in SIZES:
             for in_flight in IN_FLIGHT:
-                count = min(images, (len(supply) - used) // (rows or 1) // size * size) or size
+                count = min(images, (len(supply) - used) // rows // size * size) or size
                 chosen = [supply[i % len(supply)] for i in range(used, used + count)]
                 used += count
                 rate = _send(port, key, in_flight, [chosen[i : i + size] for i in range(0, count, size)])
@@ -78,12 +79,6 @@ def measure(images: int = 1024) -> dict[str, Any]:
     for row in figures["rows"]:
         row["of_raw"] = row["rate"] / raw
     return figures
-
-
-def _backbone() -> Backbone:
-    from models.backbone import load_backbone
-
-    return load_backbone("efficientnet-lite0")
 
 
 def _items(chosen: Sequence[Labelled]) -> list[Item]:
@@ -120,8 +115,6 @@ def _send(port: int, key: str, in_flight: int, requests: list[list[Item]]) -> fl
     job = pickle.dumps(Job(port, key, in_flight, requests))
     command = [sys.executable, "-m", "benchmarks.sender"]
     finished = subprocess.run(command, input=job, stdout=subprocess.PIPE, check=True)
-    import json
-
     found = json.loads(finished.stdout)
     sent = sum(len(items) for items in requests)
     if found["taken"] < sent * 0.99:  # a few CIFAR images are copies of each other

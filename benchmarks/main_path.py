@@ -66,7 +66,7 @@ def _fill(client: Client, contributed: Sequence[Labelled], owners: Sequence[str]
             client.request("POST", "/samples/batch", files=files, data={"metadata": json.dumps(said)})
             bar.advance(task, len(chunk))
     intake = time.monotonic() - started
-    clusters = _wait_until_served(client)
+    clusters = wait_until_served(client)
     sizes = [cluster["samples"] for cluster in clusters]
     return {
         "intake_images_per_second": len(contributed) / intake,
@@ -77,7 +77,7 @@ def _fill(client: Client, contributed: Sequence[Labelled], owners: Sequence[str]
     }
 
 
-def _wait_until_served(client: Client) -> list[dict[str, Any]]:
+def wait_until_served(client: Client) -> list[dict[str, Any]]:
     with progress_bar() as bar:
         task = bar.add_task("Training", total=None)
         while True:
@@ -107,7 +107,7 @@ def _erase_everyone(client: Client, folder: Path, owners: Sequence[str]) -> dict
     seconds = [_timed_delete(client, owners[0])]
     erasure = next(client.pages("/erasures"))
     touched = {cluster["cluster"] for cluster in erasure["clusters"]}
-    _wait_until_served(client)
+    wait_until_served(client)
     after = _digests(client)
     kept = {cluster for cluster in before if after.get(cluster) == before[cluster]}
     found = _search(folder, traces)

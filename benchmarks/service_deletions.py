@@ -40,7 +40,7 @@ SCOPES = "samples,predict,erase,read"
 
 def without_worker(contributed: Sequence[Labelled], asked: Sequence[Labelled], deletions: int) -> dict[str, Any]:
     """`oubli api` alone: no training disturbs, and the closed form answers everything."""
-    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as name, _running_api(Path(name)) as (url, key):
+    with tempfile.TemporaryDirectory(prefix="oubli-bench-") as name, running_api(Path(name)) as (url, key):
         return _measure(url, key, Path(name), contributed, asked, deletions)
 
 
@@ -58,7 +58,7 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 @contextmanager
-def _running_api(folder: Path) -> Iterator[tuple[str, str]]:
+def running_api(folder: Path) -> Iterator[tuple[str, str]]:
     """Address and key."""
     oubli, data = [sys.executable, "-m", "service.cli"], ["--data", str(folder)]
     environment = {**os.environ, "OUBLI_LOG_LEVEL": "WARNING"}
@@ -90,7 +90,7 @@ def _measure(
 ) -> dict[str, Any]:
     """One deletion after the other, while another client asks for one prediction after the other."""
     client, pngs = Client(url, key), [item.png() for item in asked]
-    ids = _contribute(client, contributed)
+    ids = contribute(client, contributed)
     stop = threading.Event()
     with ThreadPoolExecutor(2) as threads:
         other = threads.submit(_ask_until, stop, Client(url, key), pngs)
@@ -119,7 +119,7 @@ def _measure(
     }
 
 
-def _contribute(client: Client, contributed: Sequence[Labelled]) -> list[str]:
+def contribute(client: Client, contributed: Sequence[Labelled]) -> list[str]:
     """Ids, in order."""
     ids: list[str] = []
     with progress_bar() as bar:

@@ -1,9 +1,9 @@
 """A forward pass recorded once, so that it runs without Python's lock.
 
 Eager PyTorch takes the lock anew for each of a network's hundreds of operations, and waits for it whenever a request is
-being parsed: with a Python thread busy for a third of the time two computing threads lose a quarter of their speed,
-recorded ones next to nothing (decision 0013). The operations are the same ones; a recording is used only where it gives
-the very bits that eager gives.
+being parsed: beside a Python thread that is busy for a third of the time two computing threads lose a quarter of their
+speed, recorded ones a seventh; beside one busy for 60 % a half, and a fifth (decision 0012). The operations are the
+same ones; a recording is used only where it gives the very bits that eager gives.
 """
 
 from __future__ import annotations

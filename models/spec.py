@@ -54,7 +54,7 @@ class TrainingSpec:
     prompt: PromptSpec = PromptSpec()
 
     def digest(self) -> str:
-        """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0012)."""
+        """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0011)."""
         return sha256(b"oubli/training/2", canonical_json(dataclasses.asdict(self)))
 
 

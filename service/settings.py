@@ -123,7 +123,7 @@ class ServingSettings(Group):
         "closed_form",
         description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
     )
-    max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU 64 or more is faster.")
+    max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU try 64 or more.")
     max_queue: int = Field(512, ge=1, description="Most images that are prepared or wait; beyond it, 429.")
     max_wait: float = Field(
         0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."

@@ -36,5 +36,5 @@ def no_anchor(world: World) -> str:
 def predict(world: World, engine: Engine, newcomer: Newcomer | None = None) -> Any:
     newcomer = newcomer or world.newcomer()
     resized = world.context.backbone.preprocessing.resize(newcomer.picture.pixels)
-    (answer,) = engine.predict([Query(resized, newcomer.picture.digest)])
+    (answer,) = engine.run([Query(resized, newcomer.picture.digest)])
     return answer

@@ -8,7 +8,7 @@ from service.clock import system_clock
 from service.registry import clusters, leases, prompts, samples
 from service.registry.engine import Registry, WriteSession
 from service.registry.leases import Claim
-from service.registry.records import Prompt
+from service.registry.records import Prompt, Sample
 
 NOW = system_clock()
 LEASE = timedelta(seconds=20)
@@ -26,18 +26,9 @@ def make_cluster(session: WriteSession, *, lo: int = 0, key: str | None = "a" * 
 def make_sample(
     session: WriteSession, cluster: str, *, owner: str = "ann", label: str = "cat", position: int = 0
 ) -> str:
-    sample_id = str(uuid7())
-    samples.insert(
-        session,
-        sample_id=sample_id,
-        owner=owner,
-        label=label,
-        digest="d" * 64,
-        position=position,
-        cluster=cluster,
-        now=NOW,
-    )
-    return sample_id
+    sample = Sample(str(uuid7()), owner, label, "d" * 64, cluster, NOW, position)
+    samples.insert_all(session, [sample], samples.ensure_owners(session, [owner]))
+    return sample.id
 
 
 def claim(registry: Registry, worker: str = "worker", *, after: float = 0.0) -> Claim | None:

@@ -17,10 +17,10 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import images as pictures
-from benchmarks.main_path import _wait_until_served
-from benchmarks.service_deletions import _contribute, quantiles
+from benchmarks.main_path import wait_until_served
+from benchmarks.service_deletions import contribute, quantiles
 from benchmarks.serving import load
-from benchmarks.serving.table import TRAINING, _multipart
+from benchmarks.serving.table import TRAINING, multipart
 from service.cli.client import Client
 from service.cli.demo import running_service
 from service.cli.desk import console, progress_bar
@@ -39,12 +39,12 @@ def measure(images: int = 1000) -> dict[str, Any]:
     if len(contributed) < IDLE + images:
         raise SystemExit(f"There are only {len(contributed)} images: ask for fewer deletions (--images).")
     with running_service(0, TRAINING) as (client, url, _), tempfile.TemporaryDirectory(prefix="oubli-load-") as name:
-        ids, port, stop = _contribute(client, contributed), int(url.rsplit(":", 1)[1]), Path(name) / "stop"
-        _wait_until_served(client)
+        ids, port, stop = contribute(client, contributed), int(url.rsplit(":", 1)[1]), Path(name) / "stop"
+        wait_until_served(client)
         idle = _delete(client, ids[:IDLE], "Deleting, idle")
-        _wait_until_served(client)
+        wait_until_served(client)
         pngs = [item.png() for item in held_out]
-        asked = [(sent, ()) for sent, _ in _multipart(port, pngs, [""] * len(pngs), 1, key=client.key)]
+        asked = [(sent, ()) for sent, _ in multipart(port, pngs, [""] * len(pngs), 1, key=client.key)]
         job = load.Job(port, CLIENTS, LONGEST, 0.0, asked, record=True, until_file_exists=str(stop))
         process = load.start(job, Path(name))
         try:

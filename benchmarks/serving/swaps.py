@@ -19,9 +19,9 @@ from rich.table import Table
 
 from benchmarks import images as pictures
 from benchmarks.images import Labelled
-from benchmarks.service_deletions import _contribute
+from benchmarks.service_deletions import contribute
 from benchmarks.serving import load
-from benchmarks.serving.table import _multipart
+from benchmarks.serving.table import multipart
 from service.cli.client import Client
 from service.cli.demo import running_service
 from service.cli.desk import console, progress_bar
@@ -47,10 +47,10 @@ def measure(images: int = 1000) -> dict[str, Any]:
     _, contributed, held_out = pictures.load(SAMPLES, 64)
     spare = itertools.cycle(contributed)
     with running_service(0, SETTINGS) as (client, url, data), tempfile.TemporaryDirectory(prefix="oubli-load-") as name:
-        ids, stop = _contribute(client, contributed), Path(name) / "stop"
+        ids, stop = contribute(client, contributed), Path(name) / "stop"
         registry, port = Registry(Settings(data_dir=data).database), int(url.rsplit(":", 1)[1])
         pngs = [item.png() for item in held_out]
-        asked = [(sent, ()) for sent, _ in _multipart(port, pngs, [""] * len(pngs), 1, key=client.key)]
+        asked = [(sent, ()) for sent, _ in multipart(port, pngs, [""] * len(pngs), 1, key=client.key)]
         process = load.start(load.Job(port, CLIENTS, 3600, 5.0, asked, until_file_exists=str(stop)), Path(name))
         try:
             memory, took = _swap(client, registry, ids, spare, images)
@@ -112,10 +112,12 @@ def _resident() -> int:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """As a table. Ends with an error if a request has failed."""
+    """As a table. Ends with an error if a request has failed, or memory has grown."""
     table = Table("", *figures["memory_bytes"], title=f"{figures['swaps']:,} swaps in {figures['seconds']:.0f} s")
     table.add_row("memory of the API", *(f"{taken / 2**20:,.0f} MB" for taken in figures["memory_bytes"].values()))
     console.print(table)
     console.print(f"Growth {figures['growth']:.3f}; {figures['predictions']:,} predictions, {figures['failed']} failed")
     if figures["failed"]:
         raise SystemExit(f"Requests have failed: {figures['errors']}")
+    if not figures["flat"]:
+        raise SystemExit(f"Memory has grown by more than {FLAT - 1:.0%}.")

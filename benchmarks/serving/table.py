@@ -26,8 +26,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import images as pictures
-from benchmarks.main_path import _wait_until_served
-from benchmarks.service_deletions import _contribute
+from benchmarks.main_path import wait_until_served
+from benchmarks.service_deletions import contribute
 from benchmarks.serving import load, peers, raw, two_pass
 from benchmarks.serving.http import request
 from service.cli.client import Client
@@ -54,8 +54,8 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
     figures["pinned"] = load.cores()[0] is not None
     model_path, rows = folder / "model.safetensors", {}
     with running_service(0, TRAINING) as (client, url, data_dir):
-        _contribute(client, contributed)
-        figures["clusters"] = len(_wait_until_served(client))
+        contribute(client, contributed)
+        figures["clusters"] = len(wait_until_served(client))
         figures["prompts"] = two_pass.export(
             Settings(data_dir=data_dir, training=TrainingSettings(epochs=1)), model_path
         )
@@ -63,7 +63,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
         figures["tiers"] = tiers
         figures["raw"] = [raw.measure(model_path, seconds=seconds / 8)]
         port = int(url.rsplit(":", 1)[1])
-        rows["ours"] = _cells(lambda n: _multipart(port, asked, expected, n, key=client.key), port, seconds, folder)
+        rows["ours"] = _cells(lambda n: multipart(port, asked, expected, n, key=client.key), port, seconds, folder)
     # Ours has ended: nobody is measured beside another.
     asked, expected = _certain_of_two_pass(model_path, pngs)
     for name in _chosen():
@@ -71,7 +71,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
         if interpreter is None:
             figures["missing"].append(name)
             continue
-        given = _multipart if name == "fastapi" else _json
+        given = multipart if name == "fastapi" else _json
         try:
             with _running(name, model_path, interpreter) as port:
                 rows[name] = _cells(lambda n, p=port, g=given: g(p, asked, expected, n), port, seconds, folder)
@@ -140,7 +140,7 @@ def _groups(asked: Sequence[bytes], expected: Sequence[str], count: int) -> Iter
         yield [asked[i] for i in places], [expected[i] for i in places]
 
 
-def _multipart(
+def multipart(
     port: int, asked: Sequence[bytes], expected: Sequence[str], count: int, *, key: str | None = None
 ) -> list[load.Asked]:
     kind = "multipart/form-data; boundary=oubli"
@@ -185,7 +185,7 @@ def _running(name: str, model: Path, interpreter: str) -> Iterator[int]:
 def _wait(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Until it answers one image."""
     _, _, held_out = pictures.load(0, 1)
-    maker = _multipart if name == "fastapi" else _json
+    maker = multipart if name == "fastapi" else _json
     (sent, _), *_ = maker(port, [held_out[0].png()], [""], 1)
     job = load.Job(port, 1, 0.2, 0.0, [(sent, ())])
     deadline = time.monotonic() + 120

@@ -1,7 +1,8 @@
 """The two passes of a prediction and nothing else: what the raw limit and the peers run.
 
-The same backbone, decoding and resizing as the service, and its trained prompts, exported from its registry. Less work
-than ours: no registry is asked before and after, and no closed form is computed.
+The same backbone (folded in the second pass, as ours is), decoding and resizing as the service, and its trained
+prompts, exported from its registry. Less work than ours: no registry is asked before and after, and no closed form is
+computed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class TwoPass:
             normalised = self.backbone.preprocessing.normalise(images.to(self.backbone.device))
             found = functional.normalize(self.backbone.features(normalised))
             rows = self.leaves[(found @ self.prototypes.T).argmax(dim=1)]
-            features = self.backbone.features(normalised + self.prompts[rows])
+            features = self.backbone.features_folded(normalised + self.prompts[rows])
             scores = head.gathered_logits(features, self.weights[rows], self.biases[rows], self.scale)
             return rows.cpu(), scores.softmax(dim=1).cpu()
 

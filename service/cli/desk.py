@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -77,11 +78,9 @@ def ingest(
             bar.advance(task, len(chunk) - len(new))
             yield new
 
-    def contribute(chunk: list[Picture]) -> tuple[int, list[tuple[Path, str]]]:
-        return len(chunk), _contribute(client, chunk, owner)
-
     with progress_bar() as bar:
         task = bar.add_task(f"Ingesting {folder.name}", total=len(pictures))
+        contribute = partial(_contribute, client, owner)
         for count, refused in in_flight(contribute, fresh(bar, task), most=most, give_up=client.give_up):
             failed += refused
             bar.advance(task, count)
@@ -134,14 +133,16 @@ def _is_held(picture: Picture, held: Counter[tuple[str, str]]) -> bool:
     return held[place] >= 0
 
 
-def _contribute(client: Client, pictures: Sequence[Picture], owner: str) -> list[tuple[Path, str]]:
+def _contribute(client: Client, owner: str, pictures: Sequence[Picture]) -> tuple[int, list[tuple[Path, str]]]:
+    """How many were sent, and which of them were refused and why."""
     if not pictures:
-        return []
+        return 0, []
     files = [("images", (f"{i}{p.path.suffix}", p.path.read_bytes())) for i, p in enumerate(pictures)]
     metadata = json.dumps([{"label": picture.label, "owner": owner} for picture in pictures])
     answer = client.request("POST", "/samples/batch", files=files, data={"metadata": metadata})
     items = zip(pictures, answer["items"], strict=True)
-    return [(picture.path, item["problem"]["detail"]) for picture, item in items if item["status"] != 201]
+    refused = [(picture.path, item["problem"]["detail"]) for picture, item in items if item["status"] != 201]
+    return len(pictures), refused
 
 
 def predict(

@@ -26,7 +26,7 @@ from service.registry.records import Sample
 
 log = logging.getLogger(__name__)
 
-_ENCODED = 32 << 20
+_ENCODED = 32 << 20  # bytes of encoded samples that are held at once, beside their pixels
 WHOLE_LINE = (0, 2**63 - 1)
 TRIES = 5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -125,23 +124,6 @@ def page(
         statement = statement.where(SampleRow.seq > paging.decode_number(cursor))
     rows = session.execute(statement).all()
     return paging.page(rows, limit, item=_record, place=lambda row: str(row[0].seq))
-
-
-def insert(
-    session: WriteSession,
-    *,
-    sample_id: str,
-    owner: str,
-    label: str,
-    digest: str,
-    position: int,
-    cluster: str,
-    now: datetime,
-) -> Sample:
-    """Record a sample; its place in the order of arrival is the end."""
-    sample = Sample(sample_id, owner, label, digest, cluster, now, position)
-    insert_all(session, [sample], ensure_owners(session, [owner]))
-    return sample
 
 
 def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mapping[str, str]) -> None:

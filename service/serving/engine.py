@@ -66,7 +66,10 @@ class Engine:
         self.refresh()
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """What comes of each job, in order. A batch that the device's memory cannot hold is tried once in halves."""
+        """What comes of each job, in order.
+
+        What the device's memory cannot hold is tried once more, in halves and with PyTorch's cache emptied.
+        """
         try:
             return self._run(jobs)
         except torch.OutOfMemoryError:
@@ -88,10 +91,6 @@ class Engine:
             for place, answer in zip(places, self._answer([query for _, query in queries], theirs), strict=True):
                 outcomes[place] = answer
         return outcomes
-
-    def predict(self, queries: Sequence[Query]) -> list[Answer | ServiceError]:
-        """An answer, or why there is none, for each query."""
-        return self._answer(queries, describe(self._context.backbone, [q.image for q in queries], exact=False))
 
     def _answer(self, queries: Sequence[Query], described: Described) -> list[Answer | ServiceError]:
         votes: list[_Vote | ServiceError | None] = [None] * len(queries)

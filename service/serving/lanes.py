@@ -1,7 +1,7 @@
 """The threads that compute batches: each takes a batch from end to end, on one core.
 
 Two batches of sixteen on two threads of one core each are computed faster than one of thirty-two on two cores that wait
-for each other at every layer, and much faster where requests are parsed on the same cores (decision 0013). On a GPU one
+for each other at every layer, and much faster where requests are parsed on the same cores (decision 0012). On a GPU one
 thread is enough: the device computes one thing after the other.
 """
 

@@ -59,7 +59,7 @@ def test_a_newcomer_is_described_by_the_same_bits_whoever_is_in_its_batch(
         assert isinstance(outcome, Description)
         assert np.array_equal(outcome.embedding, expected[place])
     queries = [job for job in jobs if isinstance(job, Query)]
-    assert same_answers(outcomes[1::2], engine.predict(queries))
+    assert same_answers(outcomes[1::2], engine.run(queries))
 
 
 def test_a_batch_that_the_device_cannot_hold_is_computed_in_halves_once(
@@ -94,7 +94,7 @@ def test_a_row_that_was_filled_again_while_it_was_read_is_not_believed(
 ) -> None:
     """Withdrawn and published again under the same key within a batch: what was read of its row is anything."""
     queries = [job for job in jobs_of(settled, 16)[1] if isinstance(job, Query)]
-    expected = engine.predict(queries)
+    expected = engine.run(queries)
     passes, compute = list[int](), PromptBank.probabilities
 
     def torn(bank: PromptBank, backbone: Backbone, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_a_row_that_was_filled_again_while_it_was_read_is_not_believed(
 
     served = settled.serving_keys()
     monkeypatch.setattr(PromptBank, "probabilities", torn)
-    assert same_answers(list(engine.predict(queries)), expected)
+    assert same_answers(list(engine.run(queries)), expected)
     assert settled.serving_keys() == served
     assert passes == [len(queries)] * 2
 

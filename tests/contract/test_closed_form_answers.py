@@ -64,12 +64,12 @@ def while_computing(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, w
 def test_the_first_sample_answers_at_once_and_after_the_last_nobody_does(world: World) -> None:
     engine = Engine(world.context, start(world))
     (asked,) = queries(world, 1)
-    assert isinstance(engine.predict([asked])[0], Unavailable)
+    assert isinstance(engine.run([asked])[0], Unavailable)
     (sample,) = world.add(1)
-    (answer,) = answered(engine.predict([asked]))
+    (answer,) = answered(engine.run([asked]))
     assert (answer.scores, answer.tier, answer.degraded) == (((sample.label, 1.0),), "closed_form", True)
     world.erase(sample.id)
-    assert isinstance(engine.predict([asked])[0], Unavailable)
+    assert isinstance(engine.run([asked])[0], Unavailable)
 
 
 def test_a_sample_is_recognised_before_anything_is_trained(untrained: World) -> None:
@@ -78,7 +78,7 @@ def test_a_sample_is_recognised_before_anything_is_trained(untrained: World) -> 
     untrained.take_in(newcomers)
     tier.keep()
     engine = Engine(untrained.context, tier)
-    found = answered(engine.predict([query(untrained, newcomer) for newcomer in newcomers]))
+    found = answered(engine.run([query(untrained, newcomer) for newcomer in newcomers]))
     assert [answer.scores[0][0] for answer in found] == ["gnu", "emu"]
     assert {answer.tier for answer in found} == {"closed_form"}
 
@@ -87,8 +87,8 @@ def test_a_prompt_and_the_closed_form_answer_as_one(settled: World) -> None:
     settled.take_in([settled.newcomer("fox")])  # known to the closed form at once, and to no prompt yet
     tier = start(settled)
     asked = queries(settled, 6)
-    alone = answered(Engine(settled.context).predict(asked))
-    together = answered(Engine(settled.context, tier).predict(asked))
+    alone = answered(Engine(settled.context).run(asked))
+    together = answered(Engine(settled.context, tier).run(asked))
     solved = tier.current()
     assert solved is not None
     assert solved.head is not None
@@ -117,10 +117,10 @@ def test_who_is_erased_while_a_batch_is_computed_has_no_say_in_it(
     rounds = while_computing(
         monkeypatch, ClosedFormHead, "scores", lambda: foxes and erase_label(untrained, foxes.pop())
     )
-    during = answered(engine.predict(asked))
+    during = answered(engine.run(asked))
     assert len(rounds) == 2
     assert {tuple(labels(answer)) for answer in during} == {("cat", "dog")}
-    assert during == answered(engine.predict(asked))
+    assert during == answered(engine.run(asked))
 
 
 def test_who_is_erased_during_the_forward_pass_of_other_clusters_has_no_say_either(
@@ -131,13 +131,13 @@ def test_who_is_erased_during_the_forward_pass_of_other_clusters_has_no_say_eith
     settled.settle()
     home = settled.cluster_of(fox).id
     engine = Engine(settled.context, start(settled))
-    asked = [one for one in queries(settled, 16) if answered(engine.predict([one]))[0].cluster != home]
+    asked = [one for one in queries(settled, 16) if answered(engine.run([one]))[0].cluster != home]
     assert asked
     foxes = ["fox"]
     passes = while_computing(
         monkeypatch, PromptBank, "probabilities", lambda: foxes and erase_label(settled, foxes.pop())
     )
-    during = answered(engine.predict(asked))
+    during = answered(engine.run(asked))
     assert len(passes) == 1
     assert {tuple(labels(answer)) for answer in during} == {("cat", "dog")}
     assert {answer.tier for answer in during} == {"fused"}
@@ -148,7 +148,7 @@ def test_who_comes_while_a_batch_is_computed_makes_nobody_wait(
 ) -> None:
     engine = Engine(untrained.context, start(untrained))
     rounds = while_computing(monkeypatch, ClosedFormHead, "scores", lambda: untrained.add(1))
-    answered(engine.predict(queries(untrained, 2)))
+    answered(engine.run(queries(untrained, 2)))
     assert len(rounds) == 1
 
 
@@ -158,9 +158,9 @@ def test_a_tier_that_is_lost_while_a_batch_is_computed_leaves_it_to_the_prompts(
     tier = start(settled)
     engine = Engine(settled.context, tier)
     asked = queries(settled, 6)
-    expected = answered(Engine(settled.context).predict(asked))
+    expected = answered(Engine(settled.context).run(asked))
     while_computing(monkeypatch, ClosedFormHead, "scores", tier.leave)
-    assert answered(engine.predict(asked)) == expected
+    assert answered(engine.run(asked)) == expected
     assert {answer.tier for answer in expected} == {"prompt"}
 
 
@@ -169,7 +169,7 @@ def test_erasures_without_end_are_given_up_in_the_end(world: World, monkeypatch:
     engine = Engine(world.context, start(world))
     monkeypatch.setattr(engine_module, "ROUNDS", 3)
     rounds = while_computing(monkeypatch, ClosedFormHead, "scores", lambda: world.erase(first(world).id))
-    assert isinstance(engine.predict(queries(world, 1))[0], Unavailable)
+    assert isinstance(engine.run(queries(world, 1))[0], Unavailable)
     assert len(rounds) == 3
 
 
@@ -178,7 +178,7 @@ def test_erasures_without_end_are_given_up_in_the_end(world: World, monkeypatch:
 
 def withdraw_one(world: World, engine: Engine, asked: list[Query]) -> list[Answer]:
     """Erase somebody of the first image's cluster; the answers before."""
-    before = answered(engine.predict(asked))
+    before = answered(engine.run(asked))
     world.erase(next(sample.id for sample in world.samples() if sample.cluster == before[0].cluster))
     return before
 
@@ -191,7 +191,7 @@ def test_images_of_a_cluster_without_a_prompt_are_answered_by_the_policy(make_wo
     engine, asked = Engine(world.context, start(world)), queries(world, 12)
     before = withdraw_one(world, engine, asked)
     gone = before[0]
-    for old, new in zip(before, engine.predict(asked), strict=True):
+    for old, new in zip(before, engine.run(asked), strict=True):
         if old.cluster != gone.cluster:
             assert isinstance(new, Answer)
             assert (new.cluster, new.prompt, new.tier, new.degraded) == (old.cluster, old.prompt, "fused", False)
@@ -206,14 +206,14 @@ def test_images_of_a_cluster_without_a_prompt_are_answered_by_the_policy(make_wo
             assert isinstance(new, Answer)
             assert (new.cluster, new.prompt, new.tier, new.degraded) == (gone.cluster, None, "closed_form", True)
     world.settle()
-    assert not any(answer.degraded for answer in answered(Engine(world.context).predict(asked)))
+    assert not any(answer.degraded for answer in answered(Engine(world.context).run(asked)))
 
 
 @pytest.mark.parametrize("policy", ["nearest", "abstain"])
 def test_other_policies_wait_for_the_first_prompt(make_world: MakeWorld, policy: str) -> None:
     world = make_world(serving={"withdrawn": policy})
     world.add(4)
-    assert isinstance(Engine(world.context, start(world)).predict(queries(world, 1))[0], Unavailable)
+    assert isinstance(Engine(world.context, start(world)).run(queries(world, 1))[0], Unavailable)
 
 
 def test_while_the_tier_is_lost_the_nearest_prompt_answers_in_its_place(settled: World) -> None:
@@ -221,11 +221,11 @@ def test_while_the_tier_is_lost_the_nearest_prompt_answers_in_its_place(settled:
     engine, asked = Engine(settled.context, tier), queries(settled, 12)
     before = withdraw_one(settled, engine, asked)
     tier.leave()
-    for old, new in zip(before, answered(engine.predict(asked)), strict=True):
+    for old, new in zip(before, answered(engine.run(asked)), strict=True):
         assert (new.tier, new.degraded) == ("prompt", old.cluster == before[0].cluster)
         assert new.prompt in settled.serving_keys()
     tier.keep()
-    assert {answer.tier for answer in answered(engine.predict(asked))} == {"fused", "closed_form"}
+    assert {answer.tier for answer in answered(engine.run(asked))} == {"fused", "closed_form"}
 
 
 @pytest.mark.parametrize("policy", ["closed_form", "nearest", "abstain"])
@@ -237,7 +237,7 @@ def test_while_positions_mean_nothing_only_the_closed_form_answers(make_world: M
     with world.context.registry.write() as session:
         layouts.lose(session)
         state.bump_epoch(session)
-    for result in engine.predict(asked):
+    for result in engine.run(asked):
         if policy == "closed_form":
             assert isinstance(result, Answer)
             assert (result.cluster, result.prompt, result.tier, result.degraded) == (None, None, "closed_form", True)

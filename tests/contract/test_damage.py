@@ -24,7 +24,7 @@ def answer(world: World, engine: Engine, count: int = 24) -> list[Answer]:
     """Answers to pictures from all over the line, each by a prompt that is served."""
     resize = world.context.backbone.preprocessing.resize
     pictures = [newcomer.picture for newcomer in world.newcomers(count)]
-    answers = engine.predict([Query(resize(picture.pixels), picture.digest) for picture in pictures])
+    answers = engine.run([Query(resize(picture.pixels), picture.digest) for picture in pictures])
     assert [type(found) for found in answers] == [Answer] * count
     assert {found.prompt for found in answers if isinstance(found, Answer)} <= set(world.serving_keys())
     return [found for found in answers if isinstance(found, Answer)]

@@ -92,6 +92,21 @@ def test_a_training_that_does_not_repeat_is_refused_at_start(world: World, monke
 
 
 @sqlite_only
+def test_a_training_that_reads_what_nobody_has_written_is_refused_at_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = world.context.backbone.features_folded
+
+    def careless(images: Any) -> Any:
+        found = features(images)
+        return torch.where(torch.empty_like(found).isnan(), found + 1.0, found)
+
+    monkeypatch.setattr(type(world.context.backbone), "features_folded", lambda self, images: careless(images))
+    with pytest.raises(Misconfigured, match="training does not repeat to the bit"):
+        environment.prove(world.context)
+
+
+@sqlite_only
 def test_an_embedding_that_depends_on_its_neighbours_is_refused_at_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

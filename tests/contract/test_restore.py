@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,16 +223,8 @@ def test_a_row_that_came_back_by_itself_is_erased_under_another_record(safe: Wor
     safe.settle()
     pattern = safe.samples()[0]
     with safe.context.registry.write() as session:
-        samples.insert(
-            session,
-            sample_id=victim,
-            owner=pattern.owner,
-            label=pattern.label,
-            digest=pattern.digest,
-            position=pattern.position,
-            cluster=pattern.cluster,
-            now=safe.time(),
-        )
+        again = replace(pattern, id=victim, created_at=safe.time())
+        samples.insert_all(session, [again], samples.ensure_owners(session, [pattern.owner]))
         of_cluster = ClusterRow.id == pattern.cluster
         session.execute(sa.update(ClusterRow).where(of_cluster).values(samples=ClusterRow.samples + 1))
     assert check(safe).held == {victim: first.id}

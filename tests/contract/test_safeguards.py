@@ -15,7 +15,7 @@ from service.core import intake
 from service.registry import clusters, leases, prompts, samples, state
 from service.registry.engine import Registry
 from service.registry.leases import Claim
-from service.registry.records import Erasure
+from service.registry.records import Erasure, Sample
 from service.serving.snapshot import take_snapshot
 from tests.rows import LEASE, NOW, PATIENCE, claim, make_cluster, make_sample
 from tests.world import World, accepted, meanwhile, postgres_only, sqlite_only
@@ -43,17 +43,8 @@ def test_members_are_listed_as_they_arrived_whatever_their_ids(registry: Registr
     with registry.write() as session:
         cluster = make_cluster(session)
         arrived = sorted((str(uuid7()) for _ in range(5)), reverse=True)
-        for sample_id in arrived:
-            samples.insert(
-                session,
-                sample_id=sample_id,
-                owner="ann",
-                label="cat",
-                digest="d" * 64,
-                position=0,
-                cluster=cluster,
-                now=NOW,
-            )
+        together = [Sample(sample_id, "ann", "cat", "d" * 64, cluster, NOW, 0) for sample_id in arrived]
+        samples.insert_all(session, together, samples.ensure_owners(session, ["ann"]))
         assert [member.id for member in samples.members(session, cluster)] == arrived
 
 

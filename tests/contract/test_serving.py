@@ -50,7 +50,7 @@ def withdraw_all(world: World) -> None:
 
 def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(settled: World, engine: Engine) -> None:
     newcomers = settled.newcomers(24)
-    answers = answered(engine.predict([query(settled, newcomer) for newcomer in newcomers]))
+    answers = answered(engine.run([query(settled, newcomer) for newcomer in newcomers]))
     assert len({answer.cluster for answer in answers}) > 1
     held = {cluster.id: cluster for cluster in settled.clusters()}
     for newcomer, answer in zip(newcomers, answers, strict=True):
@@ -61,7 +61,7 @@ def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(settled: W
 
 
 def test_scores_are_probabilities_best_first_of_the_clusters_labels(settled: World, engine: Engine) -> None:
-    for answer in answered(engine.predict(queries(settled, 8))):
+    for answer in answered(engine.run(queries(settled, 8))):
         scores = [score for _, score in answer.scores]
         assert scores == sorted(scores, reverse=True)
         assert sum(scores) == pytest.approx(1.0, abs=1e-5)
@@ -78,21 +78,21 @@ def test_clusters_with_fewer_labels_than_others_never_answer_with_a_label_they_h
     world.check()
     snapshot = take_snapshot(world.context, None)
     labels = {row.key: set(row.labels) for row in snapshot.live}
-    for answer in answered(Engine(world.context).predict(queries(world, 16))):
+    for answer in answered(Engine(world.context).run(queries(world, 16))):
         assert {label for label, _ in answer.scores} == labels[answer.prompt]
 
 
 def test_an_image_is_answered_alike_alone_and_among_others(settled: World, engine: Engine) -> None:
     many = queries(settled, 9)
-    together = answered(engine.predict(many))
+    together = answered(engine.run(many))
     for alone, among in zip(many, together, strict=True):
-        (answer,) = answered(engine.predict([alone]))
+        (answer,) = answered(engine.run([alone]))
         assert (answer.prompt, answer.scores[0][0]) == (among.prompt, among.scores[0][0])
         assert answer.scores[0][1] == pytest.approx(among.scores[0][1], abs=1e-5)
 
 
 def test_an_empty_batch_has_no_answers(engine: Engine) -> None:
-    assert engine.predict([]) == []
+    assert engine.run([]) == []
 
 
 def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
@@ -106,7 +106,7 @@ def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
         return described
 
     monkeypatch.setattr(engine_module, "describe", blind)
-    first, refused, last = engine.predict(queries(settled, 3))
+    first, refused, last = engine.run(queries(settled, 3))
     assert isinstance(refused, Invalid)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
@@ -121,18 +121,18 @@ def test_nothing_is_answered_before_anything_is_trained(world: World) -> None:
     for count in (0, 5):  # neither without clusters nor with an untrained one
         world.add(count)
         world.reconcile()
-        (refused,) = engine.predict(queries(world, 1))
+        (refused,) = engine.run(queries(world, 1))
         assert isinstance(refused, Unavailable)
         assert refused.retry_after == 2
 
 
 def test_a_withdrawn_prompt_is_never_used_again(settled: World, engine: Engine) -> None:
     asked = queries(settled, 24)
-    before = answered(engine.predict(asked))
+    before = answered(engine.run(asked))
     withdrawn = before[0]
     victim = next(sample for sample in settled.samples() if sample.cluster == withdrawn.cluster)
     settled.erase(victim.id)
-    after = answered(engine.predict(asked))
+    after = answered(engine.run(asked))
     assert withdrawn.prompt not in {answer.prompt for answer in after}
     for old, new in zip(before, after, strict=True):
         assert new.degraded == (old.prompt == withdrawn.prompt)
@@ -145,11 +145,11 @@ def test_an_image_whose_cluster_serves_nothing_is_answered_by_the_nearest_that_d
 ) -> None:
     newcomers = settled.newcomers(16)
     asked = [query(settled, newcomer) for newcomer in newcomers]
-    gone = answered(engine.predict(asked))[0].cluster
+    gone = answered(engine.run(asked))[0].cluster
     settled.erase(next(sample.id for sample in settled.samples() if sample.cluster == gone))
     left = [cluster for cluster in settled.clusters() if cluster.serving_key]
     regions = [Interval(cluster.lo, cluster.hi) for cluster in left]
-    for newcomer, answer in zip(newcomers, answered(engine.predict(asked)), strict=True):
+    for newcomer, answer in zip(newcomers, answered(engine.run(asked)), strict=True):
         if answer.degraded:
             (position,) = settled.context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
             nearest = left[settled.context.partition.nearest(newcomer.embedding, int(position), regions)]
@@ -162,10 +162,10 @@ def test_abstaining_refuses_those_images_and_only_those(make_world: MakeWorld) -
     world.settle()
     engine = Engine(world.context)
     asked = queries(world, 16)
-    before = answered(engine.predict(asked))
+    before = answered(engine.run(asked))
     gone = before[0].cluster
     world.erase(next(sample.id for sample in world.samples() if sample.cluster == gone))
-    for old, new in zip(before, engine.predict(asked), strict=True):
+    for old, new in zip(before, engine.run(asked), strict=True):
         if old.cluster == gone:
             assert isinstance(new, Unavailable)
         else:
@@ -176,9 +176,9 @@ def test_when_everything_is_withdrawn_nothing_is_answered_until_it_is_trained_ag
     settled: World, engine: Engine
 ) -> None:
     withdraw_all(settled)
-    assert {type(result) for result in engine.predict(queries(settled, 4))} == {Unavailable}
+    assert {type(result) for result in engine.run(queries(settled, 4))} == {Unavailable}
     settled.settle()
-    assert not any(answer.degraded for answer in answered(engine.predict(queries(settled, 4))))
+    assert not any(answer.degraded for answer in answered(engine.run(queries(settled, 4))))
 
 
 def before_computing(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> list[int]:
@@ -199,11 +199,11 @@ def test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again(
     settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = queries(settled, 24)
-    before = answered(engine.predict(asked))
+    before = answered(engine.run(asked))
     gone = before[0]
     victims = [next(sample.id for sample in settled.samples() if sample.cluster == gone.cluster)]
     passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
-    after = answered(engine.predict(asked))
+    after = answered(engine.run(asked))
     affected = sum(answer.prompt == gone.prompt for answer in before)
     assert passes == [24, affected]
     assert gone.prompt not in {answer.prompt for answer in after}
@@ -215,12 +215,12 @@ def test_what_was_answered_in_an_earlier_round_is_checked_again_with_the_last(
 ) -> None:
     """The batch leaves as one: who was answered first has waited for those who were computed again."""
     asked = queries(settled, 24)
-    before = answered(engine.predict(asked))
+    before = answered(engine.run(asked))
     clusters = list(dict.fromkeys(answer.cluster for answer in before))[:2]
     victims = [next(sample.id for sample in settled.samples() if sample.cluster == cluster) for cluster in clusters]
     gone = {cluster.serving_key for cluster in settled.clusters() if cluster.id in clusters}
     before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
-    after = answered(engine.predict(asked))
+    after = answered(engine.run(asked))
     assert victims == []
     assert not gone & {answer.prompt for answer in after}
 
@@ -259,7 +259,7 @@ def test_a_retraining_published_meanwhile_answers_with_the_new_prompt(
 
     asked = queries(settled, 6)
     before_computing(monkeypatch, replace_all)
-    for answer in answered(engine.predict(asked)):
+    for answer in answered(engine.run(asked)):
         assert answer.prompt in settled.serving_keys()
         assert not answer.degraded
 
@@ -275,7 +275,7 @@ def test_withdrawals_without_end_are_given_up_in_the_end(
     settled.settle()
     monkeypatch.setattr(engine_module, "ROUNDS", 3)
     passes = before_computing(monkeypatch, replace_all)
-    (refused,) = engine.predict(queries(settled, 1))
+    (refused,) = engine.run(queries(settled, 1))
     assert isinstance(refused, Unavailable)
     assert passes == [1, 1, 1]
 
@@ -284,10 +284,10 @@ def test_an_erasure_of_another_cluster_changes_no_answer(
     settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = queries(settled, 1)
-    (before,) = answered(engine.predict(asked))
+    (before,) = answered(engine.run(asked))
     victims = [next(sample.id for sample in settled.samples() if sample.cluster != before.cluster)]
     passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
-    assert answered(engine.predict(asked)) == [before]
+    assert answered(engine.run(asked)) == [before]
     assert passes == [1]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.disks import Disk, small_disk
@@ -33,11 +37,25 @@ def send(service: Service, picture: Picture) -> httpx.Response:
         )
 
 
+def suspended_without_lock(worker: psutil.Process, registry: Path) -> bool:
+    """Whether the worker was stopped outside a transaction; one stopped inside would lock everybody out of SQLite."""
+    worker.suspend()
+    try:
+        uri = f"{registry.as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=0.5, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        worker.resume()
+        return False
+    return True
+
+
 def test_a_disk_that_fills_up_before_a_training_serves_nothing_until_there_is_room(
     disk: Disk, cramped: Service, pictures: list[Picture]
 ) -> None:
     worker = cramped.child("worker")
-    worker.suspend()
+    until(lambda: suspended_without_lock(worker, cramped.data / "registry.db"), what="a worker that holds no lock")
     cramped.contribute(pictures[:10], "ada")
     with disk.full():
         worker.resume()

@@ -88,7 +88,9 @@ def test_a_form_is_not_described_by_its_query(service: Service, pictures: list[P
 
 @pytest.mark.parametrize("path", ["/samples", "/predict"])
 def test_both_kinds_of_body_are_documented(service: Service, path: str) -> None:
-    body = service.client.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]
+    document = service.client.get("/openapi.json").json()
+    body = document["paths"][path]["post"]["requestBody"]
     assert body["required"] is True
     assert set(body["content"]) == {"multipart/form-data", "application/octet-stream", "image/*"}
-    assert "image" in body["content"]["multipart/form-data"]["schema"]["required"]
+    form = body["content"]["multipart/form-data"]["schema"]["$ref"].rsplit("/", 1)[1]
+    assert "image" in document["components"]["schemas"][form]["required"]

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from service import tracing
 from service.api import docs, problems
 from service.api.deps import Service
+from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
 from service.api.preparing import Preparer
@@ -128,6 +129,7 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
         heart=heart,
         batcher=batcher,
         preparer=Preparer(context, batcher),
+        key_checks=KeyChecks(context.registry),
         reconciler=reconciler,
     )
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
+from service.api.key_checks import KeyChecks
 from service.api.preparing import Preparer
-from service.core import access
 from service.core.context import Context
 from service.core.reconciler import Reconciler
 from service.errors import Unavailable
@@ -31,6 +31,7 @@ class Service:
     heart: Heart | None
     batcher: Batcher[Job, Outcome]
     preparer: Preparer
+    key_checks: KeyChecks
     reconciler: Reconciler
 
     def somebody_has_gone(self) -> None:
@@ -53,14 +54,14 @@ Running = Annotated[Service, Depends(running_service)]
 bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys create`, or `DATA/admin-key`.")
 
 
-def _check_key(
+async def _check_key(
     service: Running,
     scopes: SecurityScopes,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> None:
     if service.context.settings.auth:
         secret = credentials.credentials if credentials is not None else None
-        access.check(service.context.registry, secret, scopes.scopes)
+        await service.key_checks.check(secret, scopes.scopes)
 
 
 def scope(name: str) -> Any:

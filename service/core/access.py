@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -35,10 +35,21 @@ def create_key(registry: Registry, clock: Clock, *, scopes: Sequence[str], name:
 
 def check(registry: Registry, secret: str | None, scopes: Sequence[str]) -> None:
     """Raise Unauthorized or Forbidden unless the key is known and has every scope, or `admin`."""
+    admit(secret, look_up(registry, [secret] if secret else []), scopes)
+
+
+def look_up(registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey]:
+    """The keys of these secrets, without those that are unknown or revoked."""
+    digests = {_digest(secret): secret for secret in presented}
+    with registry.glance() as session:
+        return {digests[digest]: key for digest, key in keys.by_digests(session, list(digests)).items()}
+
+
+def admit(secret: str | None, known: Mapping[str, ApiKey], scopes: Sequence[str]) -> None:
+    """Raise Unauthorized or Forbidden unless this secret's key is among the known and has every scope, or `admin`."""
     if not secret:
         raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
-    with registry.read() as session:
-        key = keys.by_digest(session, _digest(secret))
+    key = known.get(secret)
     if key is None:
         raise Unauthorized("This API key is not known, or has been revoked.")
     missing = sorted(set(scopes) - set(key.scopes))
@@ -49,8 +60,7 @@ def check(registry: Registry, secret: str | None, scopes: Sequence[str]) -> None
 def ensure_admin_key(registry: Registry, clock: Clock, path: Path) -> bool:
     """Leave a working admin key in `path`, readable by its owner only; whether it had to be made."""
     if path.is_file():
-        with registry.read() as session:
-            key = keys.by_digest(session, _digest(path.read_text().strip()))
+        key = look_up(registry, [secret := path.read_text().strip()]).get(secret)
         if key is not None and "admin" in key.scopes:
             return False
     _, secret = create_key(registry, clock, scopes=["admin"], name="admin (made at first start)")

@@ -25,11 +25,10 @@ def create(session: WriteSession, *, name: str, digest: str, scopes: Sequence[st
     return _record(row)
 
 
-def by_digest(session: ReadSession, digest: str) -> ApiKey | None:
-    """The key with this digest, unless it is revoked."""
-    statement = sa.select(ApiKeyRow).where(ApiKeyRow.digest == digest, ApiKeyRow.revoked_at.is_(None))
-    row = session.execute(statement).scalar_one_or_none()
-    return _record(row) if row is not None else None
+def by_digests(session: ReadSession, digests: Sequence[str]) -> dict[str, ApiKey]:
+    """The keys with these digests, by digest; none that is revoked."""
+    statement = sa.select(ApiKeyRow).where(ApiKeyRow.digest.in_(digests), ApiKeyRow.revoked_at.is_(None))
+    return {row.digest: _record(row) for row in session.execute(statement).scalars()}
 
 
 def every(session: ReadSession) -> list[ApiKey]:

@@ -22,7 +22,7 @@ Descriptor = npt.NDArray[np.float32]
 
 DESCRIPTOR = "every block but the first/1"  # what a descriptor is made of; part of every digest of the closed form
 BATCH = 16  # images; a change of it changes every embedding in its last bits
-SHAPES = (1, 2, 4, 8, BATCH)  # that a batch is padded to where the last bits do not matter
+SHAPES = (1, 2, 4, 8, 12, BATCH)  # that a batch is padded to where the last bits do not matter
 
 
 class DegenerateEmbedding(ValueError):
@@ -73,6 +73,11 @@ def _chunks(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
 def padded_size(count: int) -> int:
     """The least of `SHAPES` that holds so many images; they are BATCH at most."""
     return next(size for size in SHAPES if size >= count)
+
+
+def unpadded_size(count: int) -> int:
+    """How many of so many images, one or more, can be computed without padding."""
+    return count - count % BATCH if count >= BATCH else max(size for size in SHAPES if size <= count)
 
 
 def _describe_batch(backbone: Backbone, images: Sequence[Tensor], size: int) -> Described:

@@ -28,7 +28,7 @@ from service.core.reconciler import Reconciler
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart, replica_name
 from service.serving.engine import Engine
-from service.serving.lanes import limits, make_lanes
+from service.serving.lanes import limits, make_lanes, portion
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
     reconciler = Reconciler(context, Doorbell(settings), afterwards=look_again)
     if heart is not None:
         heart.afterwards = reconciler.wake
-    batcher = Batcher(engine.run, limits(settings), executor=lanes, observed=metrics.batch)
+    batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
     metrics.registry.register(Collector(lambda: gather(context), lambda: engine.epoch, batcher))
     return Service(
         context=context,

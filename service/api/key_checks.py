@@ -1,8 +1,8 @@
 """API keys of requests that arrive together, looked up together.
 
-The registry is asked at every request, never a cache, so that a revoked key is refused from then on. One look-up runs at
-a time; whoever comes meanwhile shares the next one, which begins after they came. Under load that is one statement and
-one change of threads for many requests.
+The registry is asked at every request, never a cache, so that a revoked key is refused from then on. One look-up runs
+at a time; whoever comes meanwhile shares the next one, which begins after they came. Under load that is one statement
+and one change of threads for many requests.
 """
 
 from __future__ import annotations

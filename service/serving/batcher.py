@@ -1,10 +1,10 @@
 """Dynamic batching: whatever has gathered while the device was busy is computed next, together.
 
 Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
-most `max_batch` items a call; at most `max_queue` announced or waiting, beyond which callers are told to come back;
-nobody waits for company longer than `max_wait`, nor at all while nobody is announced; an item that has waited for
-`deadline` is told so and not computed; items whose caller has gone are dropped; an exception reaches every caller of
-its batch and the loop lives on; idle costs nothing.
+most `max_batch` items a call, and as few as `portion` says; at most `max_queue` announced or waiting, beyond which
+callers are told to come back; nobody waits for company longer than `max_wait`, nor at all while nobody is announced; an
+item that has waited for `deadline` is told so and not computed; items whose caller has gone are dropped; an exception
+reaches every caller of its batch and the loop lives on; idle costs nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from service import log, tracing
@@ -74,9 +75,12 @@ class Batcher(Generic[Item, Result]):
         limits: Limits,
         *,
         executor: Executor,
+        portion: Callable[[Sequence[Item], int], int] = lambda items, lanes: len(items),
         observed: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run = run
+        self._portion = portion  # how many of these items, one at least, a lane takes when so many lanes are free
+        self._free = limits.lanes
         self._limits = limits
         self._observed = observed  # told of every batch: its items, and the seconds that it took
         self._executor = executor
@@ -153,7 +157,11 @@ class Batcher(Generic[Item, Result]):
         while True:
             async with self._gathering:  # one lane at a time: two would share what one could take
                 batch = await self._gather()
-            await self._compute(batch)
+            self._free -= 1
+            try:
+                await self._compute(batch)
+            finally:
+                self._free += 1
 
     async def _gather(self) -> list[_Waiting[Item, Result]]:
         """The next batch, as soon as it is full or waiting for more is not worth while."""
@@ -174,7 +182,9 @@ class Batcher(Generic[Item, Result]):
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
         oldest = time.monotonic() - self._limits.deadline
-        while self._waiting and len(batch) < self._limits.max_batch:
+        candidates = [waiting.item for waiting in islice(self._waiting, self._limits.max_batch)]
+        most = self._portion(candidates, self._free) if candidates else 0
+        while self._waiting and len(batch) < most:
             waiting = self._waiting.popleft()
             if waiting.future.done():  # its caller has gone
                 continue

@@ -45,9 +45,16 @@ class Device:
 
 @asynccontextmanager
 async def started(
-    run: Run, executor: ThreadPoolExecutor, *, max_batch: int = 4, max_queue: int = 8, **limits: Any
+    run: Run,
+    executor: ThreadPoolExecutor,
+    *,
+    max_batch: int = 4,
+    max_queue: int = 8,
+    portion: Callable[[Sequence[int], int], int] = lambda items, lanes: len(items),
+    **limits: Any,
 ) -> AsyncIterator[Batcher[int, int]]:
-    batcher = Batcher(run, Limits(max_batch=max_batch, max_queue=max_queue, **limits), executor=executor)
+    most = Limits(max_batch=max_batch, max_queue=max_queue, **limits)
+    batcher = Batcher(run, most, executor=executor, portion=portion)
     batcher.start()
     try:
         yield batcher
@@ -288,6 +295,29 @@ def test_lanes_compute_at_once_what_does_not_fit_one_batch() -> None:
                 assert device.batches == [[1, 2, 3, 4], [5, 6]]
                 device.gate.set()
                 assert await caller == [2, 4, 6, 8, 10, 12]
+
+    in_loop(scene())
+
+
+def test_a_lane_takes_the_portion_it_is_told_of_what_fits_a_batch_and_the_lanes_that_are_free() -> None:
+    async def scene() -> None:
+        device, told = Device(busy=True), []
+
+        def two(items: Sequence[int], free: int) -> int:
+            told.append((list(items), free))
+            return min(2, len(items))
+
+        with ThreadPoolExecutor(max_workers=2) as lanes:
+            async with started(device, lanes, lanes=2, portion=two) as batcher:
+                caller = asyncio.create_task(batcher.submit([1, 2, 3, 4, 5]))
+                await device.is_computing(2)
+                assert device.batches == [[1, 2], [3, 4]]
+                assert told == [([1, 2, 3, 4], 2), ([3, 4, 5], 1)]
+                device.gate.set()
+                assert await caller == [2, 4, 6, 8, 10]
+                assert device.batches[2:] == [[5]]
+                assert await batcher.submit([6]) == [12]
+                assert told[-1] == ([6], 2)
 
     in_loop(scene())
 

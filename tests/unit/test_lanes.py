@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from service.serving.lanes import limits, make_lanes
+from service.serving.jobs import Job, Newcomer, Query
+from service.serving.lanes import limits, make_lanes, portion
 from service.settings import ServingSettings, Settings
 
 
@@ -36,3 +37,32 @@ def test_there_are_as_many_as_threads_and_one_on_a_gpu(device: str, lanes: int) 
     found = limits(settings(device, threads=3, max_wait=0.25, deadline_seconds=7.0))
     assert found.lanes == lanes
     assert (found.max_wait, found.deadline) == (0.25, 7.0)
+
+
+IMAGE = torch.zeros((3, 8, 8), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "free", "taken"),
+    [
+        (1, 2, 1),
+        (2, 2, 1),
+        (3, 2, 2),
+        (3, 1, 2),
+        (7, 1, 4),
+        (8, 1, 8),
+        (15, 1, 12),
+        (16, 1, 16),
+        (16, 2, 8),
+        (40, 1, 32),
+    ],
+)
+def test_free_lanes_share_and_what_would_be_padded_is_left_to_the_next(waiting: int, free: int, taken: int) -> None:
+    queries: list[Job] = [Query(IMAGE, "digest")] * waiting
+    assert portion(settings())(queries, free) == taken
+    assert portion(settings("cuda"))(queries, free) == waiting
+
+
+def test_recorded_descriptions_are_not_shared_out_for_each_batch_of_them_is_padded_to_one_size() -> None:
+    jobs: list[Job] = [Query(IMAGE, "digest")] * 12 + [Newcomer(IMAGE)]
+    assert portion(settings())(jobs, 2) == 13

@@ -1,0 +1,138 @@
+"""Keys of requests that arrive together: few look-ups, and none that began before its request came."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from service.api.key_checks import KeyChecks
+from service.clock import system_clock
+from service.core import access
+from service.errors import Forbidden, Unauthorized, Unavailable
+from service.registry.engine import Registry
+from service.registry.records import ApiKey
+
+
+class Watched:
+    """Look-ups wait at a gate, may fail once, and are remembered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = threading.Event()
+        self.asked: list[set[str]] = []
+        self.failure: Exception | None = None
+        self._really = access.look_up
+        monkeypatch.setattr(access, "look_up", self)
+
+    def __call__(self, registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey]:
+        found = self._really(registry, presented)
+        self.asked.append(set(presented))
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        return found
+
+    async def is_asking(self, times: int = 1) -> None:
+        while len(self.asked) < times:
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+def in_loop(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+def key(registry: Registry, *scopes: str) -> tuple[str, str]:
+    made, secret = access.create_key(registry, system_clock, scopes=scopes)
+    return made.id, secret
+
+
+async def begun(*checks: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(check) for check in checks]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+def test_keys_that_come_during_a_look_up_share_the_next_one_and_each_is_judged_alone(
+    registry: Registry, watched: Watched
+) -> None:
+    (_, reader), (_, eraser) = key(registry, "read"), key(registry, "erase")
+
+    async def scene() -> None:
+        checks = KeyChecks(registry)
+        tasks = await begun(checks.check(reader, ["read"]))
+        await watched.is_asking()
+        tasks += await begun(
+            *(checks.check(reader, ["read"]) for _ in range(5)),
+            checks.check(eraser, ["read"]),
+            checks.check("oubli_wrong", ["read"]),
+            checks.check(None, ["read"]),
+        )
+        watched.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert results[:6] == [None] * 6
+        assert [type(result) for result in results[6:]] == [Forbidden, Unauthorized, Unauthorized]
+        assert watched.asked == [{reader}, {reader, eraser, "oubli_wrong"}]
+
+    in_loop(scene())
+
+
+def test_a_key_revoked_during_a_look_up_is_refused_to_whoever_comes_after_that(
+    registry: Registry, watched: Watched
+) -> None:
+    key_id, secret = key(registry, "read")
+
+    async def scene() -> None:
+        checks = KeyChecks(registry)
+        earlier = await begun(checks.check(secret, ["read"]))
+        await watched.is_asking()  # its answer has been read, and is on its way
+        await asyncio.to_thread(access.revoke_key, registry, system_clock, key_id)
+        later = await begun(checks.check(secret, ["read"]))
+        watched.gate.set()
+        results = await asyncio.gather(*earlier, *later, return_exceptions=True)
+        assert results[0] is None
+        assert isinstance(results[1], Unauthorized)
+
+    in_loop(scene())
+
+
+def test_a_look_up_that_fails_is_an_error_to_those_who_share_it_and_the_next_one_is_made(
+    registry: Registry, watched: Watched
+) -> None:
+    _, secret = key(registry, "read")
+
+    async def scene() -> None:
+        checks = KeyChecks(registry)
+        first = await begun(checks.check(secret, ["read"]), checks.check(secret, ["read"]))
+        await watched.is_asking()
+        second = await begun(checks.check(secret, ["read"]))
+        watched.failure = Unavailable("The registry is away.")
+        watched.gate.set()
+        results = await asyncio.gather(*first, *second, return_exceptions=True)
+        assert [type(result) for result in results[:2]] == [Unavailable, Unavailable]
+        assert results[2] is None
+
+    in_loop(scene())
+
+
+def test_a_caller_who_goes_takes_nobodys_answer_along(registry: Registry, watched: Watched) -> None:
+    _, secret = key(registry, "read")
+
+    async def scene() -> None:
+        checks = KeyChecks(registry)
+        gone, other = await begun(checks.check(secret, ["read"]), checks.check(secret, ["read"]))
+        await watched.is_asking()
+        gone.cancel()
+        watched.gate.set()
+        await other
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    in_loop(scene())

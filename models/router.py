@@ -16,6 +16,7 @@ import numpy.typing as npt
 from models.embedding import Embedding
 
 CANDIDATES = 8
+DOUBT = 0.01  # of a cosine similarity; far more than float32 can be wrong by, even with TF32's ten bits
 
 
 class PrototypeRouter:
@@ -34,10 +35,14 @@ class PrototypeRouter:
         """Index [n] of the prototype nearest to each embedding [n, dim]."""
         count = min(CANDIDATES, len(self._prototypes))
         with self._one_at_a_time:
-            _, candidates = self._index.search(np.ascontiguousarray(embeddings, dtype=np.float32), count)
-        candidates = np.sort(candidates, axis=1)
-        scores = exact_dot(embeddings[:, None, :], self._prototypes[candidates])
-        best = np.argmax(scores, axis=1)
+            scores, candidates = self._index.search(np.ascontiguousarray(embeddings, dtype=np.float32), count)
+        order = np.argsort(candidates, axis=1)
+        scores = np.take_along_axis(scores, order, axis=1)
+        candidates = np.take_along_axis(candidates, order, axis=1)
+        doubtful = np.nonzero(scores >= scores.max(axis=1, keepdims=True) - DOUBT)
+        exact = np.full(scores.shape, -np.inf)
+        exact[doubtful] = exact_dot(embeddings[doubtful[0]], self._prototypes[candidates[doubtful]])
+        best = np.argmax(exact, axis=1)
         chosen: npt.NDArray[np.int64] = candidates[np.arange(len(candidates)), best].astype(np.int64)
         return chosen
 
@@ -47,6 +52,6 @@ def exact_dot(left: npt.NDArray[np.floating], right: npt.NDArray[np.floating]) -
 
     BLAS picks its kernel by the shape of the whole product; NumPy's pairwise sum looks at one row only.
     """
-    products = left.astype(np.float64) * right.astype(np.float64)
+    products = left.astype(np.float64, copy=False) * right.astype(np.float64, copy=False)
     total: npt.NDArray[np.float64] = np.ascontiguousarray(products).sum(axis=-1)
     return total

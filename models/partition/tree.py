@@ -79,7 +79,8 @@ class TreePartition(Public):
 
     def _along_planes(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Dot product of each vector [n, dim] with each direction: [n, 32]. One plane at a time, to save memory."""
-        return np.stack([exact_dot(vectors, plane) for plane in self._planes], axis=-1)
+        wide = vectors.astype(np.float64)
+        return np.stack([exact_dot(wide, plane) for plane in self._planes], axis=-1)
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
         """The region with the most similar prototype; of those that share it, the closest on the line."""

@@ -31,6 +31,24 @@ def test_prototypes_that_float32_cannot_tell_apart_are_told_apart_exactly():
         assert set(router.nearest(np.stack([query] * size))) == {40 + exact.index(max(exact))}
 
 
+def test_a_device_that_is_wrong_in_the_third_digit_changes_nothing(monkeypatch):
+    random = np.random.default_rng(5)
+    queries = unit_vectors(100, 64)
+    near = queries + 0.002 * random.standard_normal((4, 100, 64)).astype(np.float32)
+    near = (near / np.linalg.norm(near, axis=-1, keepdims=True)).reshape(-1, 64)  # four look-alikes of each query
+    router = PrototypeRouter(near)
+    expected = np.argmax(queries.astype(np.float64) @ near.T.astype(np.float64), axis=1)
+
+    class Rough:
+        def search(self, vectors, count):
+            scores = vectors @ near.T + random.uniform(-0.002, 0.002, (len(vectors), len(near))).astype(np.float32)
+            found = np.argsort(-scores, axis=1)[:, :count]
+            return np.take_along_axis(scores, found, axis=1), found
+
+    monkeypatch.setattr(router, "_index", Rough())
+    assert np.array_equal(router.nearest(queries), expected)
+
+
 @pytest.mark.parametrize("size", [1, 50])
 def test_ties_go_to_the_lower_index(size):
     prototypes = unit_vectors(30, 16)

@@ -1,6 +1,7 @@
-"""The two-pass model behind LitServe: a batch is of requests, each of one image or more."""
+"""The two-pass model behind LitServe: a batch is of requests, each of one image or more.
 
-from __future__ import annotations
+Annotations are evaluated here: LitServe hands that of `decode_request` on to FastAPI as it finds it.
+"""
 
 from typing import Any
 

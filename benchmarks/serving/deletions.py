@@ -77,13 +77,17 @@ def _delete(client: Client, ids: Sequence[str], title: str) -> list[Deleted]:
     with progress_bar() as bar:
         task = bar.add_task(title, total=len(ids))
         for sample_id in ids:
-            sent = time.monotonic()
-            erasure = client.request("DELETE", f"/samples/{sample_id}")
-            answered = time.monotonic()
-            gone = [(each["cluster"], each["prompt_before"]) for each in erasure["clusters"] if each["prompt_before"]]
-            deleted.append((sent, answered, gone))
+            deleted.append(delete(client, sample_id))
             bar.advance(task)
     return deleted
+
+
+def delete(client: Client, sample_id: str) -> Deleted:
+    """When it was asked for and answered, and what it withdrew."""
+    sent = time.monotonic()
+    erasure = client.request("DELETE", f"/samples/{sample_id}")
+    answered = time.monotonic()
+    return sent, answered, [(c["cluster"], c["prompt_before"]) for c in erasure["clusters"] if c["prompt_before"]]
 
 
 def violations(events: Sequence[Any], deleted: Sequence[Deleted]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -92,7 +93,7 @@ def take_in(
     Objects are written first: what the registry knows is always in the store. If the transaction fails they are
     destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
     """
-    ids = [str(uuid7()) for _ in newcomers]
+    ids = _ids(len(newcomers))
     begun = context.clock()
     written: list[str] = []
     try:
@@ -106,6 +107,15 @@ def take_in(
     kept = {samples.object_name(result.id) for result in results if isinstance(result, Sample)}
     _destroy(context, [name for name in written if name not in kept])
     return results
+
+
+def _ids(count: int) -> list[str]:
+    """UUIDs of version 7 (RFC 9562), all ending alike: their objects then share a folder of `FolderStore`.
+
+    A new file in each of 200 folders costs twice what 200 in one do. 66 random bits in every millisecond remain.
+    """
+    end = secrets.token_hex(1)
+    return [f"{str(uuid7())[:-2]}{end}" for _ in range(count)]
 
 
 def _destroy(context: Context, names: Sequence[str]) -> None:

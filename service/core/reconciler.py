@@ -21,7 +21,8 @@ from service.registry import clusters, leases, workers
 
 log = logging.getLogger(__name__)
 
-LONGEST_REST = 1.0  # seconds between two passes while one commit follows another
+REST = 4  # times what a pass took, before the next: while one commit follows another, a fifth of a thread at most
+LONGEST_REST = 1.0  # seconds
 TIDY_EVERY = 720  # passes of the timer
 
 
@@ -80,8 +81,8 @@ class Reconciler:
                 log.exception("reconciling failed; it will be tried again")
                 pause = self._context.settings.worker.reconcile_seconds
             passes += 1
-            # At most half of the time: what is committed meanwhile, however much, is seen to by one more pass.
-            self._rest.wait(min(time.monotonic() - started, LONGEST_REST))
+            # What is committed meanwhile, however much, is seen to by one more pass.
+            self._rest.wait(min(REST * (time.monotonic() - started), LONGEST_REST))
 
     def _done(self, behalf: Sequence[str], trace: dict[str, str]) -> None:
         """Nothing is left to do for these. Others may have come meanwhile."""

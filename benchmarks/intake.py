@@ -35,7 +35,7 @@ from starlette.formparsers import MultiPartParser
 from benchmarks.images import Labelled, load
 from benchmarks.sender import BOUNDARY, Job, body
 from benchmarks.service_deletions import running_api
-from models import determinism
+from models import determinism, memory
 from models.backbone import Backbone, load_backbone
 from models.embedding import describe
 from service.core import intake, sample_file
@@ -53,6 +53,7 @@ Item = tuple[bytes, str, str]
 
 def measure(images: int = 1024) -> dict[str, Any]:
     """images  PNGs sent for each row of the table."""
+    memory.keep_freed()
     determinism.configure(threads=THREADS, device="cpu")
     rows = sum(map(len, IN_FLIGHT.values())) + 1
     name, train, test = load(min(images * rows, 10_000), 2_000)

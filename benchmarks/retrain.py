@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.images import load
-from models import determinism
+from models import determinism, memory
 from models.backbone import Backbone, load_backbone
 from models.spec import TrainingSpec
 from models.training import Member, train
@@ -32,6 +32,7 @@ console = Console()
 def measure(images: int = 500) -> dict[str, Any]:
     """images  members of the cluster."""
     settings = load_settings()
+    memory.keep_freed()
     determinism.configure(threads=settings.training.threads, device="cpu")
     backbone, spec = load_backbone(settings.backbone), settings.training.spec()
     name, chosen, _ = load(images, 0)

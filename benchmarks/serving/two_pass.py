@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import checkpoint, determinism, head
+from models import checkpoint, determinism, head, memory
 from models.backbone import TIMM_NAMES, Backbone, Preprocessing, load_backbone
 from models.embedding import embed
 from models.image import decode
@@ -123,6 +123,7 @@ def export(settings: Settings, path: Path) -> int:
 
 def load(path: Path, *, threads: int, device: str = "cpu") -> TwoPass:
     """The model of such a file, in this process."""
+    memory.keep_freed()
     determinism.configure(threads=threads, device=device)
     with safe_open(path, framework="pt") as file:
         said = json.loads(file.metadata()["said"])

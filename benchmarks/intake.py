@@ -3,8 +3,8 @@
 `oubli api` on embedded defaults without a worker: nothing trains meanwhile. All is durable when answered: each object
 and its folder are flushed, and the registry has committed. The client is a process of its own on the same cores, so its
 work is in the figures as well. The raw limit is `models.embedding.describe` of ready tensors in a loop, at the better
-of one batch on all cores and one on each, measured before and after in this process while the server is idle; ratios
-are within the run.
+of one batch on all cores and one on each, measured in this process before and after every row while the server is idle:
+a row's ratio is to the mean of these two, as a shared machine's speed changes within minutes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -45,42 +45,39 @@ from service.settings import Settings
 
 THREADS = 2
 IN_FLIGHT = {64: (1, 2, 4), 256: (1, 2)}  # by images a request; together no more than the queue's 512
+WARM = 64
 PHOTOS = 64
 PHOTO_SIDES = (1600, 1200)
 
 Item = tuple[bytes, str, str]
 
 
-def measure(images: int = 1024) -> dict[str, Any]:
+def measure(images: int = 2048) -> dict[str, Any]:
     """images  PNGs sent for each row of the table."""
     memory.keep_freed()
     determinism.configure(threads=THREADS, device="cpu")
-    rows = sum(map(len, IN_FLIGHT.values())) + 1
-    name, train, test = load(min(images * rows, 10_000), 2_000)
+    plans = [(size, in_flight) for size, several in IN_FLIGHT.items() for in_flight in several]
+    name, train, test = load(min(images * len(plans), 10_000), 2_000)
     supply = _items([*train, *test])
-    figures: dict[str, Any] = {"data": name, "steps_ms": _steps(supply[:256])}
+    warm, supply = supply[:WARM], supply[WARM:]
+    images = min(images, len(supply) // len(plans))
+    figures: dict[str, Any] = {"data": name, "steps_ms": _steps(supply[:256]), "rows": []}
+    photos = _photos(train[:PHOTOS])
+    figures["photo_bytes"] = int(np.mean([len(data) for data, _, _ in photos]))
+    sent = [("PNG 32 px", *plan, supply[i * images : (i + 1) * images]) for i, plan in enumerate(plans)]
+    sent.append(("JPEG 1600 x 1200", 32, 2, photos))
     backbone = load_backbone("efficientnet-lite0")
     with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder, running_api(Path(folder)) as (url, key):
         port = urlsplit(url).port or 0
-        _send(port, key, 2, [supply[:64]])  # warm
-        used = 64
-        figures["raw_before"] = _raw(backbone)
-        figures["rows"] = []
-        for size, several in IN_FLIGHT.items():
-            for in_flight in several:
-                count = min(images, (len(supply) - used) // rows // size * size) or size
-                chosen = [supply[i % len(supply)] for i in range(used, used + count)]
-                used += count
-                rate = _send(port, key, in_flight, [chosen[i : i + size] for i in range(0, count, size)])
-                figures["rows"].append({"kind": "PNG 32 px", "size": size, "in_flight": in_flight, "rate": rate})
-        photos = _photos(train[:PHOTOS])
-        figures["photo_bytes"] = int(np.mean([len(data) for data, _, _ in photos]))
-        rate = _send(port, key, 2, [photos[:32], photos[32:]])
-        figures["rows"].append({"kind": "JPEG 1600 x 1200", "size": 32, "in_flight": 2, "rate": rate})
-        figures["raw_after"] = _raw(backbone)
-    raw = (figures["raw_before"] + figures["raw_after"]) / 2
-    for row in figures["rows"]:
-        row["of_raw"] = row["rate"] / raw
+        _send(port, key, 2, [warm])
+        before = _raw(backbone)
+        for kind, size, in_flight, chosen in sent:
+            rate = _send(port, key, in_flight, [chosen[i : i + size] for i in range(0, len(chosen), size)])
+            after = _raw(backbone)
+            raw = (before + after) / 2
+            row = {"kind": kind, "size": size, "in_flight": in_flight, "rate": rate, "raw": raw, "of_raw": rate / raw}
+            figures["rows"].append(row)
+            before = after
     return figures
 
 
@@ -170,7 +167,7 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
 
 
 def _parse(data: bytes) -> None:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         for start in range(0, len(data), 65_536):
             yield data[start : start + 65_536]
 
@@ -180,11 +177,10 @@ def _parse(data: bytes) -> None:
 
 def show(figures: dict[str, Any]) -> None:
     """Two tables."""
-    raw = f"raw one pass {figures['raw_before']:.0f} before, {figures['raw_after']:.0f} after, images/s"
-    table = Table("", "images a request", "in flight", "images/s", "of raw", title=f"Intake; {raw}")
+    table = Table("", "images a request", "in flight", "images/s", "raw one pass", "of raw", title="Intake")
     for row in figures["rows"]:
-        shown = (row["kind"], str(row["size"]), str(row["in_flight"]), f"{row['rate']:.0f}", f"{row['of_raw']:.0%}")
-        table.add_row(*shown)
+        rates = (f"{row['rate']:.0f}", f"{row['raw']:.0f}", f"{row['of_raw']:.0%}")
+        table.add_row(row["kind"], str(row["size"]), str(row["in_flight"]), *rates)
     steps = Table("step", "ms an image", title="Where the milliseconds go (256 PNGs, one after the other)")
     for step, milliseconds in figures["steps_ms"].items():
         steps.add_row(step, f"{milliseconds:.3f}")

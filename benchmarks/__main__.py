@@ -6,7 +6,19 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import closed_form, fence, forgetting, intake, main_path, redis_away, retrain, scale, soak, tiers
+from benchmarks import (
+    closed_form,
+    decoders,
+    fence,
+    forgetting,
+    intake,
+    main_path,
+    redis_away,
+    retrain,
+    scale,
+    soak,
+    tiers,
+)
 from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -14,6 +26,7 @@ MEASUREMENTS = {
     "main_path": main_path,
     "forgetting": forgetting,
     "intake": intake,
+    "decoders": decoders,
     "closed_form": closed_form,
     "tiers": tiers,
     "fence": fence,

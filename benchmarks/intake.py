@@ -62,10 +62,10 @@ def measure(images: int = 2048) -> dict[str, Any]:
     warm, supply = supply[:WARM], supply[WARM:]
     images = min(images, len(supply) // len(plans))
     figures: dict[str, Any] = {"data": name, "steps_ms": _steps(supply[:256]), "rows": []}
-    photos = _photos(train[:PHOTOS])
-    figures["photo_bytes"] = int(np.mean([len(data) for data, _, _ in photos]))
+    large = photos(train[:PHOTOS])
+    figures["photo_bytes"] = int(np.mean([len(data) for data, _, _ in large]))
     sent = [("PNG 32 px", *plan, supply[i * images : (i + 1) * images]) for i, plan in enumerate(plans)]
-    sent.append(("JPEG 1600 x 1200", 32, 2, photos))
+    sent.append(("JPEG 1600 x 1200", 32, 2, large))
     backbone = load_backbone("efficientnet-lite0")
     with tempfile.TemporaryDirectory(prefix="oubli-bench-") as folder, running_api(Path(folder)) as (url, key):
         port = urlsplit(url).port or 0
@@ -85,7 +85,7 @@ def _items(chosen: Sequence[Labelled]) -> list[Item]:
     return [(image.png(), image.label, f"owner-{index % 97}") for index, image in enumerate(chosen)]
 
 
-def _photos(chosen: Sequence[Labelled]) -> list[Item]:
+def photos(chosen: Sequence[Labelled]) -> list[Item]:
     """Of a camera's size and weight: enlarged, with grain."""
     random = np.random.default_rng(0)
     made = []

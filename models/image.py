@@ -71,9 +71,9 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> Pixels:
 def _canonical(image: Image.Image, limits: ImageLimits) -> Pixels:
     _check_dimensions(image.width, image.height, limits)
     shorter = min(image.size)
-    if image.format == "JPEG" and shorter > 2 * limits.max_side:
+    if image.format == "JPEG" and shorter >= 2 * limits.max_side:
         # The decoder reduces by 2, 4 or 8 while decoding: a 50-megapixel photo costs a tenth of the time.
-        factor = 2 * limits.max_side / shorter
+        factor = limits.max_side / shorter
         image.draft("RGB", (int(image.width * factor), int(image.height * factor)))
     rgb = _to_rgb(_upright(image))
     shorter = min(rgb.size)

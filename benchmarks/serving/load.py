@@ -102,7 +102,7 @@ async def _client(job: Job, turns: Iterator[Asked], tally: Tally, measured_from:
             continue
         ended = time.monotonic()
         if answer.status != 200:
-            tally.errors[str(answer.status)] += 1
+            tally.errors[f"{answer.status} {_reason(answer.body)}".strip()] += 1
             await asyncio.sleep(0.01)  # one that is refused does not come back at once
             continue
         found = _rows(answer.body)
@@ -113,6 +113,14 @@ async def _client(job: Job, turns: Iterator[Asked], tally: Tally, measured_from:
             tally.images += len(found)
             tally.milliseconds.append((ended - began) * 1000.0)
     connection.close()
+
+
+def _reason(body: bytes) -> str:
+    """The detail of a problem (RFC 9457), shortened; nothing of another answer."""
+    try:
+        return str(json.loads(body)["detail"])[:120]
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _check(tally: Tally, found: Sequence[dict[str, Any]], expected: Sequence[str]) -> None:

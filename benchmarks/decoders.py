@@ -1,0 +1,116 @@
+"""What decoding and resizing cost, by library: Pillow (ours), torchvision, OpenCV where it is installed.
+
+Each turns the bytes of an upload into the uint8 [3, s, s] that the backbone is shown, on one thread as the threads that
+prepare uploads do. `ours` is what the service calls: `models.image.decode` with all of its promises (limits checked
+from the header, EXIF rotation, transparency, 16-bit, the shorter side reduced to `max_side`), and then
+`Preprocessing.resize`. The others only decode and resize. How far each is from ours is in steps of 1 / 255: the picture
+that is learned from is not the same in another library, so a change of library is a change of every embedding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+
+from benchmarks.images import load
+from benchmarks.intake import photos
+from models.backbone import Preprocessing
+from models.image import decode
+
+SIDE = 96  # of the default backbone
+ROUNDS = 3
+resize = Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).resize
+resize_torchvision = v2.Resize((SIDE, SIDE), v2.InterpolationMode.BICUBIC, antialias=True)
+
+Way = Callable[[bytes], Tensor]
+
+
+def ours(data: bytes) -> Tensor:
+    """Pillow, with draft-mode decoding of large JPEGs."""
+    return resize(decode(data))
+
+
+def pillow(data: bytes) -> Tensor:
+    """Without draft mode and without any of our checks."""
+    return resize(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def torchvision(data: bytes) -> Tensor:
+    """Both steps in torchvision."""
+    image: Tensor = resize_torchvision(_decoded(data))
+    return image
+
+
+def torchvision_and_pillow(data: bytes) -> Tensor:
+    """Its decoder, Pillow's resize."""
+    return resize(_decoded(data).permute(1, 2, 0).contiguous().numpy())
+
+
+def opencv(data: bytes) -> Tensor:
+    """Reduced while decoding as ours; INTER_AREA, its only filter that looks at every pixel."""
+    import cv2  # type: ignore[import-not-found]  # nobody but this line needs it
+
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    filter_ = cv2.INTER_AREA if min(picture.shape[:2]) > SIDE else cv2.INTER_CUBIC
+    return torch.from_numpy(cv2.resize(picture, (SIDE, SIDE), interpolation=filter_).transpose(2, 0, 1).copy())
+
+
+def _decoded(data: bytes) -> Tensor:
+    pixels: Tensor = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode="RGB")
+    return pixels
+
+
+WAYS: dict[str, Way] = {
+    "ours: Pillow, draft mode, all checks": ours,
+    "Pillow alone": pillow,
+    "torchvision v2": torchvision,
+    "torchvision decodes, Pillow resizes": torchvision_and_pillow,
+}
+
+
+def measure(images: int = 64) -> dict[str, Any]:
+    """images  how many of each kind."""
+    torch.set_num_threads(1)
+    ways = dict(WAYS)
+    if importlib.util.find_spec("cv2"):
+        ways["OpenCV"] = opencv
+    name, chosen, _ = load(images, 0)
+    kinds = {"PNG 32 px": [image.png() for image in chosen], "JPEG 1600 x 1200": [p for p, _, _ in photos(chosen)]}
+    rows = []
+    for kind, uploads in kinds.items():
+        right = [ours(data) for data in uploads]
+        for way, work in ways.items():
+            milliseconds = min(_milliseconds(work, uploads) for _ in range(ROUNDS))
+            apart = [(work(data).int() - mine.int()).abs() for data, mine in zip(uploads, right, strict=True)]
+            mean, most = float(np.mean([a.float().mean() for a in apart])), max(int(a.max()) for a in apart)
+            rows.append({"kind": kind, "way": way, "ms": milliseconds, "mean_apart": mean, "most_apart": most})
+    return {"data": name, "images": images, "rows": rows}
+
+
+def _milliseconds(work: Way, uploads: list[bytes]) -> float:
+    started = time.perf_counter()
+    for data in uploads:
+        work(data)
+    return (time.perf_counter() - started) * 1000.0 / len(uploads)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """As a table."""
+    title = f"From bytes to {SIDE} x {SIDE} pixels, one thread, the best of {ROUNDS} rounds of {figures['images']}"
+    table = Table("", "", "ms an image", "apart from ours: mean", "most", title=title)
+    for row in figures["rows"]:
+        apart = (f"{row['mean_apart']:.2f}", str(row["most_apart"]))
+        table.add_row(row["kind"], row["way"], f"{row['ms']:.2f}", *apart)
+    Console().print(table)

@@ -15,7 +15,7 @@ setup: $(STAMP)  ## Build .venv (the other targets do, where they need it)
 demo: $(STAMP)  ## Show it all: contribute, predict, forget, prove (DEMO_ARGS=...)
 	@$(BIN)/oubli demo $(DEMO_ARGS)
 
-serve: $(STAMP)  ## Run the service: API and one worker (SERVE_ARGS=...)
+serve: $(STAMP)  ## Run the service: API and workers (SERVE_ARGS=...)
 	@$(BIN)/oubli serve $(SERVE_ARGS)
 
 test: $(STAMP)  ## Run the tests, with coverage (TEST_ARGS=...)

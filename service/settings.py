@@ -221,6 +221,7 @@ class WorkerSettings(Group):
         60.0, ge=1, description="A worker that hears no bell for this long while work waits for it starts anew."
     )
     nice: int = Field(10, ge=0, le=19, description="Niceness of embedded workers: the API goes first.")
+    processes: int = Field(1, ge=1, le=64, description="Embedded workers of `oubli serve`; each trains a cluster.")
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeat(self) -> Self:

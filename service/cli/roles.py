@@ -27,7 +27,7 @@ HostOption = Annotated[str, typer.Option(help="Address to listen at.")]
 
 
 def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
-    """Run everything: API, one worker and its timer, started and supervised here."""
+    """Run everything: API, workers and their timer, started and supervised here."""
     from service.cli.supervisor import Supervisor
 
     chosen = load_settings(data_dir=data)

@@ -1,4 +1,4 @@
-"""`oubli serve`: API, worker and timer as child processes. A dead one is started again; none outlives its parent."""
+"""`oubli serve`: API, workers and timer as child processes. A dead one is started again; none outlives its parent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class Supervisor:
         address = ["--host", host, "--port", str(port)]
         self._children = [
             Child("api", [*oubli, "api", *address]),
-            Child("worker", [*oubli, "worker", "--name", "embedded-1"], nice=settings.worker.nice),
+            *(
+                Child("worker", [*oubli, "worker", "--name", f"embedded-{number}"], nice=settings.worker.nice)
+                for number in range(1, settings.worker.processes + 1)
+            ),
             Child("beat", [*oubli, "beat"]),
         ]
 

@@ -44,11 +44,15 @@ def slow(shared: Service) -> Service:
     return shared if shared.is_running else shared.start()
 
 
-def is_training(service: Service) -> bool:
-    """Whether a worker holds a cluster just now, by the registry itself."""
+def training(service: Service) -> set[str]:
+    """Workers that hold a cluster just now, by the registry itself."""
     with closing(sqlite3.connect(f"file:{service.data / 'registry.db'}?mode=ro", uri=True, timeout=30)) as registry:
-        ((held,),) = registry.execute("SELECT count(*) FROM clusters WHERE lease_token IS NOT NULL").fetchall()
-    return bool(held)
+        held = registry.execute("SELECT leased_by FROM clusters WHERE lease_token IS NOT NULL").fetchall()
+    return {name for (name,) in held}
+
+
+def is_training(service: Service) -> bool:
+    return bool(training(service))
 
 
 def catch_training(service: Service) -> None:
@@ -159,6 +163,17 @@ def test_it_stops_in_time_and_comes_back_as_it_was(slow: Service, pictures: list
     assert slow.stop(signal.SIGTERM) < STOP_SECONDS
     assert slow.process.returncode == 0
     assert not is_training(slow)  # the worker gave back what it held
+
+
+def test_embedded_workers_train_side_by_side(tmp_path: Path, pictures: list[Picture]) -> None:
+    with Service(tmp_path, env={**SLOW, "OUBLI_WORKER__PROCESSES": "2"}) as service:
+        service.start()
+        service.contribute(pictures[:40], [f"owner-{i}" for i in range(40)])
+        until(lambda: training(service) == {"embedded-1", "embedded-2"}, what="two trainings at once")
+        clusters = service.settle()
+        assert len(clusters) > 2
+        assert all(cluster["prompt"] for cluster in clusters)
+        assert {worker["name"] for worker in service.status()["workers"]} == {"embedded-1", "embedded-2"}
 
 
 def test_nobody_outlives_a_killed_supervisor(slow: Service) -> None:

@@ -21,7 +21,7 @@ from service.registry import clusters, leases, workers
 
 log = logging.getLogger(__name__)
 
-REST = 4  # times what a pass took, before the next: while one commit follows another, a fifth of a thread at most
+REST = 9  # times what a pass took, before the next: while one commit follows another, a tenth of a thread at most
 LONGEST_REST = 1.0  # seconds
 TIDY_EVERY = 720  # passes of the timer
 

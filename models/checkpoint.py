@@ -5,7 +5,6 @@ https://huggingface.co/docs/safetensors/index#format
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -59,7 +58,7 @@ def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: di
         "key": key,
         "digest": tensor_digest(prompt),
         "backbone": identity.backbone_digest,
-        "training": dataclasses.asdict(identity.training),
+        "training": identity.training.record(),
         "labels": list(prompt.labels),
         "members": prompt.members,
         "sample_epochs": prompt.sample_epochs,
@@ -78,7 +77,7 @@ def load(data: bytes, *, key: str, digest: str, labels: Sequence[str], identity:
         "digest": digest,
         "labels": list(labels),
         "backbone": identity.backbone_digest,
-        "training": json.loads(json.dumps(dataclasses.asdict(identity.training))),
+        "training": json.loads(json.dumps(identity.training.record())),
     }
     for name, value in expected.items():
         if header.get(name) != value:

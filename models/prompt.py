@@ -1,4 +1,4 @@
-"""Visual prompts: learned pixels added to every image of a cluster.
+"""Visual prompts: learned pixels added to every image of a cluster (Bahng et al., arXiv 2203.17274).
 
 A prompt lives in the backbone's normalised input space, [3, s, s]. Only the pixels that its kind covers are learned
 and stored, as `values` [3, covered pixels]; the rest is zero and stays zero.
@@ -9,16 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.determinism import generator
 from models.spec import PromptSpec
 
-KINDS = ("padding", "none")
+KINDS = ("padding", "fixed_patch", "random_patch", "none")
 
 
 def covered_pixels(spec: PromptSpec, input_size: int) -> Tensor:
-    """Flat indices (row * s + column), int64 [m], of the pixels that a prompt covers.
+    """Flat indices (row * s + column), int64 [m], of the pixels that a prompt covers when it is served.
+
+    Of a `random_patch` that is one public place, drawn from its size: the reference code draws another for every
+    answer, and the same image would then be answered differently from one moment to the next.
 
     Raises ValueError for an unknown kind or a size that does not fit.
     """
+    if spec.kind == "random_patch":
+        return _patch(spec.size, input_size, generator("oubli/patch/1", str(spec.size), str(input_size)))
+    if spec.kind == "fixed_patch":
+        return _patch(spec.size, input_size, None)
     if spec.kind not in KINDS:
         raise ValueError(f"Unknown prompt kind {spec.kind!r}. Known: {', '.join(KINDS)}.")
     mask = torch.zeros((input_size, input_size), dtype=torch.bool)
@@ -28,6 +36,24 @@ def covered_pixels(spec: PromptSpec, input_size: int) -> Tensor:
         mask[:] = True
         mask[spec.size : -spec.size, spec.size : -spec.size] = False
     return mask.flatten().nonzero().flatten()
+
+
+def trained_pixels(spec: PromptSpec, input_size: int, *batch: str) -> Tensor:
+    """The pixels it covers in that batch of its training: of a `random_patch` another place for each."""
+    if spec.kind == "random_patch":
+        return _patch(spec.size, input_size, generator("oubli/patch/1", *batch))
+    return covered_pixels(spec, input_size)
+
+
+def _patch(size: int, input_size: int, random: torch.Generator | None) -> Tensor:
+    """A square of `size` pixels, in the upper left corner or anywhere."""
+    if not 0 < size <= input_size:
+        raise ValueError(f"A patch of {size} pixels does not fit an image of {input_size} pixels.")
+    top, left = (0, 0)
+    if random is not None:
+        top, left = torch.randint(0, input_size - size + 1, (2,), generator=random).tolist()
+    rows, columns = torch.arange(top, top + size), torch.arange(left, left + size)
+    return (rows[:, None] * input_size + columns).flatten()
 
 
 def expand(values: Tensor, covered: Tensor, input_size: int) -> Tensor:

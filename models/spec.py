@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 def canonical_json(value: object) -> bytes:
@@ -31,12 +32,20 @@ def sha256(*parts: bytes) -> str:
 class PromptSpec:
     """A visual prompt added to the pixels (Bahng et al., arXiv 2203.17274).
 
-    kind  "padding": a learned frame around the image.
-    size  width of the frame, in pixels of the backbone's input.
+    kind      "padding": a learned frame around the image; "fixed_patch": a square in its upper left corner;
+              "random_patch": a square that is trained at places drawn anew for each batch; "none".
+    size      width of the frame or of the square, in pixels of the backbone's input.
+    init_std  its pixels start as normal noise of this standard deviation, drawn from the key; 1 in the reference code.
+    start     hex SHA-256 of the values it starts from instead (`models.meta_prompt`).
     """
 
     kind: str = "padding"
     size: int = 12
+    init_std: float = 0.0
+    start: str | None = None
+
+
+_LATER = ("init_std", "start")
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,16 @@ class TrainingSpec:
     flip: bool = True  # mirror each image left to right with probability 1/2
     prompt: PromptSpec = PromptSpec()
 
+    def record(self) -> dict[str, Any]:
+        """Every setting, for JSON; those that came later only if set, so that older prompts keep their keys."""
+        record = dataclasses.asdict(self)
+        later = {field.name: field.default for field in dataclasses.fields(PromptSpec) if field.name in _LATER}
+        record["prompt"] = {name: value for name, value in record["prompt"].items() if later.get(name, ...) != value}
+        return record
+
     def digest(self) -> str:
         """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0011)."""
-        return sha256(b"oubli/training/2", canonical_json(dataclasses.asdict(self)))
+        return sha256(b"oubli/training/2", canonical_json(self.record()))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from models import head
 from models.backbone import Backbone
 from models.determinism import generator
 from models.image import Pixels
-from models.prompt import covered_pixels, expand
-from models.spec import TrainingSpec
+from models.prompt import covered_pixels, expand, trained_pixels
+from models.spec import PromptSpec, TrainingSpec, sha256
 
 Progress = Callable[[int, int], None]  # told, after every batch, how many of how many are done; may raise to stop
 
@@ -61,28 +62,30 @@ def train(
     *,
     key: str,
     members: Sequence[Member],
+    start: Tensor | None = None,
     progress: Progress = lambda done, steps: None,
 ) -> TrainedPrompt:
     """Train from zero on `members`, in arrival order. Bit-identical in one environment.
+
+    start  prompt pixels [3, m] to start from; exactly where the spec names their digest (`models.meta_prompt`).
 
     Whatever `progress` raises ends the training.
     """
     if not members:
         raise ValueError("A cluster without members has no prompt.")
     labels = tuple(sorted({member.label for member in members}))
-    covered = covered_pixels(spec.prompt, backbone.input_size).to(backbone.device)
-    values = torch.zeros((3, len(covered)), device=backbone.device, requires_grad=True)
+    values = _first_values(spec.prompt, key, start, backbone).requires_grad_(True)
     weight = torch.zeros((len(labels), backbone.dim), device=backbone.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=backbone.device, requires_grad=True)
     epochs = spec.epochs if len(labels) > 1 else 0  # one label leaves nothing to learn
     if epochs:
         data = _Data(backbone, spec, key, members, labels)
 
-        def loss(images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-            prompted = images + expand(values, covered, backbone.input_size)
+        def loss(batch: Batch) -> Tensor:
+            prompted = batch.images + expand(values, batch.covered, backbone.input_size)
             scores = head.logits(backbone.features_folded(prompted), weight, bias, spec.scale)
-            losses = functional.cross_entropy(scores, targets, reduction="none")
-            return (losses * weights).sum() / weights.sum()
+            losses = functional.cross_entropy(scores, batch.targets, reduction="none")
+            return (losses * batch.weights).sum() / batch.weights.sum()
 
         _descend(spec, data, values, [weight, bias], loss, progress)
     return TrainedPrompt(
@@ -95,12 +98,32 @@ def train(
     )
 
 
+def _first_values(spec: PromptSpec, key: str, start: Tensor | None, backbone: Backbone) -> Tensor:
+    """Prompt pixels [3, m] before any step. Raises ValueError if `start` is not what the spec names."""
+    shape = (3, len(covered_pixels(spec, backbone.input_size)))
+    if (digest := values_digest(start) if start is not None else None) != spec.start:
+        raise ValueError(f"The prompt is to start from the values {spec.start}, not from {digest}.")
+    if start is None and spec.init_std == 0:
+        return torch.zeros(shape, device=backbone.device)
+    if start is None:
+        noise = torch.randn(shape, generator=generator("oubli/prompt/1", key))
+        return (noise * spec.init_std).to(backbone.device)
+    if tuple(start.shape) != shape:
+        raise ValueError(f"A prompt of these settings has {list(shape)} values, not {list(start.shape)}.")
+    return start.clone().to(backbone.device)
+
+
+def values_digest(values: Tensor) -> str:
+    """Hex SHA-256 of prompt pixels float32 [3, m]."""
+    return sha256(b"oubli/values/1", values.detach().cpu().float().contiguous().numpy().tobytes())
+
+
 def _descend(
     spec: TrainingSpec,
     data: _Data,
     values: Tensor,
     head_parameters: Sequence[Tensor],
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    loss: Callable[[Batch], Tensor],
     progress: Progress,
 ) -> None:
     """Stochastic gradient descent, through every batch of every epoch."""
@@ -114,12 +137,21 @@ def _descend(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, data.learning_rate_factor)
     steps = spec.epochs * data.batches_per_epoch
     for epoch in range(spec.epochs):
-        for batch, (images, targets, weights) in enumerate(data.batches(epoch), start=1):
+        for number, batch in enumerate(data.batches(epoch), start=1):
             optimizer.zero_grad()
-            loss(images, targets, weights).backward()  # type: ignore[no-untyped-call]
+            loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            progress(epoch * data.batches_per_epoch + batch, steps)
+            progress(epoch * data.batches_per_epoch + number, steps)
+
+
+class Batch(NamedTuple):
+    """images float32 [b, 3, s, s], targets int64 [b], weights float32 [b]; the pixels [m] that the prompt covers."""
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+    covered: Tensor
 
 
 class _Data:
@@ -150,8 +182,8 @@ class _Data:
         rest = max(1, self._steps - warmup)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images [b, 3, s, s], targets [b], weights [b]) in an order drawn from the key and the epoch.
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Every member once, in an order drawn from the key and the epoch.
 
         Every batch has the same shape b, because bits depend on it: the last one is filled up with repetitions
         of weight zero.
@@ -170,4 +202,7 @@ class _Data:
             flips = mirrored[rows].view(-1, 1, 1, 1)
             images = torch.where(flips, images.flip(3), images).to(device)
             normalised = self._backbone.preprocessing.normalise(images)
-            yield normalised, self._targets[rows].to(device), weights[start : start + size].to(device)
+            covered = trained_pixels(self._spec.prompt, self._backbone.input_size, self._key, str(epoch), str(start))
+            yield Batch(
+                normalised, self._targets[rows].to(device), weights[start : start + size].to(device), covered.to(device)
+            )

@@ -93,7 +93,11 @@ class TrainingSettings(Group):
     batch_size: int = Field(32, ge=1, le=1024, description="Images in a training batch.")
     prompt_lr: float = Field(0.03, gt=0, description="Learning rate of the prompt.")
     head_lr: float = Field(0.05, gt=0, description="Learning rate of the head.")
-    prompt_size: int = Field(12, ge=1, description="Width of the prompt's frame, pixels of the backbone's input.")
+    prompt_kind: Literal["padding", "fixed_patch", "random_patch", "none"] = Field(
+        "padding", description="Where the prompt's pixels are: a frame, a square in the corner, or one that moves."
+    )
+    prompt_size: int = Field(12, ge=1, description="Width of the frame or the square, pixels of the backbone's input.")
+    prompt_init_std: float = Field(0.0, ge=0, description="Noise that a prompt starts from; the reference code's is 1.")
     flip: bool = Field(True, description="Mirror images at random; turn it off where left and right differ.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
     settle_seconds: float = Field(2.0, ge=0, description="Quiet time after an addition before it is trained.")
@@ -112,7 +116,7 @@ class TrainingSettings(Group):
             prompt_lr=self.prompt_lr,
             head_lr=self.head_lr,
             flip=self.flip,
-            prompt=PromptSpec(size=self.prompt_size),
+            prompt=PromptSpec(self.prompt_kind, self.prompt_size, self.prompt_init_std),
         )
 
 

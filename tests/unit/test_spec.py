@@ -51,3 +51,9 @@ def test_a_prompts_key_names_backbone_training_and_members_in_their_order():
     ]
     assert len({key(), *others}) == 6
     assert key(members=iter(MEMBERS)) == key()
+
+
+def test_settings_that_came_later_leave_older_keys_as_they_were():
+    assert TrainingSpec().digest() == "113be250c2c42dba89fd88f7f9aa62f9347fbe4abd69fbeee052d8e042bb98e8"
+    later = [PromptSpec(init_std=1.0), PromptSpec(start="0" * 64), PromptSpec(kind="fixed_patch")]
+    assert len({TrainingSpec(prompt=prompt).digest() for prompt in [PromptSpec(), *later]}) == 4

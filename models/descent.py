@@ -1,0 +1,93 @@
+"""Stochastic gradient descent that is a pure function of a key: its order, its augmentation and its schedule.
+
+All are drawn from what is built, never from global state, a clock or the rest of the data set. SGD with momentum;
+linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983). No early stopping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.determinism import generator
+from models.spec import TrainingSpec
+
+Progress = Callable[[int, int], None]  # told, after every batch, how many of how many are done; may raise to stop
+
+
+class Batch(NamedTuple):
+    """Members by row int64 [b], whether each is mirrored bool [b], weights float32 [b]; a name for what is drawn."""
+
+    rows: Tensor
+    mirrored: Tensor
+    weights: Tensor
+    name: tuple[str, ...]
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of scores [b, labels] against targets [b]; repetitions that fill it up do not count."""
+        weights = self.weights.to(scores.device)
+        losses = functional.cross_entropy(scores, targets, reduction="none")
+        return (losses * weights).sum() / weights.sum()
+
+
+class Order:
+    """The batches of each epoch over `count` members, and the learning rate at each step."""
+
+    def __init__(self, spec: TrainingSpec, key: str, count: int) -> None:
+        self._spec = spec
+        self._key = key
+        self._count = count
+        self.batches_per_epoch = math.ceil(count / spec.batch_size)
+        self.steps = spec.epochs * self.batches_per_epoch
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero; the schedule knows these members only."""
+        warmup = max(1, round(self._spec.warmup * self.steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        rest = max(1, self.steps - warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Every member once, in an order drawn from the key and the epoch.
+
+        Every batch has the same size, because bits depend on it: the last one is filled up with repetitions of weight
+        zero.
+        """
+        count, size = self._count, self._spec.batch_size
+        random = generator("oubli/epoch/1", self._key, str(epoch))
+        order = torch.randperm(count, generator=random)
+        mirrored = torch.rand(count, generator=random) < (0.5 if self._spec.flip else 0.0)
+        padding = -count % size
+        order = torch.cat([order, order[:1].expand(padding)])
+        weights = torch.cat([torch.ones(count), torch.zeros(padding)])
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield Batch(rows, mirrored[rows], weights[start : start + size], (self._key, str(epoch), str(start)))
+
+
+def descend(
+    spec: TrainingSpec,
+    order: Order,
+    parameters: Sequence[dict[str, Any]],
+    loss: Callable[[Batch], Tensor],
+    progress: Progress = lambda done, steps: None,
+) -> None:
+    """Through every batch of every epoch.
+
+    parameters  groups as `torch.optim.SGD` takes them, each with its peak learning rate `lr`.
+    """
+    optimizer = torch.optim.SGD(parameters, momentum=spec.momentum)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, order.learning_rate_factor)
+    for epoch in range(spec.epochs):
+        for number, batch in enumerate(order.batches(epoch), start=1):
+            optimizer.zero_grad()
+            loss(batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            progress(epoch * order.batches_per_epoch + number, order.steps)

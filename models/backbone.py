@@ -7,6 +7,7 @@ prototypes for the partition.
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,6 +146,10 @@ class Backbone:
         with torch.inference_mode():
             _, depths = self.features_by_depth(torch.zeros((1, 3, size, size), device=self.device))
         return sum(int(depth.shape[1]) for depth in depths)
+
+    def copy_of_network(self) -> nn.Module:
+        """The same weights, to be changed: for methods that learn all of them, which ours are compared with."""
+        return copy.deepcopy(self._unwatched)
 
     def weights_digest(self) -> str:
         """Hex SHA-256 of all weights and buffers as they are now. Training must leave it unchanged."""

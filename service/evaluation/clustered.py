@@ -1,0 +1,122 @@
+"""One model a cluster, each trained alone: the paper's way, ours, and clusters by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from models import fusion
+from models.descent import Progress
+from models.partition import Partition, make_partition
+from models.spec import PartitionSpec, PromptSpec
+from service.core.plan import Survivor, locate, plan
+from service.evaluation import learners
+from service.evaluation.learners import Learned, Probabilities
+from service.evaluation.method import Budget, Built, Part, Setting, cost_of
+from service.evaluation.pool import Pool
+from service.evaluation.whole import Ridge
+
+
+def tree_spec(budget: Budget) -> PartitionSpec:
+    return PartitionSpec(kind="tree", cap=budget.cap, min=budget.min)
+
+
+class Clustered:
+    """Each cluster of a partition learns alone: a prompt with its head, or a head alone. The nearest one answers."""
+
+    def __init__(self, setting: Setting, partition: PartitionSpec, *, prompts: bool = True) -> None:
+        self._setting = setting
+        self._partition: Partition = make_partition(partition, setting.backbone.prototypes)
+        training = setting.budget.training
+        self._training = training if prompts else replace(training, prompt=PromptSpec(kind="none"))
+        self._prompts = prompts
+        self.passes = 2.0 if prompts else 1.0
+
+    def parts(self, survivors: Sequence[int]) -> list[Part]:
+        """One a cluster: F itself, as the service plans."""
+        pool, training = self._setting.pool, self._training
+        digests = [pool.digests[i] for i in survivors]
+        positions = locate(digests, pool.embeddings[list(survivors)], partition=self._partition)
+        standing = [
+            Survivor(digest, pool.members[i].label, position)
+            for digest, i, position in zip(digests, survivors, positions, strict=True)
+        ]
+        backbone = self._setting.backbone.digest
+        parts = []
+        for cluster in plan(standing, partition=self._partition, backbone_digest=backbone, training=training):
+            rows = tuple(survivors[i] for i in cluster.members)
+            key = cluster.key if self._prompts else self._setting.key("head", rows, training)
+            parts.append(Part(key, rows, cost_of(pool, rows, training), region=cluster.region))
+        return parts
+
+    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+        """From its members alone."""
+        backbone, samples = self._setting.backbone, self._setting.pool.take(part.rows)
+        if self._prompts:
+            return learners.build_prompt(
+                backbone, self._training, part.key, samples, start=self._setting.start, progress=progress
+            )
+        return learners.build_head(backbone, self._training, part.key, samples, progress=progress)
+
+    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+        """Of each query's own cluster; the nearest one's where it stands in none."""
+        parts = self.parts(survivors)
+        said = np.zeros((len(queries), len(self._setting.labels)))
+        homes = self.homes(survivors, parts, queries)
+        for number, part in enumerate(parts):
+            mine = np.flatnonzero(homes == number)
+            if len(mine):
+                said[mine] = self._ask(built[part.key], queries.take(mine.tolist()))
+        return said
+
+    def homes(
+        self, survivors: Sequence[int], parts: Sequence[Part], queries: Pool
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """Index [n] of the part that answers each query."""
+        pool, partition = self._setting.pool, self._partition
+        window = list(survivors)[: partition.window(len(survivors))]
+        chosen = partition.anchors([pool.digests[i] for i in window])
+        layout = partition.fit(pool.embeddings[[window[i] for i in chosen]])
+        regions = [part.region for part in parts if part.region is not None]
+        positions = layout.locate(queries.embeddings, queries.digests).tolist()
+        homes = np.empty(len(queries), dtype=np.int64)
+        for row, position in enumerate(positions):
+            inside = [i for i, region in enumerate(regions) if region.lo <= position < region.hi]
+            homes[row] = inside[0] if inside else layout.nearest(queries.embeddings[row], position, regions)
+        return homes
+
+    def _ask(self, learned: Learned, queries: Pool) -> Probabilities:
+        if self._prompts:
+            said = learners.ask_prompt(self._setting.backbone, self._training, learned, queries)
+        else:
+            said = learners.ask_head(self._training, learned, queries)
+        return learners.onto(self._setting.labels, learned, said)
+
+
+class Fused:
+    """The tree's prompts, and the closed form beside them: as the service answers."""
+
+    passes = 2.0
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self.prompts = Clustered(setting, tree_spec(setting.budget))
+        self._ridge = Ridge(setting)
+
+    def parts(self, survivors: Sequence[int]) -> list[Part]:
+        """The clusters, then the closed form."""
+        return [*self.prompts.parts(survivors), *self._ridge.parts(survivors)]
+
+    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+        """Either."""
+        return (self._ridge if part.region is None else self.prompts).build(part, built, progress)
+
+    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+        """A weighted mean; a prompt's weight grows with its share of the samples (`models.fusion`)."""
+        parts = self.prompts.parts(survivors)
+        homes = self.prompts.homes(survivors, parts, queries)
+        shares = np.array([fusion.weight(len(part.rows), len(survivors)) for part in parts])[homes][:, None]
+        prompts = self.prompts.answer(survivors, built, queries)
+        return shares * prompts + (1.0 - shares) * self._ridge.answer(survivors, built, queries)

@@ -1,0 +1,109 @@
+"""What a method is: it divides survivors into parts, builds a part, and answers from what is built.
+
+So forgetting is the same for all: divide the survivors anew, drop every part whose key is gone, build those whose key
+is new. What that costs is counted in `forgetting`; whether it gives what was never told, `trial` looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from models.backbone import Backbone
+from models.descent import Progress
+from models.partition import Interval
+from models.spec import ClosedFormSpec, TrainingSpec, prompt_key, sha256
+from service.evaluation.learners import Learned, Probabilities
+from service.evaluation.pool import Pool
+
+Built = Mapping[str, Learned]  # by key
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method may spend, and how each divides it.
+
+    cap, min             of the tree's clusters.
+    clusters             of `random_part_tuning`; None for as many as the tree has.
+    anchors, threshold   of the paper's clustering: private samples, and where average linkage ends (unit vectors).
+    shards, slices       of SISA.
+    network_lr           of the whole network's weights, where they learn.
+    """
+
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    closed_form: ClosedFormSpec = field(default_factory=ClosedFormSpec)
+    cap: int = 500
+    min: int = 100
+    clusters: int | None = None
+    anchors: int = 1000
+    threshold: float = 1.05
+    shards: int = 10
+    slices: int = 3
+    network_lr: float = 0.01
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to build from some samples.
+
+    key            of all that it depends on: equal keys, equal bits.
+    rows           its samples, as rows of the pool, in order of arrival.
+    sample_epochs  what building it costs.
+    after          key of the part whose training it goes on from.
+    region         of its cluster, where there are clusters.
+    """
+
+    key: str
+    rows: tuple[int, ...]
+    sample_epochs: int
+    after: str | None = None
+    region: Interval | None = None
+
+
+class Method(Protocol):
+    """One way. `passes`: of the backbone, for one answer."""
+
+    passes: float
+
+    def parts(self, survivors: Sequence[int]) -> list[Part]:
+        """What must be there for these rows of the pool; those that others go on from come first."""
+        ...
+
+    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+        """Build it; what it goes on from is in `built`."""
+        ...
+
+    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+        """Probabilities [n, labels of the pool]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods learn from, and with."""
+
+    backbone: Backbone
+    pool: Pool
+    budget: Budget
+    start: Tensor | None = None  # prompt pixels to start from
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label of the pool, sorted."""
+        return sorted(set(self.pool.labels))
+
+    def key(self, kind: str, rows: Sequence[int], training: TrainingSpec, *more: str) -> str:
+        """Of what is built from these samples; a prompt's is the service's own."""
+        members = self.pool.member_digests(rows)
+        key = prompt_key(backbone_digest=self.backbone.digest, training=training, members=members)
+        if kind == "prompt" and not more:
+            return key
+        return sha256(b"oubli/part/1", *(part.encode() for part in (kind, key, *more)))
+
+
+def cost_of(pool: Pool, rows: Sequence[int], training: TrainingSpec) -> int:
+    """Sample-epochs; one label leaves nothing to learn."""
+    return training.epochs * len(rows) if len({pool.members[i].label for i in rows}) > 1 else 0

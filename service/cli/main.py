@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.cli import auditor, centroids, demo, desk, heartbeat, restore, roles
+from service.cli import auditor, centroids, demo, desk, evaluate, heartbeat, restore, roles
 from service.errors import ServiceError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(desk.status)
 app.command("audit")(auditor.audit_command)
 app.command("restore-check")(restore.restore_check)
 app.command()(centroids.centroids)
+app.command()(evaluate.evaluate)
 app.command()(demo.demo)
 
 

@@ -20,7 +20,7 @@ from models.backbone import Backbone, load_backbone
 from models.data_sets import DataSet, load_data_set
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
-from models.training import values_digest
+from models.training import Member, train, values_digest
 from service.evaluation import forgetting, learners, trial
 from service.evaluation.clustered import Fused
 from service.evaluation.method import Budget, Method, Setting
@@ -109,6 +109,20 @@ class Bench:
             if study.meta_prompt is not None
             else None
         )
+
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """What PyTorch loads at its first step, and folding, are nobody's training time."""
+        if any(METHODS[name].trains for name in self._study.methods):
+            two = [Member(self.samples.members[0].pixels, label) for label in ("one", "other")]
+            spec = replace(self._study.budget.training, epochs=1, batch_size=2)
+            train(self.backbone, spec, key="", members=two, start=self._start)
+
+    def check(self) -> None:
+        """Raise ValueError for what no method could be made with, before anything is trained."""
+        for name in self._study.methods:
+            make_method(name, Setting(self.backbone, self.samples, self._study.budget, self._start))
 
     def path_of(self, task: Task) -> Path:
         """Where its figures are kept, named after everything that they depend on."""

@@ -1,0 +1,196 @@
+"""A study's figures as one row a method: JSON, a table for people, and two plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from service.errors import Misconfigured
+from service.evaluation.forgetting import OWNED
+from service.evaluation.methods import METHODS
+from service.evaluation.study import Study
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over all seeds.
+
+    costs    by what is forgotten ("1", "10", ..., "owner"): sample-epochs, seconds, models touched; means.
+    shares   sample-epochs of each, of what building `retrain` takes (0 to 1); None if that was not built.
+    exact    whether all trials gave what was never told, bit for bit; None without a trial.
+    attacks  AUC with its interval, before forgetting and after.
+    """
+
+    method: str
+    accuracy: tuple[float, float]
+    prompts_alone: float | None
+    models: float
+    expected_cost: float
+    sample_epochs: float
+    seconds: float
+    megabytes: float
+    passes: float
+    costs: dict[str, dict[str, float]]
+    shares: dict[str, float] | None
+    exact: bool | None
+    attacks: dict[str, dict[str, float]] | None
+
+
+def rows_of(study: Study, figures: Sequence[dict[str, Any]]) -> list[Row]:
+    """In the order of the study's methods."""
+    whole = [run["sample_epochs"] for run in figures if run["method"] == "retrain" and run["seed"] is not None]
+    return [_row(name, figures, float(np.mean(whole)) if whole else None) for name in study.methods]
+
+
+def _row(name: str, figures: Sequence[dict[str, Any]], whole: float | None) -> Row:
+    runs = [run for run in figures if run["method"] == name and run["seed"] is not None]
+    trials = [run for run in figures if run["method"] == name and run["seed"] is None]
+    accuracies = [run["accuracy"] for run in runs]
+    costs = {
+        cost["gone"]: {
+            what: _mean(runs, lambda run, i=i, what=what: run["costs"][i][what])
+            for what in ("sample_epochs", "seconds", "touched")
+        }
+        for i, cost in enumerate(runs[0]["costs"])
+    }
+    alone = [run["prompts_alone"] for run in runs if run["prompts_alone"] is not None]
+    return Row(
+        method=name,
+        accuracy=(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0),
+        prompts_alone=float(np.mean(alone)) if alone else None,
+        models=_mean(runs, lambda run: run["models"]),
+        expected_cost=_mean(runs, lambda run: run["expected_cost"]),
+        sample_epochs=_mean(runs, lambda run: run["sample_epochs"]),
+        seconds=_mean(runs, lambda run: run["seconds"]),
+        megabytes=_mean(runs, lambda run: run["bytes"]) / 1e6,
+        passes=runs[0]["passes"],
+        costs=costs,
+        shares={gone: cost["sample_epochs"] / whole for gone, cost in costs.items()} if whole else None,
+        exact=all(value for trial in trials for value in trial["exact"].values()) if trials else None,
+        attacks={when: trials[0][f"attack_{when}"] for when in ("before", "after")} if trials else None,
+    )
+
+
+def _mean(runs: Sequence[dict[str, Any]], value: Any) -> float:
+    return float(np.mean([value(run) for run in runs]))
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def _quality(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """What each method gives, and what is left of it."""
+    yield ["method", "accuracy", "models", "sum(n²)/N", "MB", "passes", "exact", "attack before", "attack after"]
+    for row in rows:
+        accuracy = f"{row.accuracy[0]:.4f} ± {row.accuracy[1]:.4f}"
+        if row.prompts_alone is not None:
+            accuracy += f" (prompts alone: {row.prompts_alone:.4f})"
+        exact = {None: "", True: "yes", False: "NO"}[row.exact]
+        attacks = [_auc(row.attacks[when]) if row.attacks else "" for when in ("before", "after")]
+        sizes = [f"{row.models:,.0f}", f"{row.expected_cost:,.0f}", f"{row.megabytes:,.1f}", f"{row.passes:g}"]
+        yield [row.method, accuracy, *sizes, exact, *attacks]
+
+
+def _costs(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """What forgetting takes: share of building `retrain`, or sample-epochs without it; seconds; models touched."""
+    yield ["forgetting", *(name if name != "owner" else f"an owner ({OWNED})" for name in rows[0].costs)]
+    for row in rows:
+        cells = []
+        for gone, cost in row.costs.items():
+            share = f"{100 * row.shares[gone]:.1f} %" if row.shares else f"{cost['sample_epochs']:,.0f}"
+            cells.append(f"{share}; {_seconds(cost['seconds'])}; {cost['touched']:.3g}")
+        yield [row.method, *cells]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:,.0f} s"
+
+
+def _auc(attack: dict[str, float]) -> str:
+    return f"{attack['auc']:.2f} ({attack['low']:.2f}-{attack['high']:.2f})"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Both tables for a document."""
+    tables = []
+    for title, *lines in (_quality(rows), _costs(rows)):
+        tables.append("\n".join(f"| {' | '.join(cells)} |" for cells in (title, ["---"] * len(title), *lines)))
+    return "\n\n".join(tables) + "\n"
+
+
+def tables(rows: Sequence[Row], title: str) -> Iterator[Table]:
+    """Both tables for a terminal."""
+    for name, (head, *lines) in ((title, _quality(rows)), ("What forgetting takes", _costs(rows))):
+        shown = Table(*head, title=name)
+        for cells in lines:
+            shown.add_row(*cells)
+        yield shown
+
+
+def write(study: Study, figures: Sequence[dict[str, Any]], about: dict[str, Any]) -> list[Path]:
+    """Everything, as files in the study's folder: figures.json, table.md, accuracy.png, deletions.png."""
+    rows = rows_of(study, figures)
+    study.out.mkdir(parents=True, exist_ok=True)
+    content = {"about": about, "rows": [row.__dict__ for row in rows], "runs": list(figures)}
+    paths = [study.out / name for name in ("figures.json", "table.md", "accuracy.png", "deletions.png")]
+    paths[0].write_text(json.dumps(content, indent=1))
+    paths[1].write_text(markdown(rows))
+    _plot_accuracy(rows, paths[2])
+    _plot_deletions(rows, paths[3])
+    return paths
+
+
+# ------------------------------------------------------------------------------------------------------------- plots
+
+
+def check_plots() -> None:
+    """Raise Misconfigured, with the remedy, where nothing can be plotted."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise Misconfigured("oubli evaluate draws with matplotlib: pip install 'oubli[evaluate]'.") from None
+
+
+def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=across, ylabel=up)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _colour(method: str) -> str:
+    return f"C{list(METHODS).index(method)}"
+
+
+def _plot_accuracy(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against what one deletion costs; upper left is best."""
+    figure, axes = _axes("Accuracy and the cost of forgetting one sample", "sample-epochs (0 at the left)", "accuracy")
+    axes.set_xscale("symlog", linthresh=10)
+    for row in rows:
+        cost, (mean, deviation) = row.costs["1"]["sample_epochs"], row.accuracy
+        axes.errorbar(cost, mean, yerr=deviation, fmt="o", color=_colour(row.method), capsize=3)
+        axes.annotate(row.method, (cost, mean), xytext=(6, 5), textcoords="offset points", color=_colour(row.method))
+    axes.margins(x=0.15)
+    figure.savefig(path, dpi=120)
+
+
+def _plot_deletions(rows: Sequence[Row], path: Path) -> None:
+    """What a deletion of more samples at once costs."""
+    figure, axes = _axes("The cost of forgetting more at once", "random samples forgotten together", "sample-epochs")
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=10)
+    for row in rows:
+        counts = [int(gone) for gone in row.costs if gone != "owner"]
+        spent = [row.costs[str(count)]["sample_epochs"] for count in counts]
+        axes.plot(counts, spent, "o-", color=_colour(row.method), label=row.method)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,44 @@
+"""What `oubli evaluate` cannot do it says, in words, before anything is trained."""
+
+import pytest
+import torch
+
+from service.cli.evaluate import evaluate
+from service.errors import Invalid
+from service.evaluation import spread
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(monkeypatch, deterministic):
+    monkeypatch.setattr(spread, "run_all", lambda *_: pytest.fail("it was trained"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": ["erase"]}, "Unknown method erase. Known: lmeraser, tree"),
+        ({"data": "mnist"}, "Unknown data set 'mnist'. Known: cifar10"),
+        ({"data": "cifar10"}, "cifar10 cannot be read"),
+        ({"backbone": "resnet-of-mine"}, "Unknown backbone 'resnet-of-mine'"),
+        ({"prompt_kind": "halo"}, "Unknown prompt kind 'halo'"),
+        ({"prompt_size": 8}, "does not fit"),
+        ({"prompt_init": "none.pth"}, "none.pth cannot be read"),
+        ({"quick": False, "train": 60}, "A trial needs 2000 images to learn from, and there are 60: use --no-trial"),
+        ({"cap": 10, "least": 8}, "partition.cap"),
+    ],
+)
+def test_what_cannot_be_done_is_said(options, said, tmp_path):
+    usual = {"quick": True, "backbone": "tiny", "out": tmp_path / "out", "data_root": tmp_path}
+    with pytest.raises(Invalid, match=said):
+        evaluate(**(usual | options))
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path):
+    with pytest.raises(Invalid, match="no published checkpoint of 'tiny'"):
+        evaluate(backbone="tiny", checkpoint=tmp_path / "none.pth", out=tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(Invalid, match="finds no CUDA device"):
+        evaluate(quick=True, backbone="tiny", gpus=1, out=tmp_path)

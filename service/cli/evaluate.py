@@ -14,7 +14,7 @@ from service.cli.desk import console, progress_bar
 from service.errors import Invalid
 
 if TYPE_CHECKING:
-    from service.evaluation.study import Study
+    from service.evaluation.study import Bench, Study
 
 QUICK = {"train": 240, "test": 100, "seeds": 1, "epochs": 2}  # a look in minutes; its figures mean nothing
 
@@ -45,14 +45,17 @@ def evaluate(
     slices: Annotated[int, typer.Option(help="Of SISA, in each shard.", min=1)] = 3,
     trial: Annotated[bool, typer.Option(help="Forget for real and attack, at a small scale.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes, not hours; the figures mean nothing.")] = False,
+    search: Annotated[int, typer.Option(help="Tries to find settings of one method in, instead of the table.")] = 0,
     gpus: Annotated[int, typer.Option(help="Devices to spread over; 0 for the CPU's cores.", min=0)] = 0,
     jobs: Annotated[int | None, typer.Option(help="Processes on the CPU; one a core if not given.", min=1)] = None,
     out: Annotated[Path, typer.Option(help="Folder of results; what is in it is not done again.")] = Path("evaluation"),
 ) -> None:
     """Print the paper's table: every method's accuracy, cost of forgetting, exactness and what an attacker learns."""
+    from models.determinism import NotDeterministic
     from service.evaluation.method import Budget
     from service.evaluation.report import check_plots
-    from service.evaluation.study import Study
+    from service.evaluation.spread import Unfinished
+    from service.evaluation.study import Bench, Study
     from service.evaluation.trial import Scale
 
     check_plots()
@@ -77,7 +80,19 @@ def evaluate(
     )
     prompt = (prompt_kind, prompt_size, prompt_init)
     devices = [f"cuda:{index}" for index in range(gpus)] or ["cpu"] * (jobs or os.cpu_count() or 1)
-    _run(_with_training(study, epochs, prompt, prompt_lr, head_lr), download, devices)
+    study = _with_training(study, epochs, prompt, prompt_lr, head_lr)
+    try:
+        found = study.load_data(download=download)
+        with progress_bar() as bar:
+            describing = bar.add_task("Describing", total=len(found.train) + len(found.test))
+            bench = Bench(study, devices[0], lambda images: bar.advance(describing, images))
+        bench.check()
+        if search:
+            _search(study, bench, search)
+        else:
+            _measure(study, bench, found.name, devices)
+    except (ValueError, NotDeterministic, Unfinished) as error:  # a data set that is missing, too
+        raise Invalid(str(error)) from None
 
 
 def _known(methods: Sequence[str]) -> tuple[str, ...]:
@@ -110,36 +125,46 @@ def _with_training(
         raise Invalid(str(error)) from None
 
 
-def _run(study: Study, download: bool, devices: Sequence[str]) -> None:
-    from models.determinism import NotDeterministic, fingerprint
+def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str]) -> None:
+    """The table, on a terminal and in files."""
+    from models.determinism import fingerprint
     from service.evaluation.report import rows_of, tables, write
-    from service.evaluation.spread import Unfinished, run_all
-    from service.evaluation.study import THREADS, Bench, tasks_of
+    from service.evaluation.spread import run_all
+    from service.evaluation.study import THREADS, tasks_of
 
-    try:
-        found = study.load_data(download=download)
-        with progress_bar() as bar:
-            describing = bar.add_task("Describing", total=len(found.train) + len(found.test))
-            bench = Bench(study, devices[0], lambda images: bar.advance(describing, images))
-        bench.check()
-        if study.trial is not None and len(found.train) < study.trial.samples:
-            few = f"A trial needs {study.trial.samples} images to learn from, and there are {len(found.train)}"
-            raise Invalid(f"{few}: use --no-trial.")
-        tasks = tasks_of(study, len(found.train))
-        with progress_bar() as bar:
-            spending = bar.add_task("Training, in sample-epochs", total=sum(tasks.values()))
-            figures = run_all(study, list(tasks), devices, lambda _, spent: bar.advance(spending, spent))
-            bar.update(spending, completed=sum(tasks.values()))
-    except (ValueError, NotDeterministic, Unfinished) as error:  # of a data set that is missing, too
-        raise Invalid(str(error)) from None
-    about = _about(study, found.name, len(bench.samples), len(bench.queries), bench.backbone.digest)
+    if study.trial is not None and len(bench.samples) < study.trial.samples:
+        few = f"A trial needs {study.trial.samples} images to learn from, and there are {len(bench.samples)}"
+        raise Invalid(f"{few}: use --no-trial.")
+    tasks = tasks_of(study, len(bench.samples))
+    with progress_bar() as bar:
+        spending = bar.add_task("Training, in sample-epochs", total=sum(tasks.values()))
+        figures = run_all(study, list(tasks), devices, lambda _, spent: bar.advance(spending, spent))
+        bar.update(spending, completed=sum(tasks.values()))
+    about = _about(study, name, len(bench.samples), len(bench.queries), bench.backbone.digest)
     about["environment"] = fingerprint(threads=THREADS, device=devices[0])
     paths = write(study, figures, about)
-    title = f"{found.name}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
+    title = f"{name}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
     for table in tables(rows_of(study, figures), title):
         console.print(table)
     console.print("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models touched.")
     console.print("Written: " + ", ".join(str(path) for path in paths))
+
+
+def _search(study: Study, bench: Bench, tries: int) -> None:
+    """Settings of the one method that is named."""
+    from service.evaluation import search
+
+    if len(study.methods) != 1:
+        raise Invalid("A search is for one method: name it with --method.")
+    (method,) = study.methods
+    path = study.out / f"search-{method}.json"
+    with progress_bar() as bar:
+        task = bar.add_task(f"Trying settings of {method}", total=tries)
+        found = search.search(study, bench, method, tries, lambda: bar.advance(task))
+    search.write(found, path)
+    for title, values in (("Best", found.best), ("Importance", found.importance)):
+        console.print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    console.print(f"Written: {path}")
 
 
 def _about(study: Study, name: str, train: int, test: int, digest: str) -> dict[str, Any]:

@@ -136,3 +136,30 @@ def test_a_trial_that_has_too_few_samples_says_how_many_it_needs(study):
     small = Bench(dataclasses.replace(study, train=100), "cpu")
     with pytest.raises(ValueError, match="needs 240 samples; there are 100"):
         small.run(Task("ridge", None))
+
+
+def test_a_search_tries_settings_on_held_out_samples_and_goes_on(study, bench, monkeypatch):
+    from service.evaluation import search
+
+    asked = []
+    monkeypatch.setattr(search, "build", _noting(asked, search.build))
+    found = search.search(study, bench, "linear", 3, lambda: None)
+    assert asked == [[160]] * 3  # two of three samples are learned from
+    assert len(found.tries) == 3
+    assert found.tries[0]["prompt_lr"] == 0.03  # today's defaults first
+    assert found.best["accuracy"] == max(one["accuracy"] for one in found.tries)
+    more = search.search(study, bench, "linear", 5, lambda: None)
+    assert more.tries[:3] == found.tries
+    assert len(asked) == 5
+    search.write(more, study.out / "found.json")
+    accuracies = [one["accuracy"] for one in json.loads((study.out / "found.json").read_text())["tries"]]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def _noting(asked, build):
+    def noting(method, survivors, **options):
+        work = build(method, survivors, **options)
+        asked.append([len(part.rows) for part in work.parts])
+        return work
+
+    return noting

@@ -128,7 +128,7 @@ def _with_training(
 def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str]) -> None:
     """The table, on a terminal and in files."""
     from models.determinism import fingerprint
-    from service.evaluation.report import rows_of, tables, write
+    from service.evaluation.report import rows_of, tables, worth_of, write
     from service.evaluation.spread import run_all
     from service.evaluation.study import THREADS, tasks_of
 
@@ -147,6 +147,7 @@ def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str]) -> N
     for table in tables(rows_of(study, figures), title):
         console.print(table)
     console.print("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models touched.")
+    console.print(worth_of(figures) or "")
     console.print("Written: " + ", ".join(str(path) for path in paths))
 
 

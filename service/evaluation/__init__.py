@@ -2,5 +2,5 @@
 
 `pool` what is learned from · `learners` what can be built of it · `methods` who builds what, and who answers ·
 `forgetting` what a deletion costs · `trial` whether it is exact, and whether an attacker sees who has gone ·
-`study` all of it, resumable and spread over processes · `report` the table and its plots.
+`worth` whether prompts earn their place · `search` settings · `study` all of it, resumable and spread over processes · `report` the table and its plots.
 """

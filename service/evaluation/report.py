@@ -50,7 +50,7 @@ def rows_of(study: Study, figures: Sequence[dict[str, Any]]) -> list[Row]:
 
 def _row(name: str, figures: Sequence[dict[str, Any]], whole: float | None) -> Row:
     runs = [run for run in figures if run["method"] == name and run["seed"] is not None]
-    trials = [run for run in figures if run["method"] == name and run["seed"] is None]
+    trials = [run for run in figures if run["method"] == name and run["kind"] == "trial"]
     accuracies = [run["accuracy"] for run in runs]
     costs = {
         cost["gone"]: {
@@ -116,6 +116,20 @@ def _auc(attack: dict[str, float]) -> str:
     return f"{attack['auc']:.2f} ({attack['low']:.2f}-{attack['high']:.2f})"
 
 
+def worth_of(figures: Sequence[dict[str, Any]]) -> str | None:
+    """One sentence on whether prompts earn their place; None if it was not looked at."""
+    judged = [cluster for run in figures if run["kind"] == "worth" for cluster in run["clusters"]]
+    if not judged:
+        return None
+    better = sum(cluster["prompt"] > cluster["head"] for cluster in judged)
+    members = sum(cluster["members"] for cluster in judged)
+    means = [sum(cluster[way] * cluster["members"] for cluster in judged) / members for way in ("prompt", "head")]
+    return (
+        f"By cross-validation inside each of {len(judged)} clusters, prompt and head beat the head alone in {better}: "
+        f"{means[0]:.4f} of the members are named rightly, and {means[1]:.4f}."
+    )
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """Both tables for a document."""
     tables = []
@@ -140,7 +154,7 @@ def write(study: Study, figures: Sequence[dict[str, Any]], about: dict[str, Any]
     content = {"about": about, "rows": [row.__dict__ for row in rows], "runs": list(figures)}
     paths = [study.out / name for name in ("figures.json", "table.md", "accuracy.png", "deletions.png")]
     paths[0].write_text(json.dumps(content, indent=1))
-    paths[1].write_text(markdown(rows))
+    paths[1].write_text("\n".join(filter(None, (markdown(rows), worth_of(figures)))))
     _plot_accuracy(rows, paths[2])
     _plot_deletions(rows, paths[3])
     return paths

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from models.data_sets import DataSet, load_data_set
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
 from models.training import Member, train, values_digest
-from service.evaluation import forgetting, learners, trial
+from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
 from service.evaluation.method import Budget, Method, Setting
 from service.evaluation.methods import METHODS, make_method
@@ -71,13 +71,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Task:
-    """One method with one order of arrival; or, with seed None, its trial."""
+    """One method with one order of arrival; or, with seed None, its trial, or what its prompts are worth."""
 
     method: str
     seed: int | None
+    kind: Literal["table", "trial", "worth"] = "table"
 
     def __str__(self) -> str:
-        return f"{self.method}, " + (f"seed {self.seed}" if self.seed is not None else "trial")
+        return f"{self.method}-{self.kind if self.seed is None else self.seed}"
 
 
 def tasks_of(study: Study, samples: int) -> dict[Task, int]:
@@ -86,7 +87,9 @@ def tasks_of(study: Study, samples: int) -> dict[Task, int]:
     found = {Task(name, seed): samples * epochs for name in study.methods for seed in range(study.seeds)}
     if study.trial is not None:
         builds = 4 + study.trial.references
-        found |= {Task(name, None): study.trial.members * epochs * builds for name in study.methods}
+        found |= {Task(name, None, "trial"): study.trial.members * epochs * builds for name in study.methods}
+    if "tree" in study.methods:
+        found[Task("tree", None, "worth")] = min(samples, worth.CLUSTERS * study.budget.cap) * epochs * 2
     weights = {task: work * (METHODS[task.method].trains * 100 + 1) for task, work in found.items()}
     return {task: found[task] for task in sorted(found, key=lambda task: -weights[task])}
 
@@ -130,11 +133,11 @@ class Bench:
         made_from = [
             [self.backbone.digest, sha256(*(d.encode() for d in (*self.samples.digests, "", *self.queries.digests)))],
             [sha256(*(label.encode() for label in (*self.samples.labels, "", *self.queries.labels)))],
-            [asdict(study.budget), asdict(study.trial) if study.trial and task.seed is None else None],
+            [asdict(study.budget), asdict(study.trial) if study.trial and task.kind == "trial" else None],
             determinism.fingerprint(threads=THREADS, device=self._device),
         ]
         name = sha256(b"oubli/run/1", canonical_json(made_from), str(task).encode())[:16]
-        return study.out / "runs" / f"{task.method}-{'trial' if task.seed is None else task.seed}-{name}.json"
+        return study.out / "runs" / f"{task}-{name}.json"
 
     def run(self, task: Task, spent: Spent = lambda sample_epochs: None) -> dict[str, Any]:
         """Its figures; from the file, if they are there."""
@@ -142,8 +145,11 @@ class Bench:
         if path.is_file():
             found: dict[str, Any] = json.loads(path.read_text())
             return found
-        figures = {"method": task.method, "seed": task.seed, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        figures |= self._trial(task, spent) if task.seed is None else self._table(task.method, task.seed, spent)
+        figures = {**asdict(task), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        if task.seed is not None:
+            figures |= self._table(task.method, task.seed, spent)
+        else:
+            figures |= self._trial(task, spent) if task.kind == "trial" else self._worth(spent)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}")
         temporary.write_text(json.dumps(figures, indent=1))
@@ -156,6 +162,10 @@ class Bench:
             raise ValueError(f"A trial needs {scale.samples if scale else 0} samples; there are {len(self.samples)}.")
         chosen = self.samples.take(range(scale.samples))
         return trial.run(task.method, self.backbone, chosen, self._study.budget, scale, spent, start=self._start)
+
+    def _worth(self, spent: Spent) -> dict[str, Any]:
+        judged = worth.judge(Setting(self.backbone, self.samples, self._study.budget, self._start), spent)
+        return {"clusters": [asdict(cluster) for cluster in judged]}
 
     def _table(self, name: str, seed: int, spent: Spent) -> dict[str, Any]:
         order = np.random.default_rng([404, seed]).permutation(len(self.samples)).tolist()

@@ -46,14 +46,17 @@ def figures(study, bench):
 
 def test_every_method_has_every_seed_and_a_trial(study):
     tasks = list(tasks_of(study, 240))
-    assert set(tasks) == {Task(name, seed) for name in METHODS for seed in (0, 1, None)}
+    trials = {Task(name, None, "trial") for name in METHODS}
+    assert set(tasks) == {Task(name, seed) for name in METHODS for seed in (0, 1)} | trials | {
+        Task("tree", None, "worth")
+    }
     assert tasks[0].method in ("tree", "retrain")  # the longest first
 
 
 def test_a_task_that_is_done_is_not_done_again(bench, figures, monkeypatch):
     monkeypatch.setattr(Bench, "_table", lambda *_: pytest.fail("it was built again"))
     monkeypatch.setattr(Bench, "_trial", lambda *_: pytest.fail("it was tried again"))
-    again = [bench.run(Task(run["method"], run["seed"])) for run in figures]
+    again = [bench.run(Task(run["method"], run["seed"], run["kind"])) for run in figures]
     assert json.dumps(again) == json.dumps(figures)
 
 
@@ -106,7 +109,7 @@ def test_rows_say_what_the_runs_found(study, figures):
 def test_a_method_that_is_not_exact_is_shouted_at(study, figures):
     changed = json.loads(json.dumps(figures))
     for run in changed:
-        if run["method"] == "tree" and run["seed"] is None:
+        if run["method"] == "tree" and run["kind"] == "trial":
             run["exact"]["one"] = False
     line = next(line for line in report.markdown(report.rows_of(study, changed)).splitlines() if "| tree |" in line)
     assert "| NO |" in line
@@ -118,6 +121,17 @@ def test_without_retrain_costs_are_sample_epochs(study, figures):
     (row,) = report.rows_of(some, runs)
     assert row.shares is None
     assert f"{row.costs['1']['sample_epochs']:,.0f};" in report.markdown([row])
+
+
+def test_what_prompts_are_worth_is_judged_inside_their_clusters(figures):
+    (run,) = (run for run in figures if run["kind"] == "worth")
+    assert 3 < len(run["clusters"]) <= 10
+    assert sum(cluster["members"] for cluster in run["clusters"]) <= 240
+    assert all(0 <= cluster[way] <= 1 for cluster in run["clusters"] for way in ("prompt", "head"))
+    better = sum(cluster["prompt"] > cluster["head"] for cluster in run["clusters"])
+    said = report.worth_of(figures)
+    assert f"each of {len(run['clusters'])} clusters, prompt and head beat the head alone in {better}:" in said
+    assert report.worth_of([run for run in figures if run["kind"] != "worth"]) is None
 
 
 def test_files_are_written_and_plots_can_be_looked_at(study, figures):
@@ -135,7 +149,7 @@ def test_files_are_written_and_plots_can_be_looked_at(study, figures):
 def test_a_trial_that_has_too_few_samples_says_how_many_it_needs(study):
     small = Bench(dataclasses.replace(study, train=100), "cpu")
     with pytest.raises(ValueError, match="needs 240 samples; there are 100"):
-        small.run(Task("ridge", None))
+        small.run(Task("ridge", None, "trial"))
 
 
 def test_a_search_tries_settings_on_held_out_samples_and_goes_on(study, bench, monkeypatch):

@@ -1,7 +1,8 @@
 """Does a prompt earn its place? Cross-validation inside a cluster: prompt with head against the head alone.
 
-Folds are drawn from the images' digests, so a cluster is judged by its own samples only, and always in the same way. A
-prompt costs a second pass of the backbone for each answer and nearly all of the training: where it wins nothing, say so.
+Folds are drawn from the images' digests, so a cluster is judged by its own samples only, and always in the same way.
+A prompt costs a second pass of the backbone for each answer and nearly all of the training: where it wins nothing, say
+so.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ class Batch(NamedTuple):
     weights: Tensor
     name: tuple[str, ...]
 
-    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of scores [b, labels] against targets [b]; repetitions that fill it up do not count."""
         weights = self.weights.to(scores.device)
-        losses = functional.cross_entropy(scores, targets, reduction="none")
+        losses = functional.cross_entropy(scores, targets, reduction="none", label_smoothing=label_smoothing)
         return (losses * weights).sum() / weights.sum()
 
 

@@ -28,6 +28,14 @@ def sha256(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+# Settings that earlier keys know nothing of, and what they were then.
+_LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0}
+
+
+def _without_later_defaults(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in values if name not in _LATER or value != _LATER[name]}
+
+
 @dataclass(frozen=True)
 class PromptSpec:
     """A visual prompt added to the pixels (Bahng et al., arXiv 2203.17274).
@@ -45,12 +53,9 @@ class PromptSpec:
     start: str | None = None
 
 
-_LATER = ("init_std", "start")
-
-
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How one cluster's prompt and head are trained. Learning rates per batch, without weight decay."""
+    """How one cluster's prompt and head are trained. Learning rates per batch."""
 
     epochs: int = 6
     batch_size: int = 32
@@ -61,13 +66,12 @@ class TrainingSpec:
     scale: float = 10.0  # logits = scale * <L2-normalised features, head row> + bias
     flip: bool = True  # mirror each image left to right with probability 1/2
     prompt: PromptSpec = PromptSpec()
+    label_smoothing: float = 0.0  # share of each target that is spread over all labels
+    prompt_decay: float = 0.0  # weight decay of the prompt, towards no prompt
 
     def record(self) -> dict[str, Any]:
         """Every setting, for JSON; those that came later only if set, so that older prompts keep their keys."""
-        record = dataclasses.asdict(self)
-        later = {field.name: field.default for field in dataclasses.fields(PromptSpec) if field.name in _LATER}
-        record["prompt"] = {name: value for name, value in record["prompt"].items() if later.get(name, ...) != value}
-        return record
+        return dataclasses.asdict(self, dict_factory=_without_later_defaults)
 
     def digest(self) -> str:
         """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0011)."""

@@ -84,9 +84,13 @@ def train(
             covered = trained_pixels(spec.prompt, backbone.input_size, *batch.name).to(backbone.device)
             prompted = images.of(batch) + expand(values, covered, backbone.input_size)
             scores = head.logits(backbone.features_folded(prompted), weight, bias, spec.scale)
-            return batch.loss(scores, targets[batch.rows].to(backbone.device))
+            wanted = targets[batch.rows].to(backbone.device)
+            return batch.loss(scores, wanted, label_smoothing=spec.label_smoothing)
 
-        groups = [{"params": [values], "lr": spec.prompt_lr}, {"params": [weight, bias], "lr": spec.head_lr}]
+        groups = [
+            {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
+            {"params": [weight, bias], "lr": spec.head_lr},
+        ]
         descend(spec, Order(spec, key, len(members)), groups, loss, progress)
     values, weight, bias = (tensor.detach().cpu() for tensor in learned)
     return TrainedPrompt(labels, values, weight, bias, members=len(members), sample_epochs=epochs * len(members))

@@ -53,7 +53,12 @@ def test_a_prompts_key_names_backbone_training_and_members_in_their_order():
     assert key(members=iter(MEMBERS)) == key()
 
 
+def trained_with(prompt):
+    return TrainingSpec(prompt=prompt)
+
+
 def test_settings_that_came_later_leave_older_keys_as_they_were():
     assert TrainingSpec().digest() == "113be250c2c42dba89fd88f7f9aa62f9347fbe4abd69fbeee052d8e042bb98e8"
-    later = [PromptSpec(init_std=1.0), PromptSpec(start="0" * 64), PromptSpec(kind="fixed_patch")]
-    assert len({TrainingSpec(prompt=prompt).digest() for prompt in [PromptSpec(), *later]}) == 4
+    prompts = [PromptSpec(init_std=1.0), PromptSpec(start="0" * 64), PromptSpec(kind="fixed_patch")]
+    later = [TrainingSpec(label_smoothing=0.1), TrainingSpec(prompt_decay=0.1)]
+    assert len({spec.digest() for spec in [TrainingSpec(), *map(trained_with, prompts), *later]}) == 6

@@ -50,6 +50,13 @@ def test_patches_learn_and_repeat(kind, tiny, spec, toy, bits):
     assert bits(train(tiny, spec, key="key", members=toy(20))) == bits(trained)
 
 
+def test_decay_draws_a_prompt_towards_none_and_smoothing_makes_a_head_less_sure(tiny, spec, toy, trained):
+    decayed = train(tiny, dataclasses.replace(spec, prompt_decay=10.0), key="key", members=toy(20))
+    assert decayed.values.norm() < 0.5 * trained.values.norm()
+    smoothed = train(tiny, dataclasses.replace(spec, label_smoothing=0.5), key="key", members=toy(20))
+    assert smoothed.weight.norm() < 0.8 * trained.weight.norm()
+
+
 def test_noise_to_start_from_is_drawn_from_the_key(tiny, spec, toy, bits):
     spec = dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, init_std=1.0))
     only = [member for member in toy(20) if member.label == toy(20)[0].label]  # nothing is learned of one label

@@ -1,4 +1,4 @@
-"""What makes a prompt help? Variants of its training and its asking, on the tree's clusters, judged on held-out samples.
+"""What makes a prompt help? Variants of training and asking, on the tree's clusters, judged on held-out samples.
 
 Alone and fused with the closed form, as it is served. Test images are not looked at: what is chosen here must not know
 them. VPT's tokens (arXiv 2203.12119) need a transformer, whose weights cannot be had here.

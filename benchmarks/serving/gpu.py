@@ -15,11 +15,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.serving import two_pass
-from benchmarks.serving.raw import BATCHES, rates
+from benchmarks.serving.raw import rates
 from service.cli.desk import console
 
 NAME = "vit-b-22k"
 CLUSTERS, LABELS = 100, 10
+BATCHES = (1, 8, 32, 128, 512, 1024)
 
 
 def measure(images: int = 3) -> dict[str, Any]:
@@ -31,7 +32,9 @@ def measure(images: int = 3) -> dict[str, Any]:
     size, figures = model.backbone.input_size, {"backbone": NAME, "device": torch.cuda.get_device_name(device)}
     for name, kind in (("float32", None), ("bf16", torch.bfloat16)):
         for passes, work in (("two passes", model.probabilities), ("one pass", model.one_pass)):
-            figures[f"{passes}, {name}"] = rates(_cast(work, kind), size, float(images), torch.cuda.synchronize)
+            figures[f"{passes}, {name}"] = rates(
+                _cast(work, kind), size, float(images), torch.cuda.synchronize, BATCHES
+            )
     return figures
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from models import fusion
 from models.descent import Progress
-from models.partition import Partition, make_partition
+from models.partition import Layout, Partition, Positions, make_partition
 from models.spec import PartitionSpec, PromptSpec
-from service.core.plan import Survivor, locate, plan
+from service.core.plan import Survivor, plan
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.method import Budget, Built, Part, Setting, cost_of
@@ -32,17 +33,14 @@ class Clustered:
         training = setting.budget.training
         self._training = training if prompts else replace(training, prompt=PromptSpec(kind="none"))
         self._prompts = prompts
+        self._stand = lru_cache(maxsize=2)(self._fit_and_locate)
         self.passes = 2.0 if prompts else 1.0
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
         """One a cluster: F itself, as the service plans."""
         pool, training = self._setting.pool, self._training
-        digests = [pool.digests[i] for i in survivors]
-        positions = locate(digests, pool.embeddings[list(survivors)], partition=self._partition)
-        standing = [
-            Survivor(digest, pool.members[i].label, position)
-            for digest, i, position in zip(digests, survivors, positions, strict=True)
-        ]
+        _, positions = self._stand(self._anchors(survivors))
+        standing = [Survivor(pool.digests[i], pool.members[i].label, int(positions[i])) for i in survivors]
         backbone = self._setting.backbone.digest
         parts = []
         for cluster in plan(standing, partition=self._partition, backbone_digest=backbone, training=training):
@@ -75,10 +73,7 @@ class Clustered:
         self, survivors: Sequence[int], parts: Sequence[Part], queries: Pool
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         """Index [n] of the part that answers each query."""
-        pool, partition = self._setting.pool, self._partition
-        window = list(survivors)[: partition.window(len(survivors))]
-        chosen = partition.anchors([pool.digests[i] for i in window])
-        layout = partition.fit(pool.embeddings[[window[i] for i in chosen]])
+        layout, _ = self._stand(self._anchors(survivors))
         regions = [part.region for part in parts if part.region is not None]
         positions = layout.locate(queries.embeddings, queries.digests).tolist()
         homes = np.empty(len(queries), dtype=np.int64)
@@ -86,6 +81,20 @@ class Clustered:
             inside = [i for i, region in enumerate(regions) if region.lo <= position < region.hi]
             homes[row] = inside[0] if inside else layout.nearest(queries.embeddings[row], position, regions)
         return homes
+
+    def _anchors(self, survivors: Sequence[int]) -> tuple[int, ...]:
+        """Survivors that the layout depends on; none where it is public."""
+        window = survivors[: self._partition.window(len(survivors))]
+        return tuple(window[i] for i in self._partition.anchors([self._setting.pool.digests[i] for i in window]))
+
+    def _fit_and_locate(self, anchors: tuple[int, ...]) -> tuple[Layout, Positions]:
+        """The layout, and where every sample of the pool stands in it, survivor or not.
+
+        Seconds, and most deletions change neither: the last ones are kept.
+        """
+        pool = self._setting.pool
+        layout = self._partition.fit(pool.embeddings[list(anchors)])
+        return layout, layout.locate(pool.embeddings, pool.digests)
 
     def _ask(self, learned: Learned, queries: Pool) -> Probabilities:
         if self._prompts:

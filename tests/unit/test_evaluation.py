@@ -7,6 +7,7 @@ import pytest
 
 from models.data_sets import load_data_set
 from models.spec import PromptSpec, TrainingSpec
+from service.core.plan import Survivor, locate, plan
 from service.evaluation import forgetting, trial
 from service.evaluation.clustered import Fused
 from service.evaluation.forgetting import costs, expected_cost
@@ -118,6 +119,22 @@ def test_what_learns_everything_at_once_starts_again(name, make, pool):
 
 def test_the_ridge_trains_nothing(make, pool):
     assert [cost.sample_epochs for cost in costs(make("ridge")(pool), COUNT, seed=0)] == [0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["lmeraser", "random_part_tuning", "tree"])
+def test_clusters_are_those_that_the_service_plans(name, make, pool, tiny):
+    """Though layouts are kept from one plan to the next: with everybody, with fewer and fewer, with everybody again."""
+    method = make(name)(pool)
+    partition = (method.prompts if isinstance(method, Fused) else method)._partition
+    for survivors in (range(COUNT), range(1, COUNT), range(0, COUNT, 2), range(0, COUNT, 5), range(COUNT)):
+        digests = [pool.digests[i] for i in survivors]
+        positions = locate(digests, pool.embeddings[list(survivors)], partition=partition)
+        labels = [pool.members[i].label for i in survivors]
+        standing = [Survivor(*facts) for facts in zip(digests, labels, positions, strict=True)]
+        planned = plan(standing, partition=partition, backbone_digest=tiny.digest, training=TRAINING)
+        expected = [(cluster.key, cluster.region, tuple(survivors[i] for i in cluster.members)) for cluster in planned]
+        parts = forgetting.models(method.parts(survivors))
+        assert [(part.key, part.region, part.rows) for part in parts] == expected
 
 
 def test_an_unknown_method_lists_the_known_ones(setting):

@@ -48,9 +48,7 @@ METHODS: dict[str, Named] = {
     "one_prompt": Named(one_prompt, "one prompt and head on everything"),
     "sisa": Named(Sharded, "SISA: shards by chance, trained slice by slice, all of them answer"),
     "retrain": Named(retrain, "the gold standard: the whole network fine-tuned on everything"),
-    "head_only": Named(
-        lambda s: Clustered(s, tree_spec(s.budget), prompts=False), "the tree's clusters, no prompt", False
-    ),
+    "head_only": Named(_head_only, "the tree's clusters, no prompt", False),
     "ridge": Named(Ridge, "the closed form alone: ridge regression that subtracts exactly", False),
     "linear": Named(linear, "one linear head on everything, no prompt", False),
 }

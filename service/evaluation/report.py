@@ -163,6 +163,9 @@ def write(study: Study, figures: Sequence[dict[str, Any]], about: dict[str, Any]
 # ------------------------------------------------------------------------------------------------------------- plots
 
 
+_LEAST_SECONDS = 0.001  # below, the axes are linear: a cluster of one label costs nothing to train again
+
+
 def check_plots() -> None:
     """Raise Misconfigured, with the remedy, where nothing can be plotted."""
     try:
@@ -181,30 +184,33 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _colour(method: str) -> str:
-    return f"C{list(METHODS).index(method)}"
+def _style(method: str) -> dict[str, str]:
+    number = list(METHODS).index(method)
+    return {"color": f"C{number}", "marker": "os^Dv<>Xp"[number % 9]}
 
 
 def _plot_accuracy(rows: Sequence[Row], path: Path) -> None:
     """Accuracy against what one deletion costs; upper left is best."""
-    figure, axes = _axes("Accuracy and the cost of forgetting one sample", "sample-epochs (0 at the left)", "accuracy")
-    axes.set_xscale("symlog", linthresh=10)
+    figure, axes = _axes("Accuracy and the cost of forgetting one sample", "seconds", "accuracy")
+    axes.set_xscale("symlog", linthresh=_LEAST_SECONDS)
     for row in rows:
-        cost, (mean, deviation) = row.costs["1"]["sample_epochs"], row.accuracy
-        axes.errorbar(cost, mean, yerr=deviation, fmt="o", color=_colour(row.method), capsize=3)
-        axes.annotate(row.method, (cost, mean), xytext=(6, 5), textcoords="offset points", color=_colour(row.method))
-    axes.margins(x=0.15)
+        cost, (mean, deviation) = row.costs["1"]["seconds"], row.accuracy
+        style = _style(row.method)
+        axes.errorbar(cost, mean, yerr=deviation, linestyle="none", capsize=3, **style)
+        axes.annotate(row.method, (cost, mean), xytext=(6, 5), textcoords="offset points", color=style["color"])
+    axes.margins(x=0.2)
     figure.savefig(path, dpi=120)
 
 
 def _plot_deletions(rows: Sequence[Row], path: Path) -> None:
     """What a deletion of more samples at once costs."""
-    figure, axes = _axes("The cost of forgetting more at once", "random samples forgotten together", "sample-epochs")
+    figure, axes = _axes("The cost of forgetting more at once", "random samples forgotten together", "seconds")
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=10)
+    axes.set_yscale("symlog", linthresh=_LEAST_SECONDS)
     for row in rows:
         counts = [int(gone) for gone in row.costs if gone != "owner"]
-        spent = [row.costs[str(count)]["sample_epochs"] for count in counts]
-        axes.plot(counts, spent, "o-", color=_colour(row.method), label=row.method)
-    axes.legend(fontsize="small")
+        axes.plot(
+            counts, [row.costs[str(count)]["seconds"] for count in counts], label=row.method, **_style(row.method)
+        )
+    axes.legend(fontsize="small", bbox_to_anchor=(1.0, 1.0), loc="upper left")
     figure.savefig(path, dpi=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
@@ -35,7 +36,7 @@ def run_all(study: Study, tasks: Sequence[Task], devices: Sequence[str], advance
         try:
             _wait(futures, spent, advance)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            _end(pool)
             raise
     failed = [f"{task}: {future.exception()}" for task, future in futures.items() if future.exception() is not None]
     if failed:
@@ -43,8 +44,16 @@ def run_all(study: Study, tasks: Sequence[Task], devices: Sequence[str], advance
     return [future.result() for future in futures.values()]
 
 
+def _end(pool: ProcessPoolExecutor) -> None:
+    """At once: a task can take an hour, and what is done of it is found again."""
+    for process in list(pool._processes.values()):
+        process.terminate()
+    pool.shutdown(cancel_futures=True)
+
+
 def _begin(study: Study, free: Any, spent: Any) -> None:
     global _bench, _spent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; who has started this process ends it
     _bench, _spent = Bench(study, free.get()), spent
 
 

@@ -1,5 +1,7 @@
 """What `oubli evaluate` cannot do it says, in words, before anything is trained."""
 
+import json
+
 import pytest
 import torch
 
@@ -25,6 +27,7 @@ def nothing_is_trained(monkeypatch, deterministic):
         ({"prompt_init": "none.pth"}, "none.pth cannot be read"),
         ({"quick": False, "train": 60}, "A trial needs 2000 images to learn from, and there are 60: use --no-trial"),
         ({"cap": 10, "least": 8}, "partition.cap"),
+        ({"search": 2}, "A search is for one method"),
     ],
 )
 def test_what_cannot_be_done_is_said(options, said, tmp_path):
@@ -42,3 +45,11 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path):
 def test_a_gpu_that_is_not_there_is_said(tmp_path):
     with pytest.raises(Invalid, match="finds no CUDA device"):
         evaluate(quick=True, backbone="tiny", gpus=1, out=tmp_path)
+
+
+def test_a_search_says_what_it_found(tmp_path, capsys):
+    evaluate(quick=True, backbone="tiny", method=["linear"], train=60, test=20, search=2, out=tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "search-linear.json").read_text())
+    assert len(found["tries"]) == 2
+    assert f"Best: accuracy {found['best']['accuracy']:.4g}" in said

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.spec import PromptSpec, TrainingSpec
-from service.evaluation import report
+from service.evaluation import report, spread
 from service.evaluation.method import Budget
 from service.evaluation.study import Bench, Study, Task, tasks_of
 from service.evaluation.trial import Scale
@@ -58,6 +59,42 @@ def test_a_task_that_is_done_is_not_done_again(bench, figures, monkeypatch):
     monkeypatch.setattr(Bench, "_trial", lambda *_: pytest.fail("it was tried again"))
     again = [bench.run(Task(run["method"], run["seed"], run["kind"])) for run in figures]
     assert json.dumps(again) == json.dumps(figures)
+
+
+def test_a_task_that_fails_is_named_and_the_others_are_kept(study, tmp_path):
+    study = dataclasses.replace(study, out=tmp_path)
+    tasks = [Task("crystal_ball", 0), Task("ridge", 0), Task("linear", 0)]
+    with pytest.raises(spread.Unfinished, match=r"^crystal_ball-0: Unknown method 'crystal_ball'[^\n]*$"):
+        spread.run_all(study, tasks, ["cpu"], lambda task, spent: None)
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "runs").iterdir()) == ["linear", "ridge"]
+
+
+@pytest.fixture
+def endless(study, tmp_path):
+    """The same with trainings of half an hour."""
+    training = dataclasses.replace(study.budget.training, epochs=10_000)
+    return dataclasses.replace(study, out=tmp_path, budget=dataclasses.replace(study.budget, training=training))
+
+
+def test_what_is_broken_off_ends_at_once(endless):
+    def broken_off(task, spent):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spread.run_all(endless, [Task("one_prompt", seed) for seed in range(3)], ["cpu"], broken_off)
+    assert not multiprocessing.active_children()
+    assert not list(endless.out.glob("runs/*"))
+
+
+def test_a_process_that_is_killed_is_no_reason_to_wait(endless):
+    """As the kernel does where memory runs out."""
+
+    def killed(task, spent):
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(spread.Unfinished, match=r"one_prompt-0: .* terminated abruptly"):
+        spread.run_all(endless, [Task("one_prompt", seed) for seed in range(3)], ["cpu"], killed)
 
 
 def test_parts_that_are_built_are_found_again(bench, study, figures, monkeypatch):

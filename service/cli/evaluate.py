@@ -51,11 +51,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of results; what is in it is not done again.")] = Path("evaluation"),
 ) -> None:
     """Print the paper's table: every method's accuracy, cost of forgetting, exactness and what an attacker learns."""
-    from models.determinism import NotDeterministic
+    from models.determinism import NotDeterministic, check
     from service.evaluation.method import Budget
     from service.evaluation.report import check_plots
     from service.evaluation.spread import Unfinished
-    from service.evaluation.study import Bench, Study
+    from service.evaluation.study import THREADS, Bench, Study
     from service.evaluation.trial import Scale
 
     check_plots()
@@ -82,6 +82,8 @@ def evaluate(
     devices = [f"cuda:{index}" for index in range(gpus)] or ["cpu"] * (jobs or os.cpu_count() or 1)
     study = _with_training(study, epochs, prompt, prompt_lr, head_lr)
     try:
+        for device in devices:  # a process that finds its own missing could not say so
+            check(threads=THREADS, device=device)
         found = study.load_data(download=download)
         with progress_bar() as bar:
             describing = bar.add_task("Describing", total=len(found.train) + len(found.test))

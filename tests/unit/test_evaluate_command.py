@@ -41,10 +41,12 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path):
         evaluate(backbone="tiny", checkpoint=tmp_path / "none.pth", out=tmp_path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(Invalid, match="finds no CUDA device"):
-        evaluate(quick=True, backbone="tiny", gpus=1, out=tmp_path)
+@pytest.mark.parametrize(("there", "said"), [(0, "finds no CUDA device"), (1, "device cuda:1: there are 1 CUDA")])
+def test_a_gpu_that_is_not_there_is_said(there, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(Invalid, match=said):
+        evaluate(quick=True, backbone="tiny", gpus=2, out=tmp_path)
 
 
 def test_a_search_says_what_it_found(tmp_path, capsys):

@@ -10,13 +10,12 @@ releases of the JPEG decoder.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from models.spec import sha256
+from models.spec import ImageLimits, sha256
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,15 +36,6 @@ class Undecodable(ImageError):
 
 class AbsurdDimensions(ImageError):
     """The image is too small, too large or too narrow to learn from."""
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What is accepted, and how much of it is kept."""
-
-    max_pixels: int = 50_000_000
-    max_aspect: float = 20.0
-    max_side: int = 512  # of the shorter side, once decoded; larger images are reduced
 
 
 def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> Pixels:

@@ -121,3 +121,12 @@ def prompt_key(*, backbone_digest: str, training: TrainingSpec, members: Iterabl
     """
     ordered = "\n".join(members).encode()
     return sha256(b"oubli/prompt/1", backbone_digest.encode(), training.digest().encode(), ordered)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Which images are accepted, and how much of one is kept (`models.image`)."""
+
+    max_pixels: int = 50_000_000
+    max_aspect: float = 20.0
+    max_side: int = 512  # of the shorter side, once decoded; larger images are reduced

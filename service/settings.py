@@ -20,8 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models.image import ImageLimits
-from models.spec import ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
+from models.spec import ClosedFormSpec, ImageLimits, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
 
 
@@ -252,6 +251,9 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path("oubli-data"), description="Folder of registry, images, artifacts and admin key.")
+    cache_dir: Path | None = Field(
+        None, description="Folder of public results that are slow to compute; default: in the user's cache folder."
+    )
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
     ledger_url: str | None = Field(
         None, description="Folder of the erasure ledger, kept apart from backups; default: among the objects."
@@ -300,6 +302,14 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what is public and slow to compute: `cache_dir`, or where this user's caches are (XDG)."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        home = os.environ.get("XDG_CACHE_HOME")
+        return (Path(home) if home else Path("~/.cache").expanduser()) / "oubli"
 
     @property
     def broker(self) -> str:

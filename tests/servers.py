@@ -65,11 +65,15 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
-    """An empty database of its own on that server, dropped afterwards even if connections to it leaked."""
+def fresh_database(server_url: str, *, template: str | None = None) -> Iterator[str]:
+    """A database of its own on that server, dropped afterwards even if connections to it leaked.
+
+    template  URL of one on the same server that nobody is connected to, to be copied; it is empty without.
+    """
     url, name = make_url(server_url), f"oubli_{uuid4().hex}"
+    copied = f' TEMPLATE "{make_url(template).database}"' if template is not None else ""
     with closing(_connect(url)) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        connection.execute(f'CREATE DATABASE "{name}"{copied}'.encode())
     try:
         yield url.set(database=name).render_as_string(hide_password=False)
     finally:

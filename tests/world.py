@@ -28,7 +28,7 @@ from service.core.context import Context, open_context
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
 from service.registry import clusters, erasures, layouts, prompts, samples
-from service.registry.engine import migrate
+from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
 
@@ -100,7 +100,8 @@ class World:
 
     def _open(self) -> Context:
         chosen = settings(self.folder, self._url, **self._groups)
-        migrate(chosen.database)
+        if not is_migrated(chosen.database):
+            migrate(chosen.database)
         return open_context(chosen, clock=self.time)
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
-from service.core.broker import QUEUES, make_celery, queue_name
+from service.core.broker import make_celery, queue_name
+from service.core.queues import QUEUES
 from service.errors import Misconfigured, ServiceError
 from service.settings import Settings, load_settings
 from workers.schedule import schedule

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from service.core import environment
-from service.core.broker import DELETIONS
 from service.core.context import Context, open_context
 from service.core.doorbell import Doorbell
+from service.core.queues import DELETIONS
 from service.core.reconcile import reconcile
 from service.core.training import LeaseLost, hold, pause_after, train_one
 from service.errors import Misconfigured

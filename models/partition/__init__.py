@@ -5,6 +5,8 @@ Four rules, all exact under deletion: `tree` (the default), `anchors`, and in `o
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,15 +31,20 @@ KINDS = ("tree", "anchors", "random", "pinned")
 
 
 def make_partition(
-    spec: PartitionSpec, prototypes: npt.NDArray[np.float32], *, centroids: bytes | None = None
+    spec: PartitionSpec,
+    prototypes: npt.NDArray[np.float32],
+    *,
+    centroids: bytes | None = None,
+    cache: Path | None = None,
 ) -> Partition:
     """The partition that a spec names. Raises ValueError for an unknown kind or impossible settings.
 
     prototypes  unit vectors [p, dim], the leaves of `tree`.
     centroids   a .npy file, for `pinned`.
+    cache       folder of what is public and slow to compute (`models.public_cache`).
     """
     if spec.kind == "tree":
-        return TreePartition(prototypes, spec)
+        return TreePartition(prototypes, spec, cache=cache)
     if spec.kind == "anchors":
         return AnchorPartition(spec)
     if spec.kind == "random":

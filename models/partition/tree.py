@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.hierarchy import linkage, to_tree
+import scipy
+from scipy.cluster.hierarchy import is_valid_linkage, linkage, to_tree
 
 from models.embedding import Embedding
 from models.partition.line import Count, Interval, Positions, Public
+from models.public_cache import Array, cached
 from models.router import PrototypeRouter, exact_dot
 from models.spec import PartitionSpec, canonical_json, sha256
 
@@ -31,7 +34,7 @@ class TreePartition(Public):
     Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before.
     """
 
-    def __init__(self, prototypes: npt.NDArray[np.float32], spec: PartitionSpec) -> None:
+    def __init__(self, prototypes: npt.NDArray[np.float32], spec: PartitionSpec, *, cache: Path | None = None) -> None:
         if spec.min < 1 or spec.cap < 2 * spec.min:
             raise ValueError(
                 f"partition.cap ({spec.cap}) must be at least twice partition.min ({spec.min}), and min at least 1: "
@@ -41,7 +44,7 @@ class TreePartition(Public):
             raise ValueError(f"At most {2**LEAF_BITS - 1} prototypes are supported, not {len(prototypes)}.")
         self.spec = spec
         self._router = PrototypeRouter(prototypes)
-        order, self._splits = _dendrogram(prototypes)
+        order, self._splits = _dendrogram(prototypes, cache)
         # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
         public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
         self.line_digest = sha256(b"oubli/line/tree/1", *public)
@@ -131,11 +134,13 @@ class TreePartition(Public):
         return self._splits[(first, last)] << BELOW_LEAF
 
 
-def _dendrogram(prototypes: npt.NDArray[np.float32]) -> tuple[Positions, dict[tuple[int, int], int]]:
+def _dendrogram(
+    prototypes: npt.NDArray[np.float32], cache: Path | None
+) -> tuple[Positions, dict[tuple[int, int], int]]:
     """Leaf order of the Ward dendrogram, and where each inner node [first, last) of that order divides."""
     if len(prototypes) == 1:
         return np.zeros(1, dtype=np.int64), {}
-    merges = linkage(prototypes.astype(np.float64), method="ward", optimal_ordering=True)
+    merges = _merges(prototypes, cache)
     root = to_tree(merges)
     order = np.array(root.pre_order(), dtype=np.int64)
     splits: dict[tuple[int, int], int] = {}
@@ -149,6 +154,20 @@ def _dendrogram(prototypes: npt.NDArray[np.float32]) -> tuple[Positions, dict[tu
         stack.append((node.left, first))
         stack.append((node.right, middle))
     return order, splits
+
+
+def _merges(prototypes: npt.NDArray[np.float32], cache: Path | None) -> Array:
+    """Ward's merges [p - 1, 4] of p prototypes, as SciPy gives them: seconds for a thousand, hence kept on disk."""
+
+    def compute() -> Array:
+        merges: Array = linkage(prototypes.astype(np.float64), method="ward", optimal_ordering=True)
+        return merges
+
+    def is_valid(merges: Array) -> bool:
+        return merges.shape == (len(prototypes) - 1, 4) and bool(is_valid_linkage(merges))
+
+    inputs = (scipy.__version__.encode(), repr(prototypes.shape).encode(), np.ascontiguousarray(prototypes).tobytes())
+    return cached(cache, f"ward-{sha256(b'oubli/ward/1', *inputs)}", compute, is_valid=is_valid)
 
 
 def _hyperplanes(dim: int) -> npt.NDArray[np.float64]:

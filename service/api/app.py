@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from models.embedding import BATCH, SHAPES
 from service import tracing
 from service.api import docs, problems
 from service.api.deps import Service
@@ -33,6 +34,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+FIRST_SHAPES = (1, BATCH)  # of a batch, images: what one image and what every newcomer needs; others can wait
 FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its file
 
 
@@ -107,7 +109,8 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
         tier.start()
     engine = Engine(context, tier)
     lanes = make_lanes(settings)
-    lanes.submit(engine.warm_up).result()
+    lanes.submit(engine.warm_up, FIRST_SHAPES).result()
+    lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests
     heart = Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None
 
     def look_again() -> None:

@@ -10,7 +10,6 @@ from rich.progress import TaskID
 from service.cli.desk import console, progress_bar
 from service.cli.roles import DataOption
 from service.errors import Misconfigured
-from service.registry.engine import is_migrated
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ def audit_command(
     from service.core.audit import audit  # late, with torch: no other command of `oubli` waits for it
     from service.core.context import open_context
     from service.core.environment import configure
+    from service.registry.engine import is_migrated
 
     settings = load_settings(data_dir=data)
     if not is_migrated(settings.database):

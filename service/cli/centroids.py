@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
-from models.image import ImageError, Pixels, decode
 from service.cli.desk import SUFFIXES, console, progress_bar
 from service.errors import Invalid
 from service.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.image import Pixels
 
 
 def centroids(
@@ -20,7 +24,8 @@ def centroids(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("centroids.npy"),
 ) -> None:
     """Cluster public images by k-means, for OUBLI_PARTITION__CENTROIDS. Nobody's private images belong here."""
-    from sklearn.cluster import KMeans  # late, with torch: no other command of `oubli` waits for them
+    import numpy as np  # late, as below: no other command of `oubli` waits for NumPy, scikit-learn and torch
+    from sklearn.cluster import KMeans
 
     settings = load_settings()
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -36,8 +41,10 @@ def centroids(
     console.print(f"{clusters} centroids of {len(vectors)} images: {out}")
 
 
-def _embed(settings: Settings, paths: list[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _embed(settings: Settings, paths: list[Path]) -> npt.NDArray[np.float32]:
     """Embeddings [n, dim] of the images that can be read; the others are named."""
+    import numpy as np
+
     from models.backbone import load_backbone
     from models.embedding import BATCH, embed
     from service.core.environment import configure
@@ -52,11 +59,13 @@ def _embed(settings: Settings, paths: list[Path]) -> np.ndarray[tuple[int, ...],
             pictures = [_read(path, settings) for path in chunk]
             rows.append(embed(backbone, [backbone.preprocessing.resize(p) for p in pictures if p is not None]))
             bar.advance(task, len(chunk))
-    found = np.concatenate(rows)
+    found: npt.NDArray[np.float32] = np.concatenate(rows)
     return found[np.isfinite(found).all(axis=1)]
 
 
 def _read(path: Path, settings: Settings) -> Pixels | None:
+    from models.image import ImageError, decode
+
     try:
         return decode(path.read_bytes(), settings.intake.limits())
     except (ImageError, OSError) as error:

@@ -7,7 +7,6 @@ of 8 x 8 pixels), which every install has.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -18,13 +17,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 from rich.panel import Panel
 from rich.table import Table
 
@@ -32,21 +28,12 @@ from service.cli.client import Client
 from service.cli.desk import CHUNK, console, progress_bar, wait_for
 from service.errors import Misconfigured
 
+if TYPE_CHECKING:
+    from service.cli.digits import Digit
+
 PEOPLE = ("ada", "bela", "cyd", "dora", "emil", "faye", "gus", "ivo", "june")
-FORGOTTEN = "hana"
-FEW, FEW_LABEL = 8, 7
-TRAINED = 1200
-HELD_OUT = 300
+FORGOTTEN = "hana"  # the tenth
 READY_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Digit:
-    """A handwritten digit, as a PNG file, and who contributed it."""
-
-    png: bytes
-    label: str
-    owner: str
 
 
 # Small clusters, so that ten people's digits make a dozen of them, and no mirrored digits; the rest is as shipped.
@@ -116,7 +103,9 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
 
 
 def _tell(client: Client) -> None:
-    contributed, held_out = digits()
+    from service.cli.digits import digits  # late, with NumPy and scikit-learn: no other command waits for them
+
+    contributed, held_out = digits(PEOPLE, FORGOTTEN)
     started = time.monotonic()
     _contribute(client, contributed)
     at_once = _accuracy(client, held_out, "Predicting at once, before anything is trained")
@@ -156,28 +145,6 @@ def _tell(client: Client) -> None:
     table.add_row("accuracy before, during, after", f"{known:.1%} → {missing:.1%} → {forgotten:.1%}")
     table.add_row("her samples still held", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
     console.print(table)
-
-
-def digits() -> tuple[list[Digit], list[Digit]]:
-    """Digits to train on, and held-out ones. Nine people gave many of every kind, the tenth a few sevens."""
-    from sklearn.datasets import load_digits  # late: no other command needs it
-
-    bunch = load_digits()
-    order = np.random.default_rng(0).permutation(len(bunch.images))[: TRAINED + HELD_OUT]
-    made: list[Digit] = []
-    for place, index in enumerate(order):
-        label = int(bunch.target[index])
-        few = label == FEW_LABEL and sum(digit.owner == FORGOTTEN for digit in made) < FEW
-        owner = FORGOTTEN if few else PEOPLE[place % len(PEOPLE)]
-        made.append(Digit(_png(bunch.images[index]), str(label), owner))
-    return made[:TRAINED], made[TRAINED:]
-
-
-def _png(image: Any) -> bytes:
-    grey = Image.fromarray((np.asarray(image) * 255.0 / 16.0).round().astype(np.uint8))
-    buffer = io.BytesIO()
-    grey.resize((32, 32), Image.Resampling.BICUBIC).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _contribute(client: Client, contributed: Sequence[Digit]) -> None:

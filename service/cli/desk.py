@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from models.image import ImageError, decode, pixel_digest
 from service.cli.client import Client, connect
 from service.cli.flight import in_flight
 from service.cli.roles import DataOption
@@ -124,6 +123,8 @@ def find_pictures(folder: Path) -> list[Picture]:
 
 def _is_held(picture: Picture, held: Counter[tuple[str, str]]) -> bool:
     """Whether the service has this very picture of this owner already; each held copy counts once."""
+    from models.image import ImageError, decode, pixel_digest  # late, with NumPy: other commands decode nothing
+
     try:
         digest = pixel_digest(decode(picture.path.read_bytes(), load_settings().intake.limits()))
     except ImageError:

@@ -9,8 +9,6 @@ import typer
 
 from service.clock import system_clock
 from service.errors import Unavailable
-from service.registry import workers
-from service.registry.engine import Registry
 from service.settings import load_settings
 
 
@@ -18,6 +16,9 @@ def heartbeat(
     name: Annotated[str | None, typer.Option(help="Of the worker; default: any that was started on this host.")] = None,
 ) -> None:
     """Was a worker heard from a moment ago? Exit status 1 if not."""
+    from service.registry import workers  # late, with SQLAlchemy: no client command waits for it
+    from service.registry.engine import Registry
+
     chosen = load_settings()
     registry = Registry(chosen.database)
     try:

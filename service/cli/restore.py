@@ -9,7 +9,6 @@ import typer
 from service.cli.desk import console
 from service.cli.roles import DataOption
 from service.errors import Misconfigured
-from service.registry.engine import is_migrated
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ def restore_check(
     from service.core import restore  # late, with torch: no other command of `oubli` waits for it
     from service.core.context import open_context, open_ledger
     from service.core.environment import configure
+    from service.registry.engine import is_migrated
 
     settings = load_settings(data_dir=data)
     if not is_migrated(settings.database):

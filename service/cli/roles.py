@@ -1,4 +1,8 @@
-"""The roles a process can have: serve (all of them), api, worker, beat; and the operator's chores."""
+"""The roles a process can have: serve (all of them), api, worker, beat; and the operator's chores.
+
+What takes long to import (SQLAlchemy, FastAPI, torch) is imported by the command that needs it: `oubli --help` and the
+commands that only talk to a running service wait for none of it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from service import log, tracing
+from service import log
 from service.clock import system_clock
-from service.core import access
-from service.core.broker import QUEUES
+from service.core.queues import QUEUES
 from service.errors import Invalid, Misconfigured, NotFound
-from service.registry.engine import Registry, is_migrated
-from service.registry.engine import migrate as migrate_registry
+from service.registry.records import SCOPES
 from service.settings import Settings, describe, load_settings
+
+if TYPE_CHECKING:
+    from service.registry.engine import Registry
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Data folder [default: ./oubli-data].")]
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
@@ -37,18 +42,22 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
-    _share_cores()
+    share_cores()
     from service.api.server import serve as serve_http
 
     chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
     if chosen.tracing:
+        from service import tracing
+
         tracing.start("api")
     _require_migrated(chosen)
     serve_http(chosen, host=host, port=port)
 
 
 def _require_migrated(chosen: Settings) -> None:
+    from service.registry.engine import is_migrated
+
     if not is_migrated(chosen.database):
         raise Misconfigured("The registry's schema is missing or old. Run `oubli migrate` first.")
 
@@ -78,7 +87,7 @@ def beat() -> None:
     _become("beat", [])
 
 
-def _share_cores() -> None:
+def share_cores() -> None:
     """Let OpenMP threads sleep while they wait for each other; to be called before torch is imported.
 
     They spin by default. Two processes of two threads on two cores then train 15 times slower than with one thread
@@ -87,15 +96,22 @@ def _share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def edge_command(role: str, *arguments: str) -> list[str]:
+    """The command of a worker or of beat: the Celery edge, which the service itself never imports."""
+    return [sys.executable, "-m", "workers", role, *arguments]
+
+
 def _become(role: str, arguments: list[str]) -> None:
-    """This process turns into the Celery edge, which the service itself never imports."""
-    _share_cores()
-    os.execv(sys.executable, [sys.executable, "-m", "workers", role, *arguments])
+    """This process turns into the Celery edge."""
+    share_cores()
+    os.execv(sys.executable, edge_command(role, *arguments))
 
 
 def migrate(data: DataOption = None) -> None:
     """Bring the registry's schema up to this release; refuse one that a newer release made."""
-    migrate_registry(load_settings(data_dir=data).database)
+    from service.registry import engine
+
+    engine.migrate(load_settings(data_dir=data).database)
     typer.echo("The registry is up to date.")
 
 
@@ -117,6 +133,8 @@ keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 
 def _registry(data: Path | None) -> Registry:
+    from service.registry.engine import Registry
+
     chosen = load_settings(data_dir=data)
     _require_migrated(chosen)
     return Registry(chosen.database)
@@ -124,11 +142,13 @@ def _registry(data: Path | None) -> Registry:
 
 @keys.command("create")
 def create_key(
-    scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(access.SCOPES)}.")],
+    scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(SCOPES)}.")],
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     data: DataOption = None,
 ) -> None:
     """Make a key and print its secret, once."""
+    from service.core import access
+
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     key, secret = access.create_key(_registry(data), system_clock, scopes=wanted, name=name)
     typer.echo(f"{key.id}  {', '.join(key.scopes)}", err=True)
@@ -138,6 +158,8 @@ def create_key(
 @keys.command("list")
 def list_keys(data: DataOption = None) -> None:
     """List keys; secrets are not kept."""
+    from service.core import access
+
     table = Table("id", "name", "scopes", "made", "revoked")
     for key in access.list_keys(_registry(data)):
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
@@ -148,6 +170,8 @@ def list_keys(data: DataOption = None) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: str, data: DataOption = None) -> None:
     """Refuse a key from now on."""
+    from service.core import access
+
     if not access.revoke_key(_registry(data), system_clock, key_id):
         raise NotFound(f"There is no key {key_id}.")
     typer.echo("Revoked.")

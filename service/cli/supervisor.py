@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
+from service.cli.roles import edge_command, share_cores
 from service.clock import system_clock
 from service.core.access import ensure_admin_key
 from service.errors import Misconfigured
@@ -51,15 +52,16 @@ class Supervisor:
         self._host = host
         self._port = port
         self._stopping = False
-        oubli = [sys.executable, "-m", "service.cli"]
         address = ["--host", host, "--port", str(port)]
+        self._api = Child("api", [sys.executable, "-m", "service.cli", "api", *address])
+        # Not by `oubli worker`, which would import much of what the edge imports again.
         self._children = [
-            Child("api", [*oubli, "api", *address]),
+            self._api,
             *(
-                Child("worker", [*oubli, "worker", "--name", f"embedded-{number}"], nice=settings.worker.nice)
+                Child("worker", edge_command("worker", "--name", f"embedded-{number}"), nice=settings.worker.nice)
                 for number in range(1, settings.worker.processes + 1)
             ),
-            Child("beat", [*oubli, "beat"]),
+            Child("beat", edge_command("beat")),
         ]
 
     def run(self) -> int:
@@ -76,6 +78,7 @@ class Supervisor:
                 "OUBLI_SERVING__DRAIN_SECONDS": "0",
                 "OUBLI_SERVING__FINISH_SECONDS": "5",
             }
+            share_cores()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
             try:
@@ -114,8 +117,11 @@ class Supervisor:
         self._stopping = True
 
     def _watch(self) -> int:
-        log.info("serving at http://%s:%d (API description at /docs)", self._host, self._port)
+        announced = False
         while not self._stopping:
+            if not announced and self._listens():
+                announced = True
+                log.info("serving at http://%s:%d (API description at /docs)", self._host, self._port)
             for child in self._children:
                 if child.process is None:
                     if time.monotonic() >= child.start_after:
@@ -126,6 +132,16 @@ class Supervisor:
                     self._schedule_restart(child)
             time.sleep(0.1)
         return 0
+
+    def _listens(self) -> bool:
+        """Whether our API accepts connections; it may still be loading, and then says so."""
+        if self._api.process is None or self._api.process.poll() is not None:
+            return False
+        try:
+            with socket.create_connection((_reachable(self._host), self._port), timeout=0.1):
+                return True
+        except OSError:
+            return False
 
     def _start(self, child: Child) -> None:
         # Of its own session, so that Ctrl-C reaches the supervisor alone and the stop is in order.
@@ -155,6 +171,11 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _reachable(host: str) -> str:
+    """An address at which a server is found that listens at `host`: one that listens everywhere, on this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _in_child(parent: int, nice: int) -> Callable[[], None]:

@@ -13,9 +13,7 @@ from service.clock import Clock
 from service.errors import Forbidden, Invalid, Unauthorized
 from service.registry import keys
 from service.registry.engine import Registry
-from service.registry.records import ApiKey
-
-SCOPES = ("samples", "predict", "erase", "read", "admin")
+from service.registry.records import SCOPES, ApiKey
 
 
 def _digest(secret: str) -> str:

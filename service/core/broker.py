@@ -17,13 +17,11 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 
+from service.core.queues import ADDITIONS, QUEUES
 from service.settings import Settings
 
 TRAIN = "oubli.train"
 RECONCILE = "oubli.reconcile"
-DELETIONS = "deletions"
-ADDITIONS = "additions"
-QUEUES = (DELETIONS, ADDITIONS)  # in the order in which a worker listens to them
 
 LONGEST_PAUSE = 2  # seconds between two attempts to connect
 VISIBILITY_SECONDS = 6 * 3600  # above every training: an unacknowledged bell is not handed out again meanwhile

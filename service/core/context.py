@@ -73,7 +73,10 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     try:
         covered_pixels(training.prompt, backbone.input_size)
         partition = make_partition(
-            settings.partition.spec(), backbone.prototypes, centroids=settings.partition.read_centroids()
+            settings.partition.spec(),
+            backbone.prototypes,
+            centroids=settings.partition.read_centroids(),
+            cache=settings.cache,
         )
     except ValueError as error:
         raise Misconfigured(str(error)) from error

@@ -15,7 +15,8 @@ import threading
 from celery import Celery
 
 from service.core import trail
-from service.core.broker import ADDITIONS, DELETIONS, QUEUES, TRAIN, make_celery, queue_name, redis_options
+from service.core.broker import TRAIN, make_celery, queue_name, redis_options
+from service.core.queues import ADDITIONS, DELETIONS, QUEUES
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

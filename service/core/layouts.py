@@ -153,7 +153,7 @@ def _load(context: Context, record: LayoutInForce) -> Layout:
         raise ValueError("the layout's bytes do not have the recorded checksum")
     if spec.kind == "anchors":
         return AnchorLayout.load(data, record.kept)
-    made = make_partition(spec, context.backbone.prototypes, centroids=data)
+    made = make_partition(spec, context.backbone.prototypes, centroids=data, cache=context.settings.cache)
     # Were another SciPy to order the tree otherwise, its positions would mean something else.
     if made.line_digest != record.digest:
         raise ValueError("the layout is computed otherwise here")

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from service import log as logs
 from service import tracing
-from service.core.broker import ADDITIONS, DELETIONS
 from service.core.context import Context
 from service.core.doorbell import Doorbell
+from service.core.queues import ADDITIONS, DELETIONS
 from service.core.reconcile import reconcile
 from service.core.tidy import tidy
 from service.registry import clusters, leases, workers

@@ -9,6 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+SCOPES = ("samples", "predict", "erase", "read", "admin")  # what an API key may allow
+
 
 class Marks(NamedTuple):
     """How many samples have ever been added, and how many removed."""

@@ -10,7 +10,7 @@ a message, so this holds for any number of replicas.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -55,11 +55,14 @@ class Engine:
         """The serving epoch that is known here; -1 before the first snapshot."""
         return self._snapshot.epoch if self._snapshot is not None else -1
 
-    def warm_up(self) -> None:
-        """Run both passes once in every shape, so that no caller waits for that."""
+    def warm_up(self, shapes: Iterable[int] = SHAPES) -> None:
+        """Run both passes once in each of these shapes, so that no caller waits for that.
+
+        shapes  of `SHAPES`, images in a batch. A shape that is left out is warmed by the first batch that has it.
+        """
         backbone = self._context.backbone
         size = backbone.input_size
-        for count in SHAPES:
+        for count in shapes:
             black = torch.zeros((count, 3, size, size), dtype=torch.uint8)
             describe(backbone, list(black), exact=False)
             backbone.inference(backbone.preprocessing.normalise(black.to(backbone.device)))

@@ -1,5 +1,9 @@
-"""A world on each dialect: every contract test runs on SQLite and on PostgreSQL."""
+"""A world on each dialect: every contract test runs on SQLite and on PostgreSQL.
 
+A test's database is a copy of a migrated one: migrating takes ten times as long as copying what it makes.
+"""
+
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,13 +38,44 @@ def dialect(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without rows."""
+    path = tmp_path_factory.mktemp("template") / "registry.db"
+    migrate(f"sqlite:///{path}")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no log beside it: one file is all of it
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """The same on PostgreSQL."""
+    with fresh_database(postgres_server) as url:
+        migrate(url)
+        yield url
+
+
 @pytest.fixture
-def database_url(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database."""
+def empty_database_url(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database without tables."""
     if dialect == "sqlite":
         yield f"sqlite:///{tmp_path / 'data' / 'registry.db'}"
     else:
         with fresh_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+
+
+@pytest.fixture
+def database_url(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database without rows."""
+    if dialect == "sqlite":
+        path = tmp_path / "data" / "registry.db"
+        path.parent.mkdir()
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+    else:
+        template = request.getfixturevalue("postgres_template")
+        with fresh_database(request.getfixturevalue("postgres_server"), template=template) as url:
             yield url
 
 
@@ -90,7 +125,6 @@ def anchored(make_world: MakeWorld) -> World:
 
 @pytest.fixture
 def registry(database_url: str) -> Iterator[Registry]:
-    migrate(database_url)
     registry = Registry(database_url)
     with registry.write() as session:
         state.ensure(session)

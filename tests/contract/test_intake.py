@@ -15,8 +15,8 @@ from PIL import Image
 from uuid6 import uuid7
 
 from service.core import intake, sample_file
-from service.core.broker import QUEUES
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
+from service.core.queues import QUEUES
 from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
 from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
 from service.registry import clusters, idempotency, prompts, samples, workers

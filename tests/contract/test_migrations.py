@@ -62,10 +62,10 @@ def _untyped(table: sa.Table, row: dict[str, object]) -> sa.TableClause:
 
 
 @pytest.fixture
-def old(database_url: str, tmp_path: Path) -> Registry:
+def old(empty_database_url: str, tmp_path: Path) -> Registry:
     (tmp_path / "data").mkdir()
-    alembic.command.upgrade(_config(database_url), "0001")
-    registry = Registry(database_url)
+    alembic.command.upgrade(_config(empty_database_url), "0001")
+    registry = Registry(empty_database_url)
     fill(registry)
     registry.close()
     return registry
@@ -81,37 +81,39 @@ def held(registry: Registry) -> dict[str, int]:
         }
 
 
-def test_everything_is_kept_there_and_back(old: Registry, database_url: str) -> None:
+def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: str) -> None:
     before = held(old)
-    migrate(database_url)
-    assert is_migrated(database_url)
+    migrate(empty_database_url)
+    assert is_migrated(empty_database_url)
     assert held(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
     with old.read() as session:
         assert layouts.digest(session) == "line"
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
         assert [sample.position for sample in samples.every(session)] == [0, 100]
-    alembic.command.downgrade(_config(database_url), "0001")
+    alembic.command.downgrade(_config(empty_database_url), "0001")
     assert held(old) == before
     old.close()
 
 
-def test_erasures_of_before_there_was_a_ledger_are_to_be_written(old: Registry, database_url: str) -> None:
+def test_erasures_of_before_there_was_a_ledger_are_to_be_written(old: Registry, empty_database_url: str) -> None:
     with old.engine.begin() as connection:
         row = {"erasure_id": IDS["done"], "sample_id": IDS["s2"]}
         connection.execute(sa.insert(sa.table("erasure_samples", *map(sa.column, row))).values(row))
-    migrate(database_url)
+    migrate(empty_database_url)
     with old.read() as session:
         (tombstone,) = ledger.missing(session, limit=10)
     assert [UUID(tombstone.erasure), *map(UUID, tombstone.samples)] == [UUID(IDS["done"]), UUID(IDS["s2"])]
     old.close()
 
 
-def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(old: Registry, database_url: str) -> None:
-    migrate(database_url)
+def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(
+    old: Registry, empty_database_url: str
+) -> None:
+    migrate(empty_database_url)
     with old.write() as session:
         layouts.put_in_force(session, "x", spec={"kind": "random"}, object_name=None, checksum=None, anchors=[])
     with pytest.raises(RuntimeError, match="OUBLI_PARTITION__KIND=tree"):
-        alembic.command.downgrade(_config(database_url), "0001")
-    migrate(database_url)
+        alembic.command.downgrade(_config(empty_database_url), "0001")
+    migrate(empty_database_url)
     assert held(old)["samples"] == 2
     old.close()

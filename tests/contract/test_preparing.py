@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.image import ImageLimits, Pixels
+from models.image import Pixels
+from models.spec import ImageLimits
 from service.api import preparing
 from service.api.preparing import SHARE, THREADS, Prepared, Preparer
 from service.core import intake, sample_file

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from kombu import Message
 
 from service.core import training
-from service.core.broker import ADDITIONS, DELETIONS, QUEUES, TRAIN, make_celery, queue_name
+from service.core.broker import TRAIN, make_celery, queue_name
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
+from service.core.queues import ADDITIONS, DELETIONS, QUEUES
 from service.core.reconciler import Reconciler
 from service.errors import Misconfigured
 from service.registry import clusters, workers

@@ -11,7 +11,7 @@ from uuid6 import uuid7
 
 from service.clock import system_clock
 from service.core import access
-from service.core.broker import QUEUES
+from service.core.queues import QUEUES
 from service.errors import Forbidden, Invalid, Misconfigured, Unauthorized
 from service.registry import clusters, erasures, idempotency, paging, samples, state, workers
 from service.registry.engine import Registry, check_known, check_migrations, is_migrated, migrate
@@ -24,11 +24,11 @@ WRONG_CURSORS = ["", "!", "é", "====", "AAAA", paging.encode("-1"), paging.enco
 # --------------------------------------------------------------------------------------------------------- the schema
 
 
-def test_migrations_build_exactly_what_the_tables_declare(database_url: str) -> None:
-    assert check_known_of_nothing(database_url)
-    migrate(database_url)
-    check_migrations(database_url)
-    assert is_migrated(database_url)
+def test_migrations_build_exactly_what_the_tables_declare(empty_database_url: str) -> None:
+    assert check_known_of_nothing(empty_database_url)
+    migrate(empty_database_url)
+    check_migrations(empty_database_url)
+    assert is_migrated(empty_database_url)
 
 
 def check_known_of_nothing(url: str) -> bool:

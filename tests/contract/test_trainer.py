@@ -14,7 +14,7 @@ import pytest
 
 from service.clock import system_clock
 from service.core import training
-from service.core.broker import DELETIONS, QUEUES
+from service.core.queues import DELETIONS, QUEUES
 from service.errors import Misconfigured, Unavailable
 from service.registry import leases, workers
 from service.registry.engine import Registry, WriteSession

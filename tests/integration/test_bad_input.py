@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import numpy as np
@@ -356,7 +356,7 @@ def test_keys_open_what_they_are_for_and_no_more(service: Service, pictures: lis
     assert service.pages("/samples", owner=owner) == []
 
 
-@pytest.mark.parametrize("key", [None, "wrong", f"oubli_{uuid4().hex}", "x" * 5000])
+@pytest.mark.parametrize("key", [None, "wrong", "oubli_" + "0" * 43, "x" * 5000])
 def test_wrong_keys_open_nothing(service: Service, key: str | None) -> None:
     calls = [("GET", "/samples"), ("GET", "/status"), ("GET", "/metrics"), ("DELETE", "/owners/bad-input"),
              ("POST", "/predict"), ("GET", f"/erasures/{NOBODY}"), ("GET", "/clusters")]  # fmt: skip

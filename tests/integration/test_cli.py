@@ -181,11 +181,3 @@ def test_a_missing_or_wrong_key_is_said_in_words(service: Service, tmp_path: Pat
     wrong = oubli("status", "--url", service.url, "--data", tmp_path, env={"OUBLI_KEY": "wrong"})
     assert wrong.code == 1
     assert "not known" in wrong.err
-
-
-def test_commands_do_not_wait_for_torch() -> None:
-    asked = "import sys, service.cli.main; print(sorted({'torch', 'sklearn', 'faiss', 'fastapi'} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", asked], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.strip() == "[]"

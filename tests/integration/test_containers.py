@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.clock import system_clock
-from service.core.broker import QUEUES
+from service.core.queues import QUEUES
 from service.registry import workers
 from service.registry.engine import Registry, migrate
 from service.settings import describe, load_settings

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from models.image import AbsurdDimensions, ImageError, ImageLimits, NotAnImage, Undecodable, decode, pixel_digest
+from models.image import AbsurdDimensions, ImageError, NotAnImage, Undecodable, decode, pixel_digest
+from models.spec import ImageLimits
 
 ORIENTATION = 0x0112
 LOSSLESS = ["PNG", "BMP", "TIFF", "PPM"]

@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test model mutants check bench bench-peers bench-gpu clean
+.PHONY: help setup demo serve test test-all test-times drills model mutants check bench bench-peers bench-gpu clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,26 @@ demo: $(STAMP)  ## Show it all: contribute, predict, forget, prove (DEMO_ARGS=..
 serve: $(STAMP)  ## Run the service: API and workers (SERVE_ARGS=...)
 	@$(BIN)/oubli serve $(SERVE_ARGS)
 
-test: $(STAMP)  ## Run the tests, with coverage (TEST_ARGS=...)
-	$(BIN)/python -m pytest --cov --cov-report=term $(TEST_ARGS)
+# Two at a time, also on a larger machine: tests of processes start a dozen of them, and wait for what they do.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25
+
+test: $(STAMP)  ## Run what a newcomer needs to believe, in minutes (TEST_ARGS=...)
+	$(PYTEST) -m "not thorough" $(TEST_ARGS)
+
+test-all: $(STAMP)  ## Run all tests, with coverage (TEST_ARGS=...)
+	OUBLI_EXAMPLES=$${OUBLI_EXAMPLES:-30} $(PYTEST) --cov --cov-report=term $(TEST_ARGS)
+
+test-times: $(STAMP)  ## Say what each test file protects, and what it cost in its last run
+	@$(BIN)/python -m tests.times
+
+drills: $(STAMP)  ## Before a release: faults x 5, counterfactuals x 20, 500 histories, mutants, wide model, soak
+	OUBLI_DRILL_ROUNDS=5 $(BIN)/python -m pytest -s tests/integration/test_drills.py
+	OUBLI_COUNTERFACTUALS=20 $(BIN)/python -m pytest \
+	  tests/integration/test_counterfactual.py tests/integration/test_closed_form.py -k "never_contributed or no_bit"
+	OUBLI_EXAMPLES=500 $(BIN)/python -m pytest tests/stateful
+	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.formal --wide
+	$(BIN)/python -m benchmarks soak
 
 model: $(STAMP)  ## Explore the life cycle of clusters and erasures exhaustively (MODEL_ARGS=--wide)
 	@$(BIN)/python -m tests.formal $(MODEL_ARGS)

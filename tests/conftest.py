@@ -1,4 +1,8 @@
-"""What all tests share: real images, two backbones, and settings under which bits repeat."""
+"""What all tests share: real images, two backbones, settings under which bits repeat; and in which order they run.
+
+Two tiers are told apart by the marker `thorough` (README, "Development"). A mark on a module or a test puts it there;
+of the contract tests' PostgreSQL half, all that does not test SQL or locking is there too (tests/contract/conftest.py).
+"""
 
 import os
 from pathlib import Path
@@ -9,10 +13,34 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
+from tests import times
+
 settings.register_profile("oubli", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("oubli")
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+
+
+# Tests of processes take longest, so they begin first; a file of them shares running services, so it stays together.
+TOGETHER = ("stateful", "integration", "browser")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One recorder of times, in the process that all reports come to."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(times.Recorder(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first, and what belongs together on one of pytest-xdist's workers."""
+    for item in items:
+        if _folder(item) in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: TOGETHER.index(_folder(item)) if _folder(item) in TOGETHER else len(TOGETHER))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.parent.name
 
 
 class Images(NamedTuple):

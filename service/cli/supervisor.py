@@ -38,6 +38,7 @@ class Child:
     name: str
     command: list[str]
     nice: int = 0
+    waits: bool = False  # it starts once the API listens, and leaves the cores to what is waited for until then
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restarts: int = 0
@@ -61,7 +62,7 @@ class Supervisor:
                 Child("worker", edge_command("worker", "--name", f"embedded-{number}"), nice=settings.worker.nice)
                 for number in range(1, settings.worker.processes + 1)
             ),
-            Child("beat", edge_command("beat")),
+            Child("beat", edge_command("beat"), waits=True),
         ]
 
     def run(self) -> int:
@@ -124,7 +125,7 @@ class Supervisor:
                 log.info("serving at http://%s:%d (API description at /docs)", self._host, self._port)
             for child in self._children:
                 if child.process is None:
-                    if time.monotonic() >= child.start_after:
+                    if time.monotonic() >= child.start_after and (announced or not child.waits):
                         self._start(child)
                 elif child.process.poll() is not None:
                     if child.process.returncode == MISCONFIGURED:

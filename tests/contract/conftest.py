@@ -33,6 +33,18 @@ def s3_server() -> Iterator[S3Server]:
         yield server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The same once more on PostgreSQL is thorough, but for tests that are about SQL or locking, or about it alone."""
+    for item in items:
+        repeats = item.get_closest_marker("postgres") and not _chooses_its_dialect(item)
+        if repeats and item.path.parent == Path(__file__).parent and not item.get_closest_marker("sql"):
+            item.add_marker(pytest.mark.thorough)
+
+
+def _chooses_its_dialect(item: pytest.Item) -> bool:
+    return any(mark.args[0] == "dialect" for mark in item.iter_markers("parametrize"))
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def dialect(request: pytest.FixtureRequest) -> str:
     return str(request.param)

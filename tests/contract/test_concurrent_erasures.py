@@ -13,6 +13,8 @@ from service.registry import clusters
 from service.registry.records import Erasure
 from tests.world import World, postgres_only
 
+pytestmark = pytest.mark.sql
+
 Result = TypeVar("Result")
 
 

@@ -3,12 +3,15 @@
 from datetime import timedelta
 from threading import Barrier, Thread
 
+import pytest
 from uuid6 import uuid7
 
 from service.registry import clusters, leases
 from service.registry.engine import Registry
 from service.registry.leases import Claim
 from tests.rows import LEASE, NOW, PATIENCE, claim, make_cluster, make_prompt
+
+pytestmark = pytest.mark.sql
 
 
 def test_a_cluster_is_leased_to_one_worker_at_a_time(registry: Registry) -> None:

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from service.registry import clusters, layouts, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
+pytestmark = pytest.mark.sql
+
 DAY = "2026-01-01 00:00:00.000000"
 NAMES = ("ann", "near", "far", "done", "s1", "s2")
 IDS = {name: f"0000000000007000800000000000000{i}" for i, name in enumerate(NAMES)}

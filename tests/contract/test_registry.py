@@ -18,6 +18,8 @@ from service.registry.engine import Registry, check_known, check_migrations, is_
 from tests.rows import LEASE, NOW, make_cluster, make_sample
 from tests.world import sqlite_only
 
+pytestmark = pytest.mark.sql
+
 WRONG_CURSORS = ["", "!", "é", "====", "AAAA", paging.encode("-1"), paging.encode("9" * 19), "/etc/passwd", "\x00"]
 
 

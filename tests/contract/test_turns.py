@@ -13,6 +13,8 @@ from service.registry import clusters, progress, state
 from service.registry.engine import Needless, Registry
 from tests.world import World, postgres_only
 
+pytestmark = pytest.mark.sql
+
 MOMENT = 0.5  # seconds
 
 

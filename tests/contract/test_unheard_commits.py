@@ -18,6 +18,8 @@ from service.registry import prompts
 from tests.layouts import anchors
 from tests.world import World, postgres_only
 
+pytestmark = pytest.mark.sql
+
 AWAY = "does not answer"
 
 

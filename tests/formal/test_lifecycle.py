@@ -49,10 +49,12 @@ def test_no_promise_is_broken_and_everything_does_happen() -> None:
         (Safeguard.OLDER, Promise.OWED_OR_DONE),
     ],
 )
+@pytest.mark.thorough
 def test_without_a_safeguard_a_promise_is_broken(safeguard: Safeguard, promise: Promise) -> None:
     assert promise in break_in(ONE, safeguard).broken
 
 
+@pytest.mark.thorough
 def test_fencing_is_needed_though_no_picture_comes_twice() -> None:
     assert break_in(TWO, Safeguard.FENCING).broken == (Promise.OWED_OR_DONE,)
 
@@ -64,6 +66,7 @@ def test_without_a_timer_one_lost_message_is_enough() -> None:
 
 
 # Known limit. An object may reach a slow store after its transaction has died with its connection.
+@pytest.mark.thorough
 def test_known_limit() -> None:
     assert break_in(ONE, Safeguard.CONNECTION).broken == (Promise.OWED_OR_DONE,)
 

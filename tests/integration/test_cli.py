@@ -67,6 +67,7 @@ def test_ingest_names_what_it_could_not_contribute(
     assert len(service.pages("/samples", owner=owner)) == 9
 
 
+@pytest.mark.thorough
 def test_an_interrupted_ingest_goes_on_where_it_ended(
     command: Command, service: Service, owner: str, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def forgetful(service: Process, given: Sequence[Given], chance: random.Random) -
 
 @pytest.mark.real
 @pytest.mark.timeout(300 + 60 * ROUNDS)
+@pytest.mark.thorough
 def test_whoever_was_erased_leaves_no_bit_in_the_closed_form(images: Images, tmp_path: Path) -> None:
     one, two = ({**REAL, "OUBLI_SERVING__THREADS": threads} for threads in "12")
     with processes(tmp_path / "forgets", one, 1) as (a,), processes(tmp_path / "never saw", two, 2) as (b1, b2):
@@ -276,6 +277,7 @@ def test_a_killed_replica_holds_a_file_up_until_it_is_given_up(pair: list[Proces
     assert first.tier() == second.tier() == recomputed(first)
 
 
+@pytest.mark.thorough
 def test_a_replica_that_slept_through_destructions_is_right_again(pair: list[Process], pictures: list[Picture]) -> None:
     first, second = pair
     ids = first.give([(shown, "bela") for shown in pictures[20:32]])

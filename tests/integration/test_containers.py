@@ -26,6 +26,8 @@ from tests.integration.harness import PROBLEM, REPOSITORY, oubli, until
 from tests.integration.rolling import Proxy
 from tests.programs import program
 
+pytestmark = pytest.mark.thorough
+
 SECRETS = {"POSTGRES_PASSWORD": "aa", "REDIS_PASSWORD": "bb"}
 OURS = {"migrate", "api", "worker-gpu", "worker-cpu", "beat"}
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()

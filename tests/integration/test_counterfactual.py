@@ -131,7 +131,9 @@ def innocent(service: Service, chance: random.Random, groups: Sequence[Sequence[
 
 @pytest.mark.real
 @pytest.mark.timeout(300 + 240 * ROUNDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["tree", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS if kind != "tree")]
+)
 def test_forgotten_is_as_if_never_contributed(kind: str, images: Images, centroids: Path, tmp_path: Path) -> None:
     for number in range(ROUNDS):
         compare(kind, random.Random(f"{kind} {number}"), images, centroids, tmp_path / str(number))

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.harness import TINY, Service, digit_pictures, until
 from tests.integration.redis_server import Proxy, RedisServer
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.thorough, pytest.mark.redis]
 
 ENV = {
     **TINY,

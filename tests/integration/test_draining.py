@@ -20,6 +20,8 @@ from service.settings import Settings
 from tests.integration.harness import TINY, Picture, oubli, until, upload
 from tests.integration.rolling import Member
 
+pytestmark = pytest.mark.thorough
+
 BOUNDARY = "oubli-boundary"
 
 

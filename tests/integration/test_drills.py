@@ -31,7 +31,7 @@ FOR_THE_RECORD = ROUNDS >= 5
 PAUSE_SECONDS = 30.0 if FOR_THE_RECORD else 5.0
 REFUSE_SECONDS = 20.0 if FOR_THE_RECORD else 4.0
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.timeout(300 + ROUNDS * 240)]
+pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis, pytest.mark.timeout(300 + ROUNDS * 240)]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import pytest
 
 from service.evaluation.methods import METHODS
 
+pytestmark = pytest.mark.thorough
+
 
 def evaluate(tmp_path, *arguments):
     command = [sys.executable, "-m", "service.cli", "evaluate", "--out", str(tmp_path / "out"), *arguments]

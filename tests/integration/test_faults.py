@@ -14,6 +14,8 @@ import pytest
 from tests.disks import Disk, small_disk
 from tests.integration.harness import Picture, Service, assert_problem, oubli, until
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.harness import TINY, Picture, Service, until, upload
 
+pytestmark = pytest.mark.thorough
+
 OWNER, LABEL, FILE = "zz-owner-zz", "zz-label-zz", "zz-file-zz"
 JSON = {**TINY, "OUBLI_LOG_FORMAT": "json", "OUBLI_LOG_LEVEL": "DEBUG"}
 

@@ -60,6 +60,7 @@ def second_api(service: Service) -> Iterator[str]:
         process.wait(20)
 
 
+@pytest.mark.thorough
 def test_two_replicas_and_a_worker_tell_what_happened(tmp_path: Path, pictures: list[Picture]) -> None:
     with Service(tmp_path).start() as service, second_api(service) as other:
         samples = service.contribute(pictures[:20], OWNER)
@@ -142,6 +143,7 @@ def test_a_key_is_asked_for(service: Service) -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.thorough
 def test_a_scrape_does_not_fail_while_the_registry_is_away(tmp_path: Path, pictures: list[Picture]) -> None:
     with ExitStack() as server, Service(tmp_path) as service:
         url = server.enter_context(servers.postgres())

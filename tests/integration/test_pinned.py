@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.integration.harness import TINY, Picture, Service, oubli
+
+pytestmark = pytest.mark.thorough
 
 
 def public_folder(root: Path, pictures: list[Picture]) -> Path:

@@ -13,6 +13,8 @@ import pytest
 
 from tests.integration.harness import TINY, Service, assert_problem, digit_pictures, oubli, until
 
+pytestmark = pytest.mark.thorough
+
 # Trainings of some seconds, and pauses that leave time to look.
 ENV = {
     **TINY,

@@ -79,6 +79,7 @@ def test_a_second_service_on_the_same_folder_is_refused(slow: Service) -> None:
     assert slow.is_ready()
 
 
+@pytest.mark.thorough
 def test_predictions_go_on_while_it_trains(slow: Service, pictures: list[Picture]) -> None:
     slow.contribute(pictures[11:20], "ada")
     before = {cluster["prompt"]["key"] for cluster in slow.settle()}
@@ -97,6 +98,7 @@ def test_predictions_go_on_while_it_trains(slow: Service, pictures: list[Picture
     slow.settle()
 
 
+@pytest.mark.thorough
 def test_an_api_killed_among_deletions_forgets_none(slow: Service, pictures: list[Picture]) -> None:
     many = digit_pictures(200)[60:]
     ids = [sample["id"] for sample in slow.contribute(many, "cyd")]
@@ -165,6 +167,7 @@ def test_it_stops_in_time_and_comes_back_as_it_was(slow: Service, pictures: list
     assert not is_training(slow)  # the worker gave back what it held
 
 
+@pytest.mark.thorough
 def test_embedded_workers_train_side_by_side(tmp_path: Path, pictures: list[Picture]) -> None:
     with Service(tmp_path, env={**SLOW, "OUBLI_WORKER__PROCESSES": "2"}) as service:
         service.start()
@@ -176,6 +179,7 @@ def test_embedded_workers_train_side_by_side(tmp_path: Path, pictures: list[Pict
         assert {worker["name"] for worker in service.status()["workers"]} == {"embedded-1", "embedded-2"}
 
 
+@pytest.mark.thorough
 def test_nobody_outlives_a_killed_supervisor(slow: Service) -> None:
     slow.contribute(digit_pictures(500)[400:], "emil")
     catch_training(slow)
@@ -215,6 +219,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         assert_refused(serve(tmp_path / "data", port=port), f"Cannot listen at 127.0.0.1:{port}")
 
 
+@pytest.mark.thorough
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     env = {**TINY, "OUBLI_DATA_DIR": str(tmp_path / "data")}
     assert oubli("migrate", env=env).code == 0
@@ -228,6 +233,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         assert registry.execute("SELECT version_num FROM alembic_version").fetchall() == [("zzzz",)]
 
 
+@pytest.mark.thorough
 def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:
     url = f"postgresql+psycopg://oubli:secret@127.0.0.1:{free_port()}/oubli"
     done = serve(tmp_path / "data", env={**TINY, "OUBLI_DATABASE_URL": url})
@@ -251,6 +257,7 @@ def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
+@pytest.mark.thorough
 def test_impossible_settings_are_refused(tmp_path: Path, setting: dict[str, str], words: list[str]) -> None:
     started = time.monotonic()
     assert_refused(serve(tmp_path / "data", env={**TINY, **setting}), *words)

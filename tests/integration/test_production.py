@@ -23,7 +23,7 @@ from tests import servers
 from tests.integration.harness import REPOSITORY, TINY, Picture, environment, free_port
 from tests.programs import program
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis]
 
 README = (REPOSITORY / "README.md").read_text()
 SECRET = "5ec4e7"

@@ -36,6 +36,7 @@ def service(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield started
 
 
+@pytest.mark.thorough
 def test_a_message_that_cannot_be_acknowledged_does_not_deafen(tmp_path: Path) -> None:
     """Redis hangs while a worker ends what a bell asked for: one message may be in hand, and this one is no more."""
     with running(tmp_path / "redis") as server:
@@ -80,6 +81,7 @@ def test_the_whole_story(service: Service, pictures: list[Picture]) -> None:
     assert kept == {sample["id"] for sample in samples if sample["owner"] == FIRST}
 
 
+@pytest.mark.thorough
 def test_postgresql_is_spared_what_it_cannot_store(service: Service, pictures: list[Picture]) -> None:
     for path in ("/samples?owner=%00", "/samples?label=a%00b", "/samples?owner=%ED%A0%80"):
         answer = service.client.get(path)
@@ -98,6 +100,7 @@ def test_postgresql_is_spared_what_it_cannot_store(service: Service, pictures: l
     assert "Traceback" not in service.log
 
 
+@pytest.mark.thorough
 def test_forgetting_does_not_wait_for_redis(service: Service, redis: RedisServer, pictures: list[Picture]) -> None:
     samples = service.contribute(pictures[30:50], "third-owner")
     service.settle()

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.harness import TINY, Service, digit_pictures, until
 from tests.integration.redis_server import RedisServer
 
-pytestmark = pytest.mark.redis
+pytestmark = [pytest.mark.thorough, pytest.mark.redis]
 
 ENV = {**TINY, "OUBLI_WORKER__RECONCILE_SECONDS": "1", "OUBLI_WORKER__HEARTBEAT_SECONDS": "1"}
 BACK = 25.0  # seconds until work goes on after Redis is back; measured: 1 to 8 on an idle machine

@@ -18,7 +18,7 @@ from tests.servers import fresh_database, postgres, postgres_program
 
 README = (REPOSITORY / "README.md").read_text()
 
-pytestmark = pytest.mark.timeout(900)  # seconds; services are started and stopped several times
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]  # seconds; services are started and stopped several times
 
 
 def block(name: str) -> str:

@@ -30,7 +30,7 @@ from tests import servers
 from tests.integration.harness import TINY, Picture, Service, oubli, until, upload
 from tests.integration.rolling import Member, Proxy
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis]
 
 SEED = 5
 HONEST = {200, 201, 202, 429}

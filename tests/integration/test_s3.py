@@ -78,6 +78,7 @@ def test_what_is_erased_leaves_no_version_in_the_bucket(
     assert_nothing_amiss(service, rebuild="1")
 
 
+@pytest.mark.thorough
 def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
     place: Place, proxy: FaultyProxy, service: Service, pictures: list[Picture]
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
     assert_nothing_amiss(service)
 
 
+@pytest.mark.thorough
 def test_a_store_that_hangs_delays_no_deletion_and_ends_no_prediction(
     place: Place, proxy: FaultyProxy, service: Service, pictures: list[Picture]
 ) -> None:
@@ -131,11 +133,13 @@ def test_a_store_that_hangs_delays_no_deletion_and_ends_no_prediction(
     assert_nothing_amiss(service)
 
 
+@pytest.mark.thorough
 def test_nothing_of_keys_or_bucket_is_told_to_callers_and_no_secret_is_logged(place: Place, service: Service) -> None:
     assert place.server.keys[1] not in service.log
     assert place.bucket not in service.client.get("/status").text
 
 
+@pytest.mark.thorough
 def test_a_new_registry_does_not_take_over_what_another_one_holds(place: Place, service: Service) -> None:
     """Whatever it does not know it would destroy."""
     before = names(place)
@@ -146,6 +150,7 @@ def test_a_new_registry_does_not_take_over_what_another_one_holds(place: Place, 
     assert names(place) == before
 
 
+@pytest.mark.thorough
 def test_a_store_that_cannot_be_used_is_said_at_start(place: Place, service: Service) -> None:
     wrong = {**service.env, "OUBLI_S3__SECRET_ACCESS_KEY": "wrong-all-along"}
     refused = Service(service.folder / "wrong", env=wrong)

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.integration.harness import TINY, Picture, Service, free_port, oubli, until
+
+pytestmark = pytest.mark.thorough
 
 OWNER, LABEL = "zz-owner-zz", "zz-label-zz"
 

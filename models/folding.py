@@ -18,16 +18,16 @@ from itertools import chain
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Subclasses may compute their weights anew in every pass, so only types that are known are folded.
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+# Subclasses may compute their weights anew in every pass, so only types that are known are folded. timm's are known by
+# name: a network that has none of them need not wait for timm.
+CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
+NORM_AND_ACTIVATION = "timm.layers.norm_act.BatchNormAct2d"
+NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", NORM_AND_ACTIVATION)
 
 # Of the largest output. EfficientNet-Lite0: 3e-6 measured; a wrong pair is off by 1e-1 or more.
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def fold(network: nn.Module, example: Tensor) -> nn.Module:
 
     `network` itself where there is nothing to fold, or where the folded one would differ by more than TOLERANCE.
     """
-    if network.training or not any(type(module) in NORMS for module in network.modules()):
+    if network.training or not any(_kind(module) in NORMS for module in network.modules()):
         return network
     folded = share(network)
     with torch.no_grad():
@@ -96,9 +96,9 @@ def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
     uses = _Uses()
     with ExitStack() as stack:
         for module in network.modules():
-            if type(module) in CONVOLUTIONS and not _is_hooked(module):
+            if _kind(module) in CONVOLUTIONS and not _is_hooked(module):
                 stack.callback(module.register_forward_hook(after).remove)
-            elif type(module) in NORMS and not _is_hooked(module) and _is_constant(module):
+            elif _kind(module) in NORMS and not _is_hooked(module) and _is_constant(module):
                 stack.callback(module.register_forward_pre_hook(before).remove)
         stack.enter_context(uses)
         result = network(example)
@@ -110,6 +110,11 @@ def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
         if id(tensor) in made_by and id(tensor) not in answered and uses.counts[id(tensor)] == 1
     ]
     return result, [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
+
+
+def _kind(module: nn.Module) -> str:
+    """The full name of its very type."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -142,9 +147,9 @@ def _fold_into(convolution: Any, norm: Any) -> None:
         setattr(convolution, name, nn.Parameter(rounded, requires_grad=False))
 
 
-def _rest_of(norm: nn.Module) -> nn.Module:
+def _rest_of(norm: Any) -> nn.Module:
     """What a norm does beside normalising."""
-    if isinstance(norm, BatchNormAct2d):
+    if _kind(norm) == NORM_AND_ACTIVATION:
         parts = [part for part in (norm.drop, norm.act) if not isinstance(part, nn.Identity)]
         return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
     return nn.Identity()

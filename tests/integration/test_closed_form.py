@@ -31,7 +31,7 @@ from tests.conftest import Images
 from tests.integration.harness import READY_SECONDS, TINY, Picture, Service, launch, until, upload
 from tests.integration.test_counterfactual import REAL, picture
 
-ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "2"))
+ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
 OWNERS = ("ada", "bela", "cyd", "dora")
 FRESH_SECONDS = 10.0  # a silent process counts as alive this long, at heartbeats as below
 QUICK = {**TINY, "OUBLI_WORKER__HEARTBEAT_SECONDS": "0.3", "OUBLI_WORKER__RECONCILE_SECONDS": "0.5"}

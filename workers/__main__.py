@@ -15,22 +15,20 @@ from service import log, tracing
 from service.core.broker import make_celery, queue_name
 from service.core.queues import QUEUES
 from service.errors import Misconfigured, ServiceError
+from service.loading import loading
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 
 
 def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
     """Train until told to stop; the exit status. `solo`: who loads torch is who trains; nothing forks."""
-    from celery.signals import (
-        worker_ready,
-        worker_shutdown,
-        worker_shutting_down,
-    )  # late, with torch: beat needs neither
+    with loading():  # late, with torch: beat needs neither
+        from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-    from workers.tasks import register
-    from workers.trainer import FAILED, Trainer
+        from workers.tasks import register
+        from workers.trainer import FAILED, Trainer
 
-    trainer = Trainer(settings, name, queues)
+        trainer = Trainer(settings, name, queues)
     app = make_celery(settings)
     app.conf.worker_consumer = "workers.consumer:PausingConsumer"
     register(app, trainer)

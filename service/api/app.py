@@ -26,6 +26,7 @@ from service.core.doorbell import Doorbell
 from service.core.environment import configure
 from service.core.facts import gather
 from service.core.reconciler import Reconciler
+from service.loading import loading
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart, replica_name
 from service.serving.engine import Engine
@@ -102,6 +103,11 @@ def _end_process() -> None:
 
 
 def _open(settings: Settings, metrics: Metrics) -> Service:
+    with loading():
+        return _load(settings, metrics)
+
+
+def _load(settings: Settings, metrics: Metrics) -> Service:
     configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
     tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None

@@ -10,6 +10,7 @@ from rich.progress import TaskID
 from service.cli.desk import console, progress_bar
 from service.cli.roles import DataOption
 from service.errors import Misconfigured
+from service.loading import loading
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ def audit_command(
     data: DataOption = None,
 ) -> None:
     """Recompute the plan from the survivors, compare everything with it; exit 1 on any difference."""
-    from service.core.audit import audit  # late, with torch: no other command of `oubli` waits for it
-    from service.core.context import open_context
-    from service.core.environment import configure
-    from service.registry.engine import is_migrated
+    with loading():  # late, with torch: no other command of `oubli` waits for it
+        from service.core.audit import audit
+        from service.core.context import open_context
+        from service.core.environment import configure
+        from service.registry.engine import is_migrated
 
     settings = load_settings(data_dir=data)
     if not is_migrated(settings.database):

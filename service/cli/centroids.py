@@ -9,6 +9,7 @@ import typer
 
 from service.cli.desk import SUFFIXES, console, progress_bar
 from service.errors import Invalid
+from service.loading import loading
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def centroids(
 
 def _embed(settings: Settings, paths: list[Path]) -> npt.NDArray[np.float32]:
     """Embeddings [n, dim] of the images that can be read; the others are named."""
-    import numpy as np
+    with loading():
+        import numpy as np
 
-    from models.backbone import load_backbone
-    from models.embedding import BATCH, embed
-    from service.core.environment import configure
+        from models.backbone import load_backbone
+        from models.embedding import BATCH, embed
+        from service.core.environment import configure
 
     configure(settings, threads=settings.serving.threads)
     backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)

@@ -9,6 +9,7 @@ import typer
 from service.cli.desk import console
 from service.cli.roles import DataOption
 from service.errors import Misconfigured
+from service.loading import loading
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ def restore_check(
     data: DataOption = None,
 ) -> None:
     """Replay the erasure ledger against a restored backup; exit 1 if anything erased is in it."""
-    from service.core import restore  # late, with torch: no other command of `oubli` waits for it
-    from service.core.context import open_context, open_ledger
-    from service.core.environment import configure
-    from service.registry.engine import is_migrated
+    with loading():  # late, with torch: no other command of `oubli` waits for it
+        from service.core import restore
+        from service.core.context import open_context, open_ledger
+        from service.core.environment import configure
+        from service.registry.engine import is_migrated
 
     settings = load_settings(data_dir=data)
     if not is_migrated(settings.database):

@@ -20,6 +20,7 @@ from service import log
 from service.clock import system_clock
 from service.core.queues import QUEUES
 from service.errors import Invalid, Misconfigured, NotFound
+from service.loading import loading
 from service.registry.records import SCOPES
 from service.settings import Settings, describe, load_settings
 
@@ -43,7 +44,8 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
     share_cores()
-    from service.api.server import serve as serve_http
+    with loading():
+        from service.api.server import serve as serve_http
 
     chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)

@@ -18,6 +18,8 @@ from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
 from kombu.utils.scheduling import FairCycle
 
+LONGEST_LOOK = 0.3  # seconds
+
 
 class _InOrder(FairCycle):
     """Looks into the first queue first, every time: deletions before additions, not in turn."""
@@ -59,3 +61,9 @@ class Transport(filesystem.Transport):
     """Named in Celery's `broker_transport`."""
 
     Channel = Channel
+
+    def drain_events(  # type: ignore[override]  # as its parent does
+        self, connection: Any, timeout: float | None = None
+    ) -> None:
+        """Look for messages. Celery waits 2 s, and only then sees that the worker was told to stop."""
+        super().drain_events(connection, timeout=min(timeout, LONGEST_LOOK) if timeout is not None else None)

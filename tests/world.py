@@ -100,7 +100,7 @@ class World:
 
     def _open(self) -> Context:
         chosen = settings(self.folder, self._url, **self._groups)
-        if not is_migrated(chosen.database):
+        if self._url is None or not is_migrated(self._url):
             migrate(chosen.database)
         return open_context(chosen, clock=self.time)
 

@@ -82,7 +82,7 @@ def database_url(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -
     """A migrated database without rows."""
     if dialect == "sqlite":
         path = tmp_path / "data" / "registry.db"
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)  # a test may have put a disk there
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
     else:

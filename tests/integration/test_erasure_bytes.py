@@ -78,7 +78,9 @@ def test_the_real_backbone_learns(real: Service, pictures: list[Picture]) -> Non
     real.settle()
     held = {sample["label"] for sample in real.pages("/samples")}
     files = [("image", (picture.name, picture.data)) for picture in pictures[:40]]
-    predictions = real.client.post("/predict", files=files).json()["predictions"]
+    answer = real.client.post("/predict", files=files)
+    assert answer.status_code == 200, answer.text
+    predictions = answer.json()["predictions"]
     assert {prediction["label"] for prediction in predictions} <= held
     assert not any(prediction["degraded"] for prediction in predictions)
     assert NAME not in {score["label"] for prediction in predictions for score in prediction["scores"]}

@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(times.Recorder(config))
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest first, and what belongs together on one of pytest-xdist's workers."""
     for item in items:

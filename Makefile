@@ -18,8 +18,8 @@ demo: $(STAMP)  ## Show it all: contribute, predict, forget, prove (DEMO_ARGS=..
 serve: $(STAMP)  ## Run the service: API and workers (SERVE_ARGS=...)
 	@$(BIN)/oubli serve $(SERVE_ARGS)
 
-# Two at a time, also on a larger machine: tests of processes start a dozen of them, and wait for what they do.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25
+# Two files at a time, also on a larger machine: tests of processes start a dozen of them, and wait for what they do.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test: $(STAMP)  ## Run what a newcomer needs to believe, in minutes (TEST_ARGS=...)
 	$(PYTEST) -m "not thorough" $(TEST_ARGS)

@@ -20,9 +20,8 @@ settings.load_profile("oubli")
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 
-
-# Tests of processes take longest, so they begin first; a file of them shares running services, so it stays together.
-TOGETHER = ("stateful", "integration", "browser")
+# They start processes and take longest, so they begin first. `make test` gives each of two workers a file at a time.
+LONGEST = ("stateful", "integration", "browser")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,17 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(times.Recorder(config))
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest first, and what belongs together on one of pytest-xdist's workers."""
-    for item in items:
-        if _folder(item) in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: TOGETHER.index(_folder(item)) if _folder(item) in TOGETHER else len(TOGETHER))
+    """Longest first."""
 
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.parent.name
+    items.sort(key=place)
 
 
 class Images(NamedTuple):

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.integration.harness import Picture, Service, assert_problem, upload
+from tests.integration.harness import PROBLEM, Picture, Service, assert_problem, upload
 
 CAT, TAC = "ch\u00e2t", "cha\u0302t"  # composed, decomposed
 FORMS = ("form", "raw", "batch")
@@ -38,8 +38,8 @@ def give(service: Service, how: str, picture: Picture, owner: str, label: str = 
     )
     (item,) = answer.json()["items"]
     found = item.get("sample") or item["problem"]
-    kind = {"Content-Type": answer.headers["Content-Type"] if "sample" in item else "application/problem+json"}
-    return httpx.Response(item["status"], json=found, headers=kind)
+    kind = {"X-Request-Id": answer.headers["X-Request-Id"], **({"Content-Type": PROBLEM} if "problem" in item else {})}
+    return httpx.Response(item["status"], json=found, headers=kind, request=answer.request)
 
 
 def test_both_spellings_are_one_owner_and_one_label_at_every_entrance(
@@ -113,6 +113,17 @@ def test_what_other_scripts_need_is_accepted(
     assert answer.status_code == 201, answer.text
     assert (answer.json()["owner"], answer.json()["label"]) == (name, f"a{between}b")
     assert service.client.delete(f"/owners/{quote(name)}").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/owners/Jos%E9"), ("GET", "/samples?owner=Jos%E9"), ("POST", "/samples?owner=Jos%E9&label=a")],
+)
+def test_what_is_not_utf8_is_not_taken_for_something_else(
+    service: Service, pictures: list[Picture], method: str, path: str
+) -> None:
+    body = {"content": pictures[0].data, "headers": {"Content-Type": "image/png"}} if method == "POST" else {}
+    assert_problem(service.client.request(method, path, **body), 422, "not in UTF-8")
 
 
 def test_dots_can_be_looked_for(service: Service) -> None:

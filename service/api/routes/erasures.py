@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
 from service.api.middleware import Arrival
 from service.api.problems import responses
 from service.api.schemas.common import OWNER, Listing, OwnerSought
@@ -28,7 +28,7 @@ from service.registry import erasures, records
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["erasures"])
+router = APIRouter(tags=["erasures"], dependencies=[IN_UTF8])
 
 ACCEPTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,

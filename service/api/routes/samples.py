@@ -10,7 +10,7 @@ import anyio.from_thread
 from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
 from service.api.problems import problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
@@ -30,7 +30,7 @@ from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
 
-router = APIRouter(tags=["samples"])
+router = APIRouter(tags=["samples"], dependencies=[IN_UTF8])
 
 MAX_BATCH = 256
 _metadata = TypeAdapter(list[BatchMetadata])

@@ -91,7 +91,11 @@ def test_every_variable_that_our_files_read_or_name_is_known():
     for path in _files():
         if path.name == "variables.py":
             continue
-        pattern = r"(?:environ|getenv)[^\n]{0,20}\"(OUBLI_\w+)" if "tests" in path.parts else r"\b(OUBLI_\w*[A-Z0-9])\b"
+        pattern = (
+            r"(?:environ|getenv)[^\n]{0,20}\"(OUBLI_\w*[A-Z0-9])\""
+            if "tests" in path.parts
+            else r"\b(OUBLI_\w*[A-Z0-9])\b"
+        )
         named |= set(re.findall(pattern, path.read_text()))
     assert len(named) > 20
     assert list(unknown(dict.fromkeys(named, ""), [*SETTINGS, "OUBLI_PARTITION"])) == []

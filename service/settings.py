@@ -7,21 +7,26 @@ is read at import time: call `load_settings()` and pass the result on.
 from __future__ import annotations
 
 import os
+import tomllib
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from models.spec import ClosedFormSpec, ImageLimits, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
+from service.variables import PREFIX, no_such, unknown
 
 
 class Group(BaseModel):
@@ -247,7 +252,7 @@ class Settings(BaseSettings):
     """The whole configuration."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OUBLI_", env_nested_delimiter="__", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
     data_dir: Path = Field(Path("oubli-data"), description="Folder of registry, images, artifacts and admin key.")
@@ -338,9 +343,35 @@ def load_settings(**overrides: object) -> Settings:
     path = os.environ.get("OUBLI_CONFIG")
     if path and not Path(path).is_file():
         raise Misconfigured(f"OUBLI_CONFIG names {path}, which is not a file.")
+    if lines := list(unknown(os.environ, _variables())):
+        raise _unusable(lines)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise Misconfigured("These settings cannot be used.\n  " + "\n  ".join(lines)) from None
+        raise _unusable([_line(item) for item in error.errors()]) from None
+    except SettingsError as error:  # a group as JSON; without its value, which may be a secret
+        raise _unusable([f"{error}: it must be JSON, or set each of the group by its own variable."]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} is not a TOML file: {error}.") from None
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _variables() -> list[str]:
+    """Every variable that sets something: one setting, or a group of them as JSON."""
+    groups = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
+    return [*groups, *(variable for variable, _, _ in describe())]
+
+
+def _unusable(lines: Sequence[str]) -> Misconfigured:
+    return Misconfigured("These settings cannot be used.\n  " + "\n  ".join(lines))
+
+
+def _line(item: ErrorDetails) -> str:
+    """What pydantic says of one setting, without its value."""
+    name = ".".join(map(str, item["loc"]))
+    if item["type"] != "extra_forbidden":
+        return f"{name}: {item['msg']}"
+    dotted = [variable.removeprefix(PREFIX).lower().replace("__", ".") for variable in _variables()]
+    return f"{name}: {no_such(name, dotted)}"

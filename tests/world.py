@@ -248,7 +248,8 @@ class World:
         """What the survivors imply, by the oracle."""
         held = list(self.held.values())
         embeddings = np.stack([self.vectors[sample.digest] for sample in held]) if held else np.empty((0, 0))
-        places = locate([sample.digest for sample in held], embeddings, partition=self.context.partition)
+        digests, givers = [sample.digest for sample in held], [sample.owner for sample in held]
+        places = locate(digests, givers, embeddings, partition=self.context.partition)
         return plan(
             [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
             partition=self.context.partition,

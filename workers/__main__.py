@@ -14,6 +14,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from service import log, tracing
 from service.core.broker import make_celery, queue_name
 from service.core.queues import QUEUES
+from service.core.text import check_text
 from service.errors import Misconfigured, ServiceError
 from service.loading import loading
 from service.settings import Settings, load_settings
@@ -84,7 +85,7 @@ def main() -> None:
         if arguments.role == "beat":
             run_beat(settings)
         else:
-            sys.exit(run_worker(settings, arguments.name, arguments.queues.split(",")))
+            sys.exit(run_worker(settings, check_text("--name", arguments.name, most=200), arguments.queues.split(",")))
     except Misconfigured as error:
         print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201  # for the operator, as `oubli` itself does
         sys.exit(2)  # no restart can help: the supervisor ends

@@ -101,7 +101,9 @@ class AnchorLayout:
         """How many anchors."""
         return len(self._anchors)
 
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
+    def locate(
+        self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
+    ) -> Positions:
         """Group [n] of the nearest centroid."""
         if self._centroids is None:
             return np.zeros(len(embeddings), dtype=np.int64)

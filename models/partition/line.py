@@ -38,8 +38,13 @@ class Layout(Protocol):
         """How many fixed points samples are routed by; 0 if by none."""
         ...
 
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
-        """Position [n] of each sample: embeddings [n, dim] and digests of the images."""
+    def locate(
+        self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
+    ) -> Positions:
+        """Position [n] of each sample: embeddings [n, dim], digests of the images, references of who gave them.
+
+        owners  None: images that are asked about, and are nobody's sample.
+        """
         ...
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
@@ -60,7 +65,7 @@ class Partition(Protocol):
 
     @property
     def max_copies(self) -> int | None:
-        """How many samples may be one picture: more could not be divided into allowed sizes. None: any number."""
+        """How many samples of one owner may be one picture: more could not be divided. None: any number."""
         ...
 
     def window(self, survivors: int) -> int:

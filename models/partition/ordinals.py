@@ -56,7 +56,9 @@ class RandomPartition(Public):
         """One cluster for each value of the hash that a survivor has."""
         return cut_ordinals(count)
 
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
+    def locate(
+        self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
+    ) -> Positions:
         """Hash of the image's digest, modulo K."""
         hashes = (int(sha256(b"oubli/random/1", digest.encode()), 16) for digest in image_digests)
         return np.array([value % self._clusters for value in hashes], dtype=np.int64)
@@ -84,7 +86,9 @@ class CentroidLayout:
         """How many centroids."""
         return len(self.centroids)
 
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
+    def locate(
+        self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
+    ) -> Positions:
         """Ordinal [n] of the nearest centroid."""
         positions: Positions = self._ordinals[self._router.nearest(embeddings)]
         return positions

@@ -1,8 +1,9 @@
 """The default partition: an adaptive cut of a public tree (DESIGN.md, "Partition").
 
 The leaves are the backbone's own classifier rows in the order of their Ward dendrogram; below a leaf the tree goes on
-with seeded hyperplanes through the prototype, and below those with bits of the image's digest. So no deletion can move
-another sample on the line; it can only change a count, and a cut changes only where a count crosses `cap` or `min`.
+with seeded hyperplanes through the prototype, and below those with a hash of the image and its owner, which tells apart
+what looks alike: near copies, and one picture that many owners give (decision 0017). So no deletion can move another
+sample on the line; it can only change a count, and a cut changes only where a count crosses `cap` or `min`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from models.spec import PartitionSpec, canonical_json, sha256
 
 LEAF_BITS = 15  # up to 32,767 prototypes
 PLANE_BITS = 32  # hyperplanes below each leaf
-IMAGE_BITS = 16  # bits of the image digest below the hyperplanes
-BELOW_LEAF = PLANE_BITS + IMAGE_BITS
+TAIL_BITS = 16  # of a hash of image and owner, below the hyperplanes
+BELOW_LEAF = PLANE_BITS + TAIL_BITS
 
 
 class TreePartition(Public):
     """An adaptive cut of a public tree, and its own layout.
 
-    Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before.
+    Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before; but samples
+    that share a position cannot be told apart, and stay together however many they are.
     """
 
     def __init__(self, prototypes: npt.NDArray[np.float32], spec: PartitionSpec, *, cache: Path | None = None) -> None:
@@ -47,7 +49,8 @@ class TreePartition(Public):
         order, self._splits = _dendrogram(prototypes, cache)
         # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
         public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
-        self.line_digest = sha256(b"oubli/line/tree/1", *public)
+        # As migration 0008 makes it of the line before, whose tails were the first bits of the image's digest.
+        self.line_digest = sha256(b"oubli/line/tree/2", sha256(b"oubli/line/tree/1", *public).encode())
         self.digest = sha256(b"oubli/partition/tree/1", canonical_json([spec.cap, spec.min]), self.line_digest.encode())
         self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
         self._rank[order] = np.arange(len(order))
@@ -67,17 +70,20 @@ class TreePartition(Public):
 
     @property
     def max_copies(self) -> int:
-        """Copies of one image that still leave every cluster within `cap`, margins included."""
+        """Copies of one image, of one owner, that still leave every cluster within `cap`, margins included."""
         return self.spec.cap - 2 * self.spec.min + 2
 
-    def locate(self, embeddings: Embedding, image_digests: Sequence[str]) -> Positions:
-        """Position [n]: leaf rank (15 bits), side of each hyperplane (32), image digest (16)."""
+    def locate(
+        self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
+    ) -> Positions:
+        """Position [n]: leaf rank (15 bits), side of each hyperplane (32), `tail` of image and owner (16)."""
         leaves = self._router.nearest(embeddings)
         sides = self._along_planes(embeddings) > self._offsets[leaves]
         weights = 2 ** np.arange(PLANE_BITS - 1, -1, -1, dtype=np.int64)
         codes = (sides.astype(np.int64) * weights).sum(axis=1)
-        tails = np.array([int(digest[: IMAGE_BITS // 4], 16) for digest in image_digests], dtype=np.int64)
-        positions: Positions = (self._rank[leaves] << BELOW_LEAF) | (codes << IMAGE_BITS) | tails
+        givers = owners if owners is not None else [""] * len(image_digests)
+        tails = np.array([tail(*pair) for pair in zip(image_digests, givers, strict=True)], dtype=np.int64)
+        positions: Positions = (self._rank[leaves] << BELOW_LEAF) | (codes << TAIL_BITS) | tails
         return positions
 
     def _along_planes(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -132,6 +138,11 @@ class TreePartition(Public):
         first = node.lo >> BELOW_LEAF
         last = node.hi >> BELOW_LEAF
         return self._splits[(first, last)] << BELOW_LEAF
+
+
+def tail(image_digest: str, owner: str) -> int:
+    """The lowest 16 bits of a position: equal for copies that one owner gives, as good as random for others."""
+    return int(sha256(b"oubli/tail/1", image_digest.encode(), owner.encode())[: TAIL_BITS // 4], 16)
 
 
 def _dendrogram(

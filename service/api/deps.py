@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -13,7 +14,7 @@ from service.api.key_checks import KeyChecks
 from service.api.preparing import Preparer
 from service.core.context import Context
 from service.core.reconciler import Reconciler
-from service.errors import Unavailable
+from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart
 from service.serving.engine import Engine
@@ -72,6 +73,17 @@ def scope(name: str) -> Any:
 def caller(request: Request) -> str:
     """Who sends this request, as far as one caller's Idempotency-Key must not be taken for another's."""
     return request.headers.get("authorization", "")
+
+
+async def _sent_in_utf8(request: Request) -> None:
+    for place, escaped in (("path", request.scope["raw_path"]), ("query", request.scope["query_string"])):
+        try:
+            unquote_to_bytes(escaped).decode()
+        except UnicodeDecodeError:
+            raise Invalid(f"The {place} is not in UTF-8.") from None
+
+
+IN_UTF8 = Depends(_sent_in_utf8)  # other bytes would all be read as U+FFFD, and two owners as one
 
 
 @dataclass(frozen=True)

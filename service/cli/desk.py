@@ -19,6 +19,7 @@ from rich.table import Table
 from service.cli.client import Client, connect
 from service.cli.flight import in_flight
 from service.cli.roles import DataOption
+from service.core.text import normalised
 from service.errors import Invalid
 from service.settings import load_settings
 
@@ -110,7 +111,7 @@ def find_pictures(folder: Path) -> list[Picture]:
     if not folder.is_dir():
         raise Invalid(f"{folder} is not a folder.")
     pictures = [
-        Picture(path, label.name.strip())
+        Picture(path, normalised(label.name))
         for label in sorted(folder.iterdir())
         if label.is_dir()
         for path in sorted(label.rglob("*"))

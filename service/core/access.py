@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from service.clock import Clock
+from service.core.text import check_text
 from service.errors import Forbidden, Invalid, Unauthorized
 from service.registry import keys
 from service.registry.engine import Registry
@@ -21,10 +22,11 @@ def _digest(secret: str) -> str:
 
 
 def create_key(registry: Registry, clock: Clock, *, scopes: Sequence[str], name: str = "") -> tuple[ApiKey, str]:
-    """A new key and its secret, which is not to be had again. Raises Invalid for an unknown scope."""
+    """A new key and its secret, which is not to be had again. Raises Invalid for an unknown scope or name."""
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise Invalid(f"Unknown scopes: {', '.join(unknown) or 'none given'}. Known: {', '.join(SCOPES)}.")
+    name = check_text("name", name, most=200) if name.strip() else ""
     secret = f"oubli_{secrets.token_urlsafe(32)}"
     with registry.write() as session:
         key = keys.create(session, name=name, digest=_digest(secret), scopes=sorted(set(scopes)), now=clock())

@@ -192,7 +192,12 @@ def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedd
         return [sample.position for sample in held]  # it may have been an anchor: the layout cannot be fitted
     whole = [sample for sample in held if sample.id in vectors]
     embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
-    found = locate([sample.digest for sample in whole], embeddings, partition=context.partition)
+    found = locate(
+        [sample.digest for sample in whole],
+        [sample.owner for sample in whole],
+        embeddings,
+        partition=context.partition,
+    )
     located = dict(zip((sample.id for sample in whole), found, strict=True))
     return [located.get(sample.id, sample.position) for sample in held]
 

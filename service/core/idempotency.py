@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from models.spec import sha256
 from service.core.context import Context
+from service.core.text import check_text
 from service.errors import Conflict, Invalid
 from service.registry import idempotency
 
@@ -42,8 +43,7 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     if key is None:
         yield Ticket()
         return
-    if not 1 <= len(key) <= 255 or not key.isprintable():
-        raise Invalid("Idempotency-Key must have 1 to 255 printable characters.")
+    key = _one_spelling(key)
     key_digest = hashlib.sha256(f"{route}\n{caller}\n{key}".encode()).hexdigest()
     resource_id = _begin(context, key_digest, digest)
     if resource_id is not None:
@@ -54,6 +54,16 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     finally:
         with context.registry.note() as session:
             idempotency.abandon(session, key_digest)  # of no effect once it is finished
+
+
+def _one_spelling(key: str) -> str:
+    """The key as other text is kept. HTTP hands headers over byte by byte (Latin-1); what clients mean is UTF-8."""
+    with suppress(UnicodeError):
+        key = key.encode("latin-1").decode()
+    try:
+        return check_text("Idempotency-Key", key, most=255)
+    except Invalid as error:
+        raise Invalid(f"Idempotency-Key must have 1 to 255 printable characters. {error.detail}") from None
 
 
 def _begin(context: Context, key_digest: str, digest: str) -> str | None:

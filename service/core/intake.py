@@ -74,16 +74,6 @@ def read_picture(context: Context, data: bytes) -> Picture:
     return Picture(pixels, pixel_digest(pixels))
 
 
-def check_text(name: str, value: str) -> str:
-    """An owner reference or label without its outer blanks. Raises Invalid."""
-    text = value.strip()
-    if not 1 <= len(text) <= 128:
-        raise Invalid(f"{name} must have 1 to 128 characters.")
-    if not text.isprintable():
-        raise Invalid(f"{name} must not contain control characters.")
-    return text
-
-
 @tracing.traced("take in")
 def take_in(
     context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
@@ -178,7 +168,8 @@ def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
         embeddings = np.stack([newcomers[place].embedding for place in sound])
-        found = layout.locate(embeddings, [newcomers[place].picture.digest for place in sound])
+        digests, owners = zip(*((newcomers[i].picture.digest, newcomers[i].owner) for i in sound), strict=True)
+        found = layout.locate(embeddings, digests, owners)
         for place, position in zip(sound, found.tolist(), strict=True):
             positions[place] = position
     return _Located(digest if layout is not None else None, positions)
@@ -254,9 +245,8 @@ def _record_all(
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
         clusters.added(session, cluster, count, settles_at=settles_at, now=now)
-    # Copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
-    digests = (newcomer.picture.digest for newcomer in newcomers)
-    if not exclusive and most is not None and samples.has_more_copies(session, digests, than=most):
+    # An owner's copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
+    if not exclusive and most is not None and _most_copies(session, newcomers) > most:
         raise _MustBeAlone
     feed.note_additions(session, [sample.id for sample in accepted])
     return results
@@ -268,24 +258,37 @@ def _refuse_copies(
     newcomers: Sequence[Newcomer],
     positions: Sequence[int | ServiceError],
 ) -> list[int | ServiceError]:
-    """The positions, with a Conflict in place of those that are one copy of a picture too many."""
+    """The positions, with a Conflict in place of those that are one copy of a picture too many of its owner.
+
+    What others hold is not looked at: a refusal would tell of it, and anybody could spoil a picture for everybody else.
+    """
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming = samples.copies(session, (newcomer.picture.digest for newcomer in newcomers))  # and those before, here
+    coming = samples.copies(session, map(_copy, newcomers))  # and those before, here
     places: list[int | ServiceError] = []
     for newcomer, position in zip(newcomers, positions, strict=True):
         if isinstance(position, int):
-            picture = newcomer.picture.digest
-            if coming[picture] >= most:
+            copy = _copy(newcomer)
+            if coming[copy] >= most:
                 position = Conflict(
-                    f"{most} copies of this very image are held already; more could not be divided into clusters of "
-                    "the allowed size."
+                    f"{most} copies of this very image are held for this owner already; more could not be divided into "
+                    "clusters of the allowed size."
                 )
             else:
-                coming[picture] += 1
+                coming[copy] += 1
         places.append(position)
     return places
+
+
+def _most_copies(session: WriteSession, newcomers: Sequence[Newcomer]) -> int:
+    """Of what is coming: how often an owner has what they have most often."""
+    return max(samples.copies(session, map(_copy, newcomers)).values(), default=0)
+
+
+def _copy(newcomer: Newcomer) -> tuple[str, str]:
+    """Whose it is, and which picture: what one owner may give so often, and no more."""
+    return newcomer.owner, newcomer.picture.digest
 
 
 def _clusters_of(

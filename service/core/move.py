@@ -103,9 +103,14 @@ def _embedding(context: Context, sample: Held) -> Embedding:
 def _locate(context: Context, layout: Layout, held: Sequence[Held]) -> dict[str, int]:
     positions: dict[str, int] = {}
     for chunk, embeddings in _embeddings(context, held):
-        found = layout.locate(embeddings, [sample.digest for sample in chunk]).tolist()
+        found = _located(layout, embeddings, chunk)
         positions.update(zip((sample.id for sample in chunk), found, strict=True))
     return positions
+
+
+def _located(layout: Layout, embeddings: Embedding, held: Sequence[Held]) -> list[int]:
+    found: list[int] = layout.locate(embeddings, [s.digest for s in held], [s.owner for s in held]).tolist()
+    return found
 
 
 def carry_out(context: Context, session: WriteSession, move: Move) -> dict[str, set[str]]:

@@ -18,7 +18,7 @@ from models.spec import TrainingSpec, member_digest, prompt_key
 
 @dataclass(frozen=True)
 class Survivor:
-    """A sample as the plan sees it: no id, no owner, no time."""
+    """A sample as the plan sees it: no id, no time; of its owner, the last bits of the position."""
 
     digest: str
     label: str
@@ -34,12 +34,12 @@ class PlannedCluster:
     key: str
 
 
-def locate(digests: Sequence[str], embeddings: Embedding, *, partition: Partition) -> list[int]:
-    """Where survivors stand: image digests and embeddings [n, dim] in arrival order."""
+def locate(digests: Sequence[str], owners: Sequence[str], embeddings: Embedding, *, partition: Partition) -> list[int]:
+    """Where survivors stand: image digests, owners' references and embeddings [n, dim] in arrival order."""
     if not digests:
         return []
     chosen = partition.anchors(digests[: partition.window(len(digests))])
-    positions: list[int] = partition.fit(embeddings[chosen]).locate(embeddings, digests).tolist()
+    positions: list[int] = partition.fit(embeddings[chosen]).locate(embeddings, digests, owners).tolist()
     return positions
 
 

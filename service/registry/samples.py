@@ -33,6 +33,7 @@ class Held:
     """What an audit needs to know of a sample."""
 
     id: str
+    owner: str
     digest: str
     label: str
     position: int
@@ -41,8 +42,10 @@ class Held:
 
 def every(session: ReadSession) -> list[Held]:
     """All samples in arrival order."""
-    columns = (SampleRow.id, SampleRow.digest, SampleRow.label, SampleRow.position, SampleRow.cluster_id)
-    return [Held(*row) for row in session.execute(sa.select(*columns).order_by(SampleRow.seq))]
+    row = SampleRow
+    columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
+    statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).order_by(row.seq)
+    return [Held(*found) for found in session.execute(statement)]
 
 
 def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
@@ -203,26 +206,18 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     return [Member(*row) for row in session.execute(statement)]
 
 
-def copies(session: ReadSession, digests: Iterable[str]) -> Counter[str]:
-    """How many samples are these very pictures."""
-    wanted = list(set(digests))
-    found: Counter[str] = Counter()
-    for start in range(0, len(wanted), _CHUNK):
-        pictures = SampleRow.digest.in_(wanted[start : start + _CHUNK])
-        counted = sa.select(SampleRow.digest, sa.func.count()).where(pictures).group_by(SampleRow.digest)
-        found.update({row[0]: row[1] for row in session.execute(counted)})
+def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
+    """How many samples these owners have of these pictures, by (owner's reference, image digest)."""
+    wanted = set(pictures)
+    refs = {owner_id: ref for ref, owner_id in _owner_ids(session, sorted({ref for ref, _ in wanted})).items()}
+    digests = sorted({digest for _, digest in wanted})
+    columns = (SampleRow.owner_id, SampleRow.digest)
+    found: Counter[tuple[str, str]] = Counter()
+    for start in range(0, len(digests) if refs else 0, _CHUNK):
+        theirs = (SampleRow.digest.in_(digests[start : start + _CHUNK]), SampleRow.owner_id.in_(refs))
+        counted = sa.select(*columns, sa.func.count()).where(*theirs).group_by(*columns)
+        found.update({(refs[row[0]], row[1]): row[2] for row in session.execute(counted)})
     return found
-
-
-def has_more_copies(session: ReadSession, digests: Iterable[str], *, than: int) -> bool:
-    """Whether there are more than so many samples of one of these pictures."""
-    wanted = list(set(digests))
-    for start in range(0, len(wanted), _CHUNK):
-        pictures = sa.select(SampleRow.digest).where(SampleRow.digest.in_(wanted[start : start + _CHUNK]))
-        grouped = pictures.group_by(SampleRow.digest).having(sa.func.count() > than)
-        if session.execute(grouped.limit(1)).one_or_none() is not None:
-            return True
-    return False
 
 
 def count_between(session: ReadSession, lo: int, hi: int) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy.types import TypeDecorator
 _BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows in INTEGER columns only
 _Id = Uuid(as_uuid=False)
 _Digest = String(64)
+_Text = String(384)  # 128 characters; NFC makes up to three code points of one (`core.text`)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -81,7 +82,7 @@ class OwnerRow(Base):
 
     __tablename__ = "owners"
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
-    ref: Mapped[str] = mapped_column(String(128), unique=True)
+    ref: Mapped[str] = mapped_column(_Text, unique=True)
     leaving: Mapped[bool] = mapped_column(index=True)
 
 
@@ -92,13 +93,17 @@ class SampleRow(Base):
     seq: Mapped[int] = mapped_column(_BigKey, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(_Id, unique=True)
     owner_id: Mapped[str] = mapped_column(_Id, ForeignKey("owners.id"), index=True)
-    label: Mapped[str] = mapped_column(String(128), index=True)
-    digest: Mapped[str] = mapped_column(_Digest, index=True)
+    label: Mapped[str] = mapped_column(_Text, index=True)
+    digest: Mapped[str] = mapped_column(_Digest)
     position: Mapped[int] = mapped_column(BigInteger, index=True)
     cluster_id: Mapped[str] = mapped_column(_Id, ForeignKey("clusters.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     addition: Mapped[int] = mapped_column(BigInteger, index=True)  # state.additions once it was in
-    __table_args__ = (Index(None, "cluster_id", "seq"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index(None, "cluster_id", "seq"),
+        Index(None, "digest", "owner_id"),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class PromptRow(Base):
@@ -163,7 +168,7 @@ class ErasureRow(Base):
 
     __tablename__ = "erasures"
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
-    owner_ref: Mapped[str | None] = mapped_column(String(128))
+    owner_ref: Mapped[str | None] = mapped_column(_Text)
     state: Mapped[str] = mapped_column(String(16), index=True)
     planned_epoch: Mapped[int | None] = mapped_column(BigInteger)
     accepted_at: Mapped[datetime] = mapped_column(UtcDateTime)

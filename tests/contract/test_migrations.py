@@ -7,11 +7,14 @@ import alembic.command
 import pytest
 import sqlalchemy as sa
 
+from models.partition.tree import tail
+from models.spec import sha256
 from service.registry import clusters, layouts, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
 pytestmark = pytest.mark.sql
 
+CELL = 1 << 16  # positions that differ in their tails alone
 DAY = "2026-01-01 00:00:00.000000"
 NAMES = ("ann", "near", "far", "done", "s1", "s2")
 IDS = {name: f"0000000000007000800000000000000{i}" for i, name in enumerate(NAMES)}
@@ -50,11 +53,11 @@ def fill(registry: Registry) -> None:
         for name, row in rows.items():
             connection.execute(sa.insert(_untyped(tables.tables[name], row)).values(row))
         for place, (cluster, serving) in enumerate((("near", "k"), ("far", None))):
-            row = {"id": IDS[cluster], "lo": 100 * place, "hi": 100 * place + 100, "samples": 1, "unplanned": False}
+            row = {"id": IDS[cluster], "lo": CELL * place, "hi": CELL * (place + 1), "samples": 1, "unplanned": False}
             row |= {"planned_through": 1, "serving_key": serving, "urgent": False, "attempts": 0, "created_at": DAY}
             connection.execute(sa.insert(_untyped(tables.tables["clusters"], row)).values(row))
             row = {"id": IDS[f"s{place + 1}"], "owner_id": IDS["ann"], "label": "cat", "digest": "d"}
-            row |= {"position": 100 * place, "cluster_id": IDS[cluster], "created_at": DAY}
+            row |= {"position": CELL * place, "cluster_id": IDS[cluster], "created_at": DAY}
             connection.execute(sa.insert(_untyped(tables.tables["samples"], row)).values(row))
 
 
@@ -89,9 +92,11 @@ def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: st
     assert is_migrated(empty_database_url)
     assert held(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
     with old.read() as session:
-        assert layouts.digest(session) == "line"
+        assert layouts.digest(session) == sha256(b"oubli/line/tree/2", b"line")
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
-        assert [sample.position for sample in samples.every(session)] == [0, 100]
+        assert [sample.position for sample in samples.every(session)] == [
+            CELL * place + tail("d", "ann") for place in range(2)
+        ]
     alembic.command.downgrade(_config(empty_database_url), "0001")
     assert held(old) == before
     old.close()

@@ -8,6 +8,7 @@ only concurrent writers do.
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
+from tests.safeguards.naming import NAMING
 from tests.safeguards.running import STOPPING, TELLING, WORKING
 from tests.safeguards.sharing import DIVIDING, PUBLISHING, WRITING
 
@@ -23,6 +24,7 @@ MUTANTS = [
     *TELLING,
     *STOPPING,
     *WORKING,
+    *NAMING,
 ]
 
 __all__ = ["MUTANTS", "ROOT", "Mutant"]

@@ -128,7 +128,8 @@ def test_clusters_are_those_that_the_service_plans(name, make, pool, tiny):
     partition = (method.prompts if isinstance(method, Fused) else method)._partition
     for survivors in (range(COUNT), range(1, COUNT), range(0, COUNT, 2), range(0, COUNT, 5), range(COUNT)):
         digests = [pool.digests[i] for i in survivors]
-        positions = locate(digests, pool.embeddings[list(survivors)], partition=partition)
+        nobody = [""] * len(digests)
+        positions = locate(digests, nobody, pool.embeddings[list(survivors)], partition=partition)
         labels = [pool.members[i].label for i in survivors]
         standing = [Survivor(*facts) for facts in zip(digests, labels, positions, strict=True)]
         planned = plan(standing, partition=partition, backbone_digest=tiny.digest, training=TRAINING)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.embedding import embed
 from models.partition import Interval, make_partition
-from models.partition.tree import BELOW_LEAF, IMAGE_BITS, TreePartition
+from models.partition.tree import BELOW_LEAF, TAIL_BITS, TreePartition
 from models.spec import PartitionSpec
 
 LEAVES = 16
@@ -207,13 +207,28 @@ def test_a_sample_stands_below_its_nearest_prototype(placed):
     assert (positions >> BELOW_LEAF).tolist() == nearest.tolist()
 
 
-def test_equal_embeddings_differ_in_the_image_digest_alone(placed):
+def test_equal_embeddings_differ_in_the_tail_of_image_and_owner_alone(placed):
     partition, embeddings = placed
-    same = np.repeat(embeddings[:1], 3, axis=0)
-    first, second, again = partition.locate(same, ["0001" + "f" * 60, "abcd" + "f" * 60, "0001" + "e" * 60])
+    same = np.repeat(embeddings[:1], 5, axis=0)
+    cat, dog = digests(2)
+    first, again, other, theirs, nobodys = partition.locate(
+        same, [cat, cat, dog, cat, cat], ["ann", "ann", "ann", "bob", ""]
+    )
     assert first == again
-    assert second - first == 0xABCD - 0x0001
-    assert first >> IMAGE_BITS == second >> IMAGE_BITS
+    assert len({int(position) for position in (first, other, theirs, nobodys)}) == 4
+    assert len({int(position) >> TAIL_BITS for position in (first, other, theirs)}) == 1
+    assert partition.locate(same[:1], [cat]) == [nobodys]  # an image that is asked about
+
+
+def test_copies_of_many_owners_are_divided_evenly():
+    partition = tree(4, 12)
+    row = np.repeat(PROTOTYPES[:1], 600, axis=0)
+    owners = [f"owner {index // 5}" for index in range(600)]  # five copies each
+    positions = partition.locate(row, digests(1) * 600, owners).tolist()
+    count = counter(positions)
+    sizes = [count(*region) for region in partition.cut(count)]
+    assert sum(sizes) == 600
+    assert 4 <= min(sizes) <= max(sizes) <= 12
 
 
 def test_no_samples_have_no_positions():

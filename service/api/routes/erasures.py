@@ -9,10 +9,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
 from service.api.middleware import Arrival
 from service.api.problems import responses
-from service.api.schemas.common import Listing
+from service.api.schemas.common import OWNER, Listing, OwnerSought
 from service.api.schemas.erasures import (
     Erasure,
     ErasureQuote,
@@ -23,13 +23,12 @@ from service.api.schemas.erasures import (
 )
 from service.core import erasure
 from service.core.idempotency import once, request_digest
-from service.core.intake import check_text
 from service.errors import NotFound
 from service.registry import erasures, records
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["erasures"])
+router = APIRouter(tags=["erasures"], dependencies=[IN_UTF8])
 
 ACCEPTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,
@@ -67,10 +66,10 @@ def delete_owner(
     service: Running,
     request: Request,
     response: Response,
-    owner: Annotated[str, Path(min_length=1, max_length=128)],
+    owner: Annotated[OwnerSought, Path(**OWNER)],
 ) -> Erasure:
     """All of it in one transaction."""
-    return _accepted(service, request, response, erasure.erase_owner(service.context, check_text("owner", owner)))
+    return _accepted(service, request, response, erasure.erase_owner(service.context, owner))
 
 
 @router.post(
@@ -93,7 +92,7 @@ def create_erasure(
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not held, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]
-    owner = check_text("owner", body.owner) if body.owner is not None else None
+    owner = body.owner
     if body.validate_only:
         response.status_code = status.HTTP_200_OK
         return quote_of(erasure.quote(service.context, sample_ids=ids, owner=owner))

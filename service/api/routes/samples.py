@@ -10,18 +10,27 @@ import anyio.from_thread
 from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
 from service.api.problems import problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
-from service.api.schemas.common import Listing
-from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, SaidOfRaw, Sample, sample_of
+from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
+from service.api.schemas.samples import (
+    METADATA,
+    BatchItem,
+    BatchMetadata,
+    BatchResult,
+    SaidOfRaw,
+    Sample,
+    sample_of,
+)
 from service.core.idempotency import once, request_digest
-from service.core.intake import Newcomer, Upload, check_text, take_in
+from service.core.intake import Newcomer, Upload, take_in
+from service.core.text import check_owner, check_text
 from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
 
-router = APIRouter(tags=["samples"])
+router = APIRouter(tags=["samples"], dependencies=[IN_UTF8])
 
 MAX_BATCH = 256
 _metadata = TypeAdapter(list[BatchMetadata])
@@ -43,10 +52,8 @@ def create_sample(
     raw: RawImage,
     said_of_raw: Annotated[SaidOfRaw, Query()],
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")] = None,
-    label: Annotated[str | None, Form(min_length=1, max_length=128, description="What the image shows.")] = None,
-    owner: Annotated[
-        str | None, Form(min_length=1, max_length=128, description="Your reference for the person.")
-    ] = None,
+    label: Annotated[Label | None, Form(**LABEL)] = None,
+    owner: Annotated[Owner | None, Form(**OWNER)] = None,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
@@ -71,11 +78,11 @@ def create_sample(
 
 
 def _upload(place: str, data: bytes | None, label: str | None, owner: str | None) -> Upload:
-    """Raises RequestValidationError naming what is missing, or Invalid."""
+    """Raises RequestValidationError naming what is missing."""
     if data is None or label is None or owner is None:
         given = {"image": data, "label": label, "owner": owner}
         raise missing(place, *(name for name, value in given.items() if value is None))
-    return Upload(data, check_text("label", label), check_text("owner", owner))
+    return Upload(data, label, owner)
 
 
 @router.post(
@@ -90,14 +97,14 @@ def create_samples(
     service: Running,
     request: Request,
     images: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_BATCH)],
-    metadata: Annotated[str, Form(description="JSON list of {label, owner}, in the order of the images.")],
+    metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
         try:
-            label, owner = check_text("label", item.label), check_text("owner", item.owner)
+            label, owner = check_text("label", item.label), check_owner(item.owner)
             uploads.append(Upload(image.file.read(), label, owner))
         except ServiceError as error:
             uploads.append(error)
@@ -186,8 +193,8 @@ def _get(service: Service, sample_id: str) -> records.Sample:
 def list_samples(
     service: Running,
     paging: PagingParameters,
-    owner: Annotated[str | None, Query(max_length=128, description="Everything held for one owner.")] = None,
-    label: Annotated[str | None, Query(max_length=128)] = None,
+    owner: Annotated[OwnerSought | None, Query(description="Everything held for one owner.")] = None,
+    label: Annotated[Label | None, Query()] = None,
     cluster: UUID | None = None,
 ) -> Listing[Sample]:
     """In the order of arrival."""
@@ -196,8 +203,8 @@ def list_samples(
             session,
             limit=paging.limit,
             cursor=paging.cursor,
-            owner=check_text("owner", owner) if owner is not None else None,  # as at intake
-            label=check_text("label", label) if label is not None else None,
+            owner=owner,
+            label=label,
             cluster=str(cluster) if cluster is not None else None,
         )
     return Listing(items=[sample_of(record) for record in page.items], next_cursor=page.next_cursor)

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from service.core.text import MOST, check_owner, check_text
+from service.errors import Invalid
 
 Item = TypeVar("Item")
 
-Reference = Annotated[str, Field(min_length=1, max_length=128)]
+
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    """The check of `service.core.text` as pydantic's: its words are told with the field's place."""
+
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except Invalid as error:
+            raise ValueError(error.detail) from None
+
+    return AfterValidator(validate)
+
+
+# Said, and not checked by pydantic: characters are counted once the text is normalised.
+_LENGTHS = Field(json_schema_extra={"minLength": 1, "maxLength": MOST})
+
+Label = Annotated[str, _checked(lambda value: check_text("label", value)), _LENGTHS]
+Owner = Annotated[str, _checked(check_owner), _LENGTHS]
+OwnerSought = Annotated[str, _checked(lambda value: check_text("owner", value)), _LENGTHS]  # of old ones, any
+
+_ONE_SPELLING = "Outer blanks are dropped, and the text is kept in Unicode's NFC."
+LABEL: dict[str, Any] = {"description": f"What the image shows. {_ONE_SPELLING}", "examples": ["tabby cat"]}
+OWNER: dict[str, Any] = {
+    "description": (
+        f"Your reference for the person, not `.` or `..`. {_ONE_SPELLING} Case counts: `Ada` and `ada` are two."
+    ),
+    "examples": ["customer-4711"],
+}
 
 
 class Schema(BaseModel):

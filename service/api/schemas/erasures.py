@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api.schemas.common import Reference, Schema
+from service.api.schemas.common import OWNER, OwnerSought, Schema
 from service.core.erasure import Quote
 from service.registry import records
 
@@ -18,7 +18,7 @@ State = Literal["withdrawn", "retraining", "completed", "failed"]
 class OwnerSubject(BaseModel):
     """Everything of one owner."""
 
-    owner: str
+    owner: str = Field(examples=OWNER["examples"])
 
 
 class SamplesSubject(BaseModel):
@@ -68,7 +68,7 @@ class ErasureRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     samples: Annotated[list[UUID], Field(min_length=1, max_length=10_000)] | None = None
-    owner: Reference | None = None
+    owner: OwnerSought | None = Field(None, **OWNER)
     validate_only: bool = Field(False, description="Answer with a quote, and change nothing.")
 
     @model_validator(mode="after")

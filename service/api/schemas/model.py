@@ -8,18 +8,20 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from service.api.schemas.common import LABEL
+
 
 class LabelScore(BaseModel):
     """A label and its probability."""
 
-    label: str
+    label: str = Field(examples=LABEL["examples"])
     score: float
 
 
 class Prediction(BaseModel):
     """What an image is taken for, and what says so."""
 
-    label: str
+    label: str = Field(examples=LABEL["examples"])
     score: float = Field(description="Probability, 0 to 1.")
     scores: list[LabelScore] = Field(description="The best `top_k`, best first.")
     cluster: UUID | None = Field(description="Of the prompt; without one the image's own, if it has any.")

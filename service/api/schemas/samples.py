@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.common import Problem, Schema
+from service.api.schemas.common import LABEL, OWNER, Label, Owner, Problem, Schema
 from service.registry import records
 
 
@@ -16,8 +17,8 @@ class Sample(Schema):
     """A contributed image."""
 
     id: UUID
-    owner: str = Field(description="The client's own reference for the person.")
-    label: str
+    owner: str = Field(description="The client's own reference for the person, in NFC.", examples=OWNER["examples"])
+    label: str = Field(examples=LABEL["examples"])
     digest: str = Field(description="SHA-256 of the decoded pixels; metadata is dropped.")
     state: Literal["active"] = "active"
     cluster: UUID = Field(description="The cluster it was routed to; a later re-cut may move it.")
@@ -27,15 +28,21 @@ class Sample(Schema):
 class SaidOfRaw(BaseModel):
     """What the query says of an image that is the body itself; unused beside multipart."""
 
-    label: str | None = Field(None, min_length=1, max_length=128, description="With an image as the body itself.")
-    owner: str | None = Field(None, min_length=1, max_length=128, description="With an image as the body itself.")
+    label: Label | None = Field(None, description="With an image as the body itself.", examples=LABEL["examples"])
+    owner: Owner | None = Field(None, description="With an image as the body itself.", examples=OWNER["examples"])
 
 
 class BatchMetadata(BaseModel):
-    """What is said of one image of a batch; each must have 1 to 128 characters, or its image is refused."""
+    """What is said of one image of a batch. Checked with its image, so that only this one is refused."""
 
     label: str
     owner: str
+
+
+METADATA: dict[str, Any] = {
+    "description": "JSON list of {label, owner}, in the order of the images.",
+    "examples": [json.dumps([{"label": LABEL["examples"][0], "owner": OWNER["examples"][0]}])],
+}
 
 
 class BatchItem(BaseModel):
@@ -55,7 +62,7 @@ class BatchResult(BaseModel):
 class LabelCount(BaseModel):
     """A label in use."""
 
-    label: str
+    label: str = Field(examples=LABEL["examples"])
     samples: int
 
 

@@ -8,7 +8,7 @@ only concurrent writers do.
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
-from tests.safeguards.running import STOPPING, TELLING, WORKING
+from tests.safeguards.running import DECODING, STOPPING, TELLING, WORKING
 from tests.safeguards.sharing import DIVIDING, PUBLISHING, WRITING
 
 MUTANTS = [
@@ -22,6 +22,7 @@ MUTANTS = [
     *RESTORING,
     *TELLING,
     *STOPPING,
+    *DECODING,
     *WORKING,
 ]
 

@@ -26,7 +26,7 @@ def decoders(service: Service) -> list[psutil.Process]:
 def is_at_work(process: psutil.Process) -> bool:
     """Starting one takes less."""
     try:
-        return sum(process.cpu_times()[:2]) > 1.5
+        return sum(process.cpu_times()[:2]) > 3.0
     except psutil.NoSuchProcess:
         return False
 

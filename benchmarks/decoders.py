@@ -35,7 +35,7 @@ from benchmarks.images import load
 from benchmarks.intake import photos
 from models.backbone import Preprocessing
 from models.image import decode, pixel_digest
-from service.api.preparing import THREADS, rules
+from service.api.preparing import AT_ONCE, rules
 from service.decoding.decoders import SHARE, Decoders
 from service.decoding.protocol import Decoded
 from service.settings import Settings
@@ -128,7 +128,7 @@ def _in_threads(pool: ThreadPoolExecutor) -> Everything:
         return [(pixels, pixel_digest(pixels), resize(pixels)) for pixels in pictures]
 
     def work(files: list[bytes]) -> object:
-        share = max(1, min(SHARE, -(-len(files) // THREADS)))
+        share = max(1, min(SHARE, -(-len(files) // AT_ONCE)))
         return list(pool.map(prepare, [files[at : at + share] for at in range(0, len(files), share)]))
 
     return work
@@ -149,7 +149,7 @@ def _in_processes(decoders: Decoders, loop: asyncio.AbstractEventLoop) -> Everyt
 def measure_processes(kinds: dict[str, list[bytes]]) -> list[dict[str, Any]]:
     """Milliseconds an image, the best of some rounds; rounds of the two ways take turns."""
     rows = []
-    pool, decoders = ThreadPoolExecutor(THREADS), Decoders(rules(Settings(), SIDE), most=THREADS)
+    pool, decoders = ThreadPoolExecutor(AT_ONCE), Decoders(rules(Settings(), SIDE), most=AT_ONCE)
     with pool, closing(asyncio.new_event_loop()) as loop:
         ways = {"threads": _in_threads(pool), "processes": _in_processes(decoders, loop)}
         for kind, uploads in kinds.items():
@@ -169,7 +169,7 @@ def measure_processes(kinds: dict[str, list[bytes]]) -> list[dict[str, Any]]:
 def show(figures: dict[str, Any]) -> None:
     """As tables."""
     _show_libraries(figures)
-    title = f"Decoded, digested and resized by {THREADS} threads or as many processes, the best of {ROUNDS + 2} rounds"
+    title = f"Decoded, digested and resized by {AT_ONCE} threads or as many processes, the best of {ROUNDS + 2} rounds"
     table = Table("", "", "threads: ms an image", "processes", title=title)
     for row in figures["processes"]:
         table.add_row(row["kind"], row["case"], f"{row['threads']:.2f}", f"{row['processes']:.2f}")

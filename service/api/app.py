@@ -18,7 +18,7 @@ from service.api.deps import Service
 from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
-from service.api.preparing import THREADS, Preparer, rules
+from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
@@ -105,7 +105,7 @@ def _end_process() -> None:
 def _open(settings: Settings, metrics: Metrics) -> Service:
     configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
-    decoders = Decoders(rules(settings, context.backbone.input_size), most=THREADS)
+    decoders = Decoders(rules(settings, context.backbone.input_size), most=AT_ONCE)
     tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None
     if tier is not None:
         tier.start()

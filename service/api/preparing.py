@@ -29,7 +29,7 @@ from service.serving.batcher import Announcement, Batcher
 from service.serving.jobs import Job, Outcome
 from service.settings import Settings
 
-THREADS = min(8, os.cpu_count() or 1)  # decoders that one caller can keep busy
+AT_ONCE = min(8, os.cpu_count() or 1)  # decoders that one caller can keep busy
 BYTES_A_PIXEL = 24  # Pillow at its most: an image with transparency and a colour profile, its copies and their bands
 BYTES_BESIDE = 1 << 28  # whatever the size of the picture: the file, tables, a decoder's own buffers
 

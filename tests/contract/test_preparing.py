@@ -13,7 +13,7 @@ from fastapi import Request
 from PIL import Image
 
 from models.image import decode, pixel_digest
-from service.api.preparing import THREADS, Prepared, Preparer, rules, while_connected
+from service.api.preparing import AT_ONCE, Prepared, Preparer, rules, while_connected
 from service.core import sample_file
 from service.decoding.decoders import SHARE, Decoders
 from service.errors import Busy, ClientGone, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
@@ -22,7 +22,7 @@ from tests.odd_files import slow
 from tests.world import MakeWorld, World, settings, sqlite_only
 
 pytestmark = sqlite_only
-COUNTS = [0, 1, 2, THREADS, SHARE + 1, THREADS * SHARE * 2 + 3]
+COUNTS = [0, 1, 2, AT_ONCE, SHARE + 1, AT_ONCE * SHARE * 2 + 3]
 
 
 def file(index: int, kind: str = "PNG") -> bytes:
@@ -37,7 +37,7 @@ Found = list[Prepared | ServiceError]
 
 @pytest.fixture(scope="module")
 def decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoders]:
-    made = Decoders(rules(settings(tmp_path_factory.mktemp("unused")), 16), most=THREADS)
+    made = Decoders(rules(settings(tmp_path_factory.mktemp("unused")), 16), most=AT_ONCE)
     yield made
     made.stop()
 

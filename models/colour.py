@@ -48,7 +48,11 @@ def plain(image: Image.Image, opened: Image.Image, file: png.Png | None = None) 
         image = _plain_tiff(image, opened)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _to_8_bits(image, opened)
-    if isinstance(opened, BmpImagePlugin.BmpImageFile) and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
+    if (
+        isinstance(opened, BmpImagePlugin.BmpImageFile)
+        and image.mode == "RGBA"
+        and image.getchannel("A").getextrema() == (0, 0)
+    ):
         return image.convert("RGB")  # no alpha was meant: a writer left the fourth byte empty
     if file is not None:
         _mend_transparency(image, file)

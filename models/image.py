@@ -61,7 +61,7 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {  # imported here, so that Pi
     "PLAIN_PPM": PpmImagePlugin.PpmImageFile,
 }
 _MOST_PIECES = 50_000  # strips or tiles of a TIFF, each a turn of Pillow's own loop; 50 megapixels in rows are 21,000
-_NEW_SUBFILE, _PHOTOMETRIC, _DNG_VERSION, _CFA = 254, 262, 50706, 32803  # tags of TIFF 6.0 and of DNG
+_NEW_SUBFILE, _DNG_VERSION = 254, 50706  # tags of TIFF 6.0 and of DNG
 _REDUCED = 1  # in `_NEW_SUBFILE`
 
 
@@ -148,7 +148,7 @@ def _check_dimensions(width: int, height: int, limits: ImageLimits) -> None:
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     tags = image.tag_v2
-    if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) == _CFA or tags.get(_NEW_SUBFILE, 0) & _REDUCED:
+    if _DNG_VERSION in tags or tags.get(_NEW_SUBFILE, 0) & _REDUCED:
         raise NotAnImage("The file is a camera raw file, or begins with a preview of its image. Save it as JPEG.")
     if len(image.tile) > _MOST_PIECES:
         raise TooCostly(f"The TIFF is cut into more than {_MOST_PIECES:,} pieces. Save it again, in larger ones.")

@@ -55,7 +55,8 @@ class Png:
 
 def read(data: bytes) -> Png:
     """The chunks of a PNG file; a damaged one is handed on as it is, for Pillow to refuse."""
-    kept, said = [SIGNATURE], {}
+    kept: list[bytes] = [SIGNATURE]
+    said: dict[bytes, bytes] = {}
     depth, colour_type = (data[24], data[25]) if len(data) > 25 else (8, 2)
     for kind, chunk in _chunks(data):
         ancillary = bool(kind[:1].islower())

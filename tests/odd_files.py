@@ -95,8 +95,8 @@ def tiled_tiff(side: int) -> bytes:
     entries = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
     place = 8 + 2 + 12 * 10 + 4
     head = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    head += struct.pack("<HHII", 324, 4, count, place) + struct.pack("<HHII", 325, 4, count, place)
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", 10) + head + bytes(4) + struct.pack("<I", 8) * count
+    head += struct.pack("<HHII", 324, 4, count, place) + struct.pack("<HHII", 325, 4, count, place + 4 * count)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 10) + head + bytes(4) + struct.pack("<I", 8) * 2 * count
 
 
 def bmp(alpha: int) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -87,7 +87,7 @@ class Preparer:
                     task.cancel()  # of no effect on those that are done
         return [found[place] for place in range(len(files))]
 
-    async def _parts(self, files: Sequence[bytes], *, caller: str, renewed: bool) -> AsyncIterator[Part[Found]]:
+    async def _parts(self, files: Sequence[bytes], *, caller: str, renewed: bool) -> AsyncGenerator[Part[Found], None]:
         """Which file is what, as soon as it is known."""
         sound = [place for place, data in enumerate(files) if len(data) <= self._limit]
         error = TooLarge(f"The file is larger than {self._limit:,} bytes.")

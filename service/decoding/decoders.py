@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Decoders:
 
     async def decode(
         self, files: Sequence[bytes], *, caller: str, seconds: float, renewed: bool = False
-    ) -> AsyncIterator[Part[Result]]:
+    ) -> AsyncGenerator[Part[Result], None]:
         """What became of which file, as it becomes known; closing the iterator ends all work for it.
 
         seconds  patience, after which the rest is told that it waited for too long.
@@ -83,15 +83,17 @@ class Decoders:
                 yield part
         finally:
             if files:
-                self._abandon(request, loop)
+                self._abandon(request)
 
-    def _abandon(self, request: Request[Result], loop: asyncio.AbstractEventLoop) -> None:
+    def _abandon(self, request: Request[Result]) -> None:
         """Of no consequence for one that is answered."""
         self._turns.finish(request)
         for decoder in self._each:
             piece = decoder.piece
             if piece is not None and piece.request is request:
-                loop.call_later(ABANDON_SECONDS, decoder.kill_at, piece)
+                killing = threading.Timer(ABANDON_SECONDS, decoder.kill_at, (piece,))
+                killing.daemon = True
+                killing.start()
 
     def stop(self) -> None:
         """At once, whatever is being decoded; all who wait are told so."""
@@ -138,10 +140,11 @@ class _Decoder:
         self._child: _Child | None = None
 
     def _run(self) -> None:
-        while (child := self._living()) is not None and (piece := self._turns.take()) is not None:
+        while self._living() is not None and (piece := self._turns.take()) is not None:
+            child = self._living()  # it may have died while it had nothing to do
             with self._lock:
                 self.piece = piece
-            found, back = self._work(child, piece)
+            found, back = self._work(child, piece) if child is not None else ([], piece.places)
             with self._lock:
                 self.piece = None
             self._turns.put_back(piece, back)
@@ -173,7 +176,7 @@ class _Decoder:
     def _living(self) -> _Child | None:
         """A process that is ready; None once the service stops."""
         if self._child is not None and self._child.process.poll() is not None:
-            self._child.reap()  # it died while it had nothing to do
+            self._child.reap()
             self._child = None
         while self._child is None and not self._turns.wait(0):
             try:

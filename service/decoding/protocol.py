@@ -91,7 +91,7 @@ def send_decoded(to: socket.socket, found: Decoded) -> None:
     """To the API."""
     height, width, _ = found.pixels.shape
     head = _REPLY.pack(DECODED, height, width) + bytes.fromhex(found.digest)
-    _send(to, [head, found.resized.tobytes(), memoryview(found.pixels).cast("B")])
+    _send(to, [head, found.resized.tobytes(), found.pixels.data.cast("B")])
 
 
 def send_refusal(to: socket.socket, error: ImageError) -> None:
@@ -108,6 +108,7 @@ def send_given_back(to: socket.socket) -> None:
 
 def receive_reply(of: socket.socket, rules: Rules) -> Decoded | ImageError | None:
     """By the API; None for `GIVEN_BACK`. Raises EOFError if the process has ended, Garbled if it makes no sense."""
+    kind: int
     kind, first, second = _REPLY.unpack(_receive(of, _REPLY.size))
     if kind == GIVEN_BACK:
         return None

@@ -178,8 +178,10 @@ def while_decoding(decoders: Decoders, files: Sequence[bytes], work: Callable[[]
 
 
 def test_a_decoder_that_is_killed_is_replaced_and_its_files_lose_nothing(decoders: Decoders) -> None:
-    for pid in until(lambda: len(decoders.pids) == 3 and decoders.pids):
-        os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out; these are idle
+    idle = until(lambda: len(decoders.pids) == 3 and decoders.pids)
+    for pid in idle:
+        os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out
+    until(lambda: not any(is_alive(pid) for pid in idle))
     (found,) = results(decoders, [GOOD] * 10)
     assert all(isinstance(one, Decoded) for one in found)
 
@@ -231,7 +233,7 @@ def test_what_waits_for_too_long_is_told_so_and_no_longer_decoded(decoders: Deco
 
 def test_patience_is_for_the_whole_wait_or_for_each_part_of_it(decoders: Decoders) -> None:
     async def waited(*, seconds: float, renewed: bool) -> list[Result]:
-        files = [slow(300)] * 24
+        files = [slow(200)] * 16
         parts: AsyncIterator[list[tuple[int, Result]]]
         async with aclosing(decoders.decode(files, caller="me", seconds=seconds, renewed=renewed)) as parts:
             return [one async for part in parts for _, one in part]

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fastapi import Request
 from PIL import Image
 
 from models.image import decode, pixel_digest
-from service.api.preparing import AT_ONCE, Prepared, Preparer, rules, while_connected
+from service.api.preparing import AT_ONCE, Prepared, Preparer, rules
 from service.core import sample_file
 from service.decoding.decoders import SHARE, Decoders
-from service.errors import Busy, ClientGone, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
+from service.errors import Busy, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
 from service.serving.batcher import Batcher, Limits
 from tests.odd_files import slow
 from tests.world import MakeWorld, World, settings, sqlite_only
@@ -124,45 +123,3 @@ def test_more_files_than_the_queue_has_room_for_are_refused_before_any_is_decode
     monkeypatch.setattr(decoders, "decode", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(Busy):
         prepare(world, decoders, [file(0)] * 10_001)
-
-
-def test_work_for_a_client_that_has_gone_is_cancelled() -> None:
-    async def scene() -> tuple[list[str], str]:
-        said: list[str] = []
-        gone = asyncio.Event()
-
-        async def receive() -> dict[str, Any]:
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def work(seconds: float) -> str:
-            try:
-                await asyncio.sleep(seconds)
-            except asyncio.CancelledError:
-                said.append("cancelled")
-                raise
-            return "done"
-
-        request = Request({"type": "http"}, receive)
-        answer = await while_connected(request, work(0.0))
-        asyncio.get_running_loop().call_later(0.05, gone.set)
-        with pytest.raises(ClientGone):
-            await while_connected(request, work(600.0))
-        return said, answer
-
-    assert asyncio.run(scene()) == (["cancelled"], "done")
-
-
-def test_what_work_raises_is_raised() -> None:
-    async def scene() -> None:
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(600)
-            return {}
-
-        async def work() -> None:
-            raise Busy("no")
-
-        with pytest.raises(Busy):
-            await while_connected(Request({"type": "http"}, receive), work())
-
-    asyncio.run(scene())

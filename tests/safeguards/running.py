@@ -57,7 +57,7 @@ DECODING = [  # no stranger's file holds the service up
             "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", "pass",
             _DECODERS + "test_a_process_has_no_tensors_no_secrets_and_writes_no_core"),
     mutant("decode-gone", "nothing is decoded for a client that has gone", "service/decoding/decoders.py",
-            "loop.call_later(ABANDON_SECONDS, decoder.kill_at, piece)", "pass",
+            "killing.start()", "pass",
             _DECODERS + "test_when_the_client_has_gone_its_decoder_is_free_again"),
     mutant("decode-turns", "a caller of many pictures goes behind the others", _TURNS,
             "self._waiting[caller] = queue  # behind all other callers",

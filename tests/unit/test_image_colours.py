@@ -256,9 +256,10 @@ def test_a_large_profile_that_is_one_counts():
     assert np.abs(found.astype(int) - SCENE).max() <= 2
 
 
-def test_a_wrong_check_sum_of_the_pixels_is_no_picture():
+@pytest.mark.parametrize("place", [20, -30], ids=["header", "pixels"])
+def test_what_does_not_fit_its_check_sum_and_matters_is_no_picture(place):
     data = bytearray(scene_png())
-    data[-13] ^= 1
+    data[place] ^= 1
     with pytest.raises(Undecodable):
         decode(bytes(data))
 
@@ -278,7 +279,7 @@ def test_an_orientation_in_xmp_turns_nothing():
     assert decode(encoded(SCENE, "JPEG", xmp=xmp)).shape == SCENE.shape
 
 
-@pytest.mark.parametrize("tags", [{254: [1]}, {50706: [1]}, {262: [32803]}], ids=["a preview", "DNG", "sensor data"])
+@pytest.mark.parametrize("tags", [{254: [1]}, {50706: [1]}], ids=["a preview", "DNG"])
 def test_a_camera_s_raw_file_is_refused_by_name(tags):
     with pytest.raises(NotAnImage, match="camera raw"):
         decode(tiff(GREY.tobytes(), {258: [8], 262: [1], 277: [1], **tags}))

@@ -145,14 +145,14 @@ def _take_in(
 def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
     """Each ready to be recorded, or why not. Raises what kept the backbone from all: nothing is recorded then."""
 
-    async def prepared() -> list[Result]:
+    async def outcomes() -> list[Result]:
         files = [upload.data for upload in uploads]
         work = service.preparer.outcomes(
             files, lambda ready: jobs.Newcomer(ready.image), caller=caller(request), renewed=True
         )
         return await while_connected(request, work)
 
-    found = anyio.from_thread.run(prepared)
+    found = anyio.from_thread.run(outcomes)
     newcomers: list[Newcomer | ServiceError] = []
     for upload, one in zip(uploads, found, strict=True):
         if isinstance(one, Unavailable):

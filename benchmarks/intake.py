@@ -38,6 +38,7 @@ from benchmarks.service_deletions import running_api
 from models import determinism, memory
 from models.backbone import Backbone, load_backbone
 from models.embedding import describe
+from models.image import decode, pixel_digest
 from service.core import intake, sample_file
 from service.core.context import open_context
 from service.registry.engine import migrate
@@ -149,7 +150,7 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
         with closing(context.registry):
             data = body(list(items))
             timed("multipart", lambda: _parse(data))
-            pictures = timed("decode + digest", lambda: [intake.read_picture(context, item[0]) for item in items])
+            pictures = timed("decode + digest", lambda: [_picture(item[0]) for item in items])
             resize = context.backbone.preprocessing.resize
             tensors = timed("resize", lambda: [resize(picture.pixels) for picture in pictures])
             describe(context.backbone, tensors[:16])
@@ -164,6 +165,11 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
             intake.take_in(context, newcomers[:1])
             timed("take in: locate, encode, store, record", lambda: intake.take_in(context, newcomers))
     return found
+
+
+def _picture(data: bytes) -> intake.Picture:
+    pixels = decode(data)
+    return intake.Picture(pixels, pixel_digest(pixels))
 
 
 def _parse(data: bytes) -> None:

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from models.folding import fold, share
-from models.image import Pixels
+from models.image import Pixels, resized
 from models.recording import Recording
 from models.spec import sha256
 from models.testing import tiny_network
@@ -43,11 +42,7 @@ class Preprocessing:
 
     def resize(self, pixels: Pixels) -> Tensor:
         """uint8 [3, input_size, input_size]: small enough to keep, one step away from the network's input."""
-        size = (self.input_size, self.input_size)
-        image = Image.fromarray(pixels)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+        return torch.from_numpy(resized(pixels, self.input_size))
 
     def normalise(self, images: Tensor) -> Tensor:
         """float32 [n, 3, s, s] of uint8 [n, 3, s, s]; element by element, so the same for any n."""

@@ -123,10 +123,18 @@ def prompt_key(*, backbone_digest: str, training: TrainingSpec, members: Iterabl
     return sha256(b"oubli/prompt/1", backbone_digest.encode(), training.digest().encode(), ordered)
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF", "GIF", "BMP", "TIFF", "PPM")  # what people photograph and draw with
+KNOWN_FORMATS = (*FORMATS, "PLAIN_PPM")  # ... and what can be accepted beside them; PPM is the binary kinds, P4 to P6
+
+
 @dataclass(frozen=True)
 class ImageLimits:
-    """Which images are accepted, and how much of one is kept (`models.image`)."""
+    """Which images are accepted, and how much of one is kept (`models.image`).
+
+    formats  some of `KNOWN_FORMATS`.
+    """
 
     max_pixels: int = 50_000_000
     max_aspect: float = 20.0
     max_side: int = 512  # of the shorter side, once decoded; larger images are reduced
+    formats: tuple[str, ...] = FORMATS

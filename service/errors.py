@@ -67,6 +67,13 @@ class TooLarge(ServiceError):
     title = "Content too large"
 
 
+class ClientGone(ServiceError):
+    """Nobody is there to be answered: the client has closed the connection."""
+
+    status = 400
+    title = "Bad request"
+
+
 class Conflict(ServiceError):
     """The request collides with what is held, or with another one under way."""
 

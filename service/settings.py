@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -24,7 +24,15 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models.spec import ClosedFormSpec, ImageLimits, PartitionSpec, PromptSpec, TrainingSpec
+from models.spec import (
+    FORMATS,
+    KNOWN_FORMATS,
+    ClosedFormSpec,
+    ImageLimits,
+    PartitionSpec,
+    PromptSpec,
+    TrainingSpec,
+)
 from service.errors import Misconfigured
 from service.variables import PREFIX, no_such, unknown
 
@@ -136,7 +144,9 @@ class ServingSettings(Group):
     max_wait: float = Field(
         0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."
     )
-    deadline_seconds: float = Field(10.0, gt=0, description="An image that has waited so long is refused (503).")
+    deadline_seconds: float = Field(
+        10.0, gt=0, description="An image that has waited so long, decoding included, is refused (503)."
+    )
     threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake, a batch each.")
     nice: int = Field(5, ge=0, le=19, description="Niceness of these threads: requests, and deletions, go first.")
     drain_seconds: float = Field(
@@ -166,10 +176,27 @@ class IntakeSettings(Group):
     max_request_bytes: int = Field(300_000_000, ge=1, description="Largest accepted request, bytes.")
     max_pixels: int = Field(50_000_000, ge=4, description="Most pixels of an accepted image.")
     max_side: int = Field(512, ge=16, description="Shorter side of what is kept; larger images are reduced.")
+    decode_seconds: float = Field(
+        5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
+    )
+    formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
+
+    @field_validator("formats")
+    @classmethod
+    def _are_known(cls, formats: str) -> str:
+        if unknown := [name for name in _names(formats) if name not in KNOWN_FORMATS]:
+            raise ValueError(f"{', '.join(unknown)}: not among {', '.join(KNOWN_FORMATS)}")
+        if not _names(formats):
+            raise ValueError(f"none is named; known are {', '.join(KNOWN_FORMATS)}")
+        return formats
 
     def limits(self) -> ImageLimits:
         """As a value of `models`."""
-        return ImageLimits(max_pixels=self.max_pixels, max_side=self.max_side)
+        return ImageLimits(max_pixels=self.max_pixels, max_side=self.max_side, formats=_names(self.formats))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip().upper()))
 
 
 class S3Settings(Group):

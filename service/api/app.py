@@ -18,7 +18,7 @@ from service.api.deps import Service
 from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
-from service.api.preparing import Preparer
+from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
@@ -26,6 +26,7 @@ from service.core.doorbell import Doorbell
 from service.core.environment import configure
 from service.core.facts import gather
 from service.core.reconciler import Reconciler
+from service.decoding.decoders import Decoders
 from service.loading import loading
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, Heart, replica_name
@@ -110,6 +111,7 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
 def _load(settings: Settings, metrics: Metrics) -> Service:
     configure(settings, threads=settings.serving.threads)
     context = open_context(settings)
+    decoders = Decoders(rules(settings, context.backbone.input_size), most=AT_ONCE)
     tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None
     if tier is not None:
         tier.start()
@@ -137,7 +139,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         closed_form=tier,
         heart=heart,
         batcher=batcher,
-        preparer=Preparer(context, batcher),
+        preparer=Preparer(context, batcher, decoders),
         key_checks=KeyChecks(context.registry),
         reconciler=reconciler,
     )

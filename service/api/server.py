@@ -12,8 +12,10 @@ that the exit status would be the signal's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
+import socket
 import time
 from types import FrameType
 
@@ -21,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.app import create_app
+from service.api.deps import Service
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,15 @@ class Server(uvicorn.Server):
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """... and what is still being decoded after half of the time that requests then have is refused."""
+        service: Service | None = self._state.service
+        patience = (self.config.timeout_graceful_shutdown or 0) / 2
+        loop = asyncio.get_running_loop()
+        if service is not None:
+            loop.call_later(patience, lambda: loop.run_in_executor(None, service.preparer.stop))
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:

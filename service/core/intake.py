@@ -14,12 +14,12 @@ import numpy as np
 from uuid6 import uuid7
 
 from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
-from models.image import AbsurdDimensions, ImageError, NotAnImage, Pixels, decode, pixel_digest
+from models.image import Pixels
 from service import tracing
 from service.core import layouts, sample_file
 from service.core.context import Context
 from service.core.tidy import UNRECORDED_KEPT
-from service.errors import Conflict, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
+from service.errors import Conflict, Invalid, ServiceError, Unavailable
 from service.registry import clusters, feed, idempotency, samples
 from service.registry import layouts as layout_rows
 from service.registry.engine import WriteSession
@@ -60,18 +60,6 @@ class Newcomer:
     owner: str
 
 
-def read_picture(context: Context, data: bytes) -> Picture:
-    """Decode an upload, one of few at once (`api.preparing`). Raises TooLarge, UnsupportedMedia or Invalid."""
-    limit = context.settings.intake.max_bytes
-    if len(data) > limit:
-        raise TooLarge(f"The file is larger than {limit:,} bytes.")
-    try:
-        pixels = decode(data, context.settings.intake.limits())
-    except NotAnImage as error:
-        raise UnsupportedMedia(str(error)) from None
-    except (AbsurdDimensions, ImageError) as error:
-        raise Invalid(str(error)) from None
-    return Picture(pixels, pixel_digest(pixels))
 
 
 @tracing.traced("take in")

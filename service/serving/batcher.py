@@ -3,8 +3,8 @@
 Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
 most `max_batch` items a call, and as few as `portion` says; at most `max_queue` announced or waiting, beyond which
 callers are told to come back; nobody waits for company longer than `max_wait`, nor at all while nobody is announced; an
-item that has waited for `deadline` is told so and not computed; items whose caller has gone are dropped; an exception
-reaches every caller of its batch and the loop lives on; idle costs nothing.
+item that has waited for `deadline`, here and before, is told so and not computed; items whose caller has gone are
+dropped; an exception reaches every caller of its batch and the loop lives on; idle costs nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Limits:
     max_queue  items announced or waiting.
     lanes      calls of `run` at once.
     max_wait   for company, while somebody is announced.
-    deadline   in the queue.
+    deadline   for each, from when its wait began (`Announcement.submit`).
     """
 
     max_batch: int
@@ -45,11 +45,12 @@ class Limits:
 
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
-    """An item, where its result goes, since when it waits, and the requests and the trace that it is of."""
+    """An item, where its result goes, since when it waits and until when, and the requests and the trace it is of."""
 
     item: Item
     future: asyncio.Future[Result]
     since: float
+    until: float
     causes: tuple[str, ...]
     trace: Mapping[str, str]
 
@@ -61,9 +62,12 @@ class Announcement(Generic[Item, Result]):
         self._batcher = batcher
         self.left = count
 
-    async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """The results of these items, in order. Raises Unavailable if they waited for too long."""
-        return await self._batcher.take(self, items)
+    async def submit(self, items: Sequence[Item], *, since: float | None = None) -> list[Result]:
+        """The results of these items, in order. Raises Unavailable if they waited for too long.
+
+        since  by `time.monotonic`, when that wait began; now, unless it was before.
+        """
+        return await self._batcher.take(self, items, time.monotonic() if since is None else since)
 
 
 class Batcher(Generic[Item, Result]):
@@ -134,11 +138,11 @@ class Batcher(Generic[Item, Result]):
         with self.expect(len(items)) as announcement:
             return await announcement.submit(items)
 
-    async def take(self, announcement: Announcement[Item, Result], items: Sequence[Item]) -> list[Result]:
+    async def take(self, announcement: Announcement[Item, Result], items: Sequence[Item], since: float) -> list[Result]:
         """Items of an announcement into the queue, and their results out of it."""
         loop, now = asyncio.get_running_loop(), time.monotonic()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
-        of = (now, log.causes(), tracing.headers())
+        of = (now, since + self._limits.deadline, log.causes(), tracing.headers())
         self._waiting.extend(_Waiting(item, future, *of) for item, future in zip(items, futures, strict=True))
         self._withdraw(announcement, len(items))
         try:
@@ -181,14 +185,14 @@ class Batcher(Generic[Item, Result]):
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []
-        oldest = time.monotonic() - self._limits.deadline
+        now = time.monotonic()
         candidates = [waiting.item for waiting in islice(self._waiting, self._limits.max_batch)]
         most = self._portion(candidates, self._free) if candidates else 0
         while self._waiting and len(batch) < most:
             waiting = self._waiting.popleft()
             if waiting.future.done():  # its caller has gone
                 continue
-            if waiting.since < oldest:
+            if waiting.until < now:
                 self.late += 1
                 waiting.future.set_exception(
                     Unavailable("The image has waited for too long. Try again.", retry_after=1)

@@ -1,6 +1,5 @@
 """Taking samples in: whole or not at all, each once, in one cluster."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,42 +10,23 @@ from threading import Barrier, Thread
 
 import numpy as np
 import pytest
-from PIL import Image
 from uuid6 import uuid7
 
 from service.core import intake, sample_file
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
 from service.core.queues import QUEUES
 from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
-from service.errors import Conflict, Invalid, ServiceError, TooLarge, UnsupportedMedia
+from service.errors import Conflict, Invalid, ServiceError
 from service.registry import clusters, idempotency, prompts, samples, workers
 from service.registry.records import Sample
-from tests.world import MakeWorld, World, accepted
+from tests.world import World, accepted
 
 FIRST, OTHER = request_digest(b"body"), request_digest(b"other body")
-
-
-def png(width: int = 24, height: int = 16) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "teal").save(file, "PNG")
-    return file.getvalue()
 
 
 # ----------------------------------------------------------------------------------------------- what is sent
 
 
-def test_an_upload_becomes_pixels_and_their_digest(world: World) -> None:
-    picture = intake.read_picture(world.context, png())
-    assert picture.pixels.shape == (16, 24, 3)
-    assert intake.read_picture(world.context, png()).digest == picture.digest
-
-
-def test_uploads_that_are_no_image_or_too_large_are_refused_in_words(make_world: MakeWorld) -> None:
-    world = make_world(intake={"max_bytes": 500, "max_pixels": 1000})
-    cases = [(b"hello", UnsupportedMedia), (png()[:60], Invalid), (png(100, 100), Invalid), (b"x" * 501, TooLarge)]
-    for data, error in cases:
-        with pytest.raises(error):
-            intake.read_picture(world.context, data)
 
 
 # ------------------------------------------------------------------------------------------- what is recorded

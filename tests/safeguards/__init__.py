@@ -9,7 +9,7 @@ from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.naming import NAMING
-from tests.safeguards.running import STOPPING, TELLING, WORKING
+from tests.safeguards.running import DECODING, STOPPING, TELLING, WORKING
 from tests.safeguards.sharing import DIVIDING, PUBLISHING, WRITING
 
 MUTANTS = [
@@ -23,6 +23,7 @@ MUTANTS = [
     *RESTORING,
     *TELLING,
     *STOPPING,
+    *DECODING,
     *WORKING,
     *NAMING,
 ]

@@ -42,6 +42,35 @@ STOPPING = [  # who is told to stop is asked nothing more, and owes nothing
             "integration/test_draining.py::test_it_says_so_answers_and_leaves"),
 ]
 
+_CHILD, _TURNS = "service/decoding/child.py", "service/decoding/turns.py"
+_DECODERS = "contract/test_decoders.py::"
+DECODING = [  # no stranger's file holds the service up
+    mutant("decode-time", "an image that takes too much of a processor's time is refused", _CHILD,
+            "signal.setitimer(signal.ITIMER_PROF, rules.cpu_seconds)", "signal.setitimer(signal.ITIMER_PROF, 0.0)",
+            _DECODERS + "test_an_image_that_takes_too_much_time_is_refused_and_its_neighbours_are_not"),
+    mutant("decode-memory", "... and one that takes too much memory", _CHILD,
+            "resource.setrlimit(resource.RLIMIT_AS, (most, most))", "pass",
+            _DECODERS + "test_an_image_that_takes_too_much_memory_is_refused_and_its_neighbours_are_not"),
+    mutant("decode-orphan", "a decoder ends with an API that is killed", _CHILD, " | os.O_ASYNC", "",
+            _DECODERS + "test_decoders_end_with_an_api_that_is_killed"),
+    mutant("decode-core", "no picture is written to a core file", _CHILD,
+            "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))", "pass",
+            _DECODERS + "test_a_process_has_no_tensors_no_secrets_and_writes_no_core"),
+    mutant("decode-gone", "nothing is decoded for a client that has gone", "service/decoding/decoders.py",
+            "killing.start()", "pass",
+            _DECODERS + "test_when_the_client_has_gone_its_decoder_is_free_again"),
+    mutant("decode-turns", "a caller of many pictures goes behind the others", _TURNS,
+            "self._waiting[caller] = queue  # behind all other callers",
+            "self._waiting = {caller: queue, **self._waiting}",
+            "unit/test_turns.py::test_one_picture_does_not_wait_for_the_many_of_another_caller"),
+    mutant("decode-most", "no caller holds every decoder", _TURNS,
+            "if self._in_hand[caller] < self._most", "if True",
+            "unit/test_turns.py::test_a_caller_who_holds_all_it_may_waits_for_others"),
+    mutant("decode-scans", "a JPEG of very many scans is refused unseen", "models/image.py",
+            "            check_scans(data)\n", "            pass\n",
+            "unit/test_image_files.py::test_a_jpeg_of_many_scans_is_refused_before_any_is_decoded"),
+]
+
 WORKING = [  # workers hear, look, and are not killed for ever
     mutant("tries-taken-over", "a lease that had to expire counts as a failed try", _TRAIN_ONE,
             "    count(session, claim, failure=leases.KILLED, retry_at=retry_at)\n", "",

@@ -8,7 +8,8 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, File, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
 
-from service.api.deps import Running, Service, scope
+from service.api.deps import Running, Service, caller, scope
+from service.api.preparing import while_connected
 from service.api.problems import batch_problems, respond, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
@@ -44,7 +45,7 @@ async def predict(
 
     Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
     """
-    answers = await _answers(service, await _files(raw, images))
+    answers = await _answers(service, request, await _files(raw, images))
     if problems := _problems(answers):
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
@@ -65,8 +66,11 @@ async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list
     return [await image.read() for image in images]
 
 
-async def _answers(service: Service, files: Sequence[bytes]) -> list[Answer | ServiceError]:
-    found = await service.preparer.outcomes(files, lambda ready: ImageQuery(ready.image, ready.picture.digest))
+async def _answers(service: Service, request: Request, files: Sequence[bytes]) -> list[Answer | ServiceError]:
+    work = service.preparer.outcomes(
+        files, lambda ready: ImageQuery(ready.image, ready.picture.digest), caller=caller(request)
+    )
+    found = await while_connected(request, work)
     outcomes = [one if isinstance(one, ServiceError) else one[1] for one in found]
     return [outcome for outcome in outcomes if not isinstance(outcome, Description)]  # no query is answered with one
 

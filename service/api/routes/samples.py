@@ -11,6 +11,7 @@ from fastapi import APIRouter, File, Form, Header, Query, Request, Response, Upl
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
+from service.api.preparing import Result, while_connected
 from service.api.problems import problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
@@ -51,7 +52,7 @@ def create_sample(
     response: Response,
     raw: RawImage,
     said_of_raw: Annotated[SaidOfRaw, Query()],
-    image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")] = None,
+    image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
@@ -69,7 +70,7 @@ def create_sample(
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
         else:
-            (result,) = _take_in(service, [upload], ticket.key_digest)
+            (result,) = _take_in(service, request, [upload], ticket.key_digest)
             if isinstance(result, ServiceError):
                 raise result
             record = result
@@ -108,7 +109,7 @@ def create_samples(
             uploads.append(Upload(image.file.read(), label, owner))
         except ServiceError as error:
             uploads.append(error)
-    results = _take_in(service, uploads)
+    results = _take_in(service, request, uploads)
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 
@@ -131,11 +132,14 @@ def _batch_item(result: records.Sample | ServiceError, instance: str) -> BatchIt
 
 
 def _take_in(
-    service: Service, uploads: list[Upload | ServiceError] | list[Upload], key_digest: str | None = None
+    service: Service,
+    request: Request,
+    uploads: list[Upload | ServiceError] | list[Upload],
+    key_digest: str | None = None,
 ) -> list[records.Sample | ServiceError]:
     """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
     sent = [upload for upload in uploads if isinstance(upload, Upload)]
-    described = iter(_describe(service, sent))
+    described = iter(_describe(service, request, sent))
     ready = [upload if isinstance(upload, ServiceError) else next(described) for upload in uploads]
     newcomers = [one for one in ready if isinstance(one, Newcomer)]
     if not newcomers:
@@ -145,10 +149,17 @@ def _take_in(
     return [next(taken) if isinstance(one, Newcomer) else one for one in ready]
 
 
-def _describe(service: Service, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
+def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
     """Each ready to be recorded, or why not. Raises what kept the backbone from all: nothing is recorded then."""
-    files = [upload.data for upload in uploads]
-    found = anyio.from_thread.run(service.preparer.outcomes, files, lambda ready: jobs.Newcomer(ready.image))
+
+    async def outcomes() -> list[Result]:
+        files = [upload.data for upload in uploads]
+        work = service.preparer.outcomes(
+            files, lambda ready: jobs.Newcomer(ready.image), caller=caller(request), renewed=True
+        )
+        return await while_connected(request, work)
+
+    found = anyio.from_thread.run(outcomes)
     newcomers: list[Newcomer | ServiceError] = []
     for upload, one in zip(uploads, found, strict=True):
         if isinstance(one, Unavailable):

@@ -7,11 +7,12 @@ import time
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response, status
+from fastapi import Header, Path, Query, Request, Response, status
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
+from service.api.deps import PagingParameters, Running, Service, caller, located, scope
+from service.api.front import front_router
 from service.api.middleware import Arrival
-from service.api.problems import responses
+from service.api.problems import BODY, responses
 from service.api.schemas.common import Listing
 from service.api.schemas.erasures import (
     Erasure,
@@ -29,7 +30,7 @@ from service.registry import erasures, records
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["erasures"])
+router = front_router(tags=["erasures"])
 
 ACCEPTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,
@@ -46,7 +47,7 @@ def _accepted(service: Service, request: Request, response: Response, record: re
         "erasure %s is accepted: %d samples are forgotten", record.id, record.samples, extra={"erasure": record.id}
     )
     service.somebody_has_gone()
-    response.headers["Location"] = f"/erasures/{record.id}"
+    response.headers["Location"] = located(request, f"/erasures/{record.id}")
     response.headers["Retry-After"] = "2"
     return erasure_of(record)
 
@@ -80,7 +81,7 @@ def delete_owner(
     dependencies=[scope("erase")],
     responses={
         200: {"model": ErasureQuote, "description": "With `validate_only`: what it would cost."},
-        **responses(404, 409, 503, 507),
+        **responses(*BODY, 404, 409, 503, 507),
     },
     summary="Forget several samples, or ask what that would cost",
 )
@@ -136,9 +137,15 @@ def _get(service: Service, erasure_id: str) -> records.Erasure:
     summary="List erasures",
 )
 def list_erasures(
-    service: Running, paging: PagingParameters, state: Annotated[State | None, Query()] = None
+    service: Running,
+    paging: PagingParameters,
+    state: Annotated[State | None, Query()] = None,
+    owner: Annotated[
+        str | None, Query(max_length=128, description="Erasures of everything that this owner ever gave.")
+    ] = None,
 ) -> Listing[Erasure]:
-    """Newest first."""
+    """Newest first. An erasure of single samples is on record without an owner, and is found by none."""
+    ref = check_text("owner", owner) if owner is not None else None  # as at intake
     with service.context.registry.read() as session:
-        page = erasures.page(session, limit=paging.limit, cursor=paging.cursor, state=state)
+        page = erasures.page(session, limit=paging.limit, cursor=paging.cursor, state=state, owner=ref)
     return Listing(items=[erasure_of(record) for record in page.items], next_cursor=page.next_cursor)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
 import anyio.from_thread
-from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
+from fastapi import File, Form, Header, Query, Request, Response, UploadFile, status
+from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import PagingParameters, Running, Service, caller, scope
-from service.api.problems import problem_of, responses
+from service.api.deps import PagingParameters, Running, Service, caller, located, scope
+from service.api.front import front_router
+from service.api.problems import BODY, problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import Listing
 from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, SaidOfRaw, Sample, sample_of
@@ -21,9 +24,10 @@ from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
 
-router = APIRouter(tags=["samples"])
+router = front_router(tags=["samples"])
 
 MAX_BATCH = 256
+LABEL, OWNER = "tabby cat", "person-4711"  # examples, for /docs
 _metadata = TypeAdapter(list[BatchMetadata])
 
 
@@ -32,42 +36,62 @@ _metadata = TypeAdapter(list[BatchMetadata])
     status_code=status.HTTP_201_CREATED,
     response_model=Sample,
     dependencies=[scope("samples")],
-    responses=responses(409, 413, 415, 429, 503, 507),
+    responses=responses(*BODY, 409, 415, 429, 503, 507),
     summary="Contribute an image",
     openapi_extra=documented("image", "label", "owner"),
 )
-def create_sample(
+async def create_sample(
     service: Running,
     request: Request,
     response: Response,
     raw: RawImage,
     said_of_raw: Annotated[SaidOfRaw, Query()],
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.")] = None,
-    label: Annotated[str | None, Form(min_length=1, max_length=128, description="What the image shows.")] = None,
+    label: Annotated[
+        str | None, Form(min_length=1, max_length=128, description="What the image shows.", examples=[LABEL])
+    ] = None,
     owner: Annotated[
-        str | None, Form(min_length=1, max_length=128, description="Your reference for the person.")
+        str | None, Form(min_length=1, max_length=128, description="Your reference for the person.", examples=[OWNER])
     ] = None,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
 
-    The image may be the body itself, as `application/octet-stream` or `image/*`; then label and owner are in the query.
+    The image may be the body itself: see "An image as the body itself", at the top of this page.
     """
-    if raw is not None:
-        upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
-    else:
-        upload = _upload("body", image.file.read() if image is not None else None, label, owner)
-    digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
-    with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
-        if ticket.resource_id is not None:
-            record = _get(service, ticket.resource_id)
+
+    def contribute() -> records.Sample:
+        if raw is not None:
+            upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
         else:
-            (result,) = _take_in(service, [upload], ticket.key_digest)
-            if isinstance(result, ServiceError):
-                raise result
-            record = result
-    response.headers["Location"] = f"/samples/{record.id}"
+            upload = _upload("body", image.file.read() if image is not None else None, label, owner)
+            _refuse_words_for_raw(said_of_raw)
+        return _contribute(service, upload, idempotency_key, caller(request))
+
+    record = await service.intake.run(contribute)
+    response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
+
+
+def _contribute(service: Service, upload: Upload, idempotency_key: str | None, who: str) -> records.Sample:
+    digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
+    with once(service.context, "POST /samples", idempotency_key, digest, caller=who) as ticket:
+        if ticket.resource_id is not None:
+            return _get(service, ticket.resource_id)
+        (result,) = _take_in(service, [upload], ticket.key_digest)
+        if isinstance(result, ServiceError):
+            raise result
+        return result
+
+
+def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
+    """What a form says is said in the form: of two owners, one would not be meant. Raises RequestValidationError."""
+    said = said_of_raw.model_dump(exclude_none=True)
+    if said:
+        message = "Only for an image that is the body itself; say it in the form"
+        raise RequestValidationError(
+            [{"type": "unknown", "loc": ("query", name), "msg": message, "input": None} for name in said]
+        )
 
 
 def _upload(place: str, data: bytes | None, label: str | None, owner: str | None) -> Upload:
@@ -83,16 +107,29 @@ def _upload(place: str, data: bytes | None, label: str | None, owner: str | None
     response_model=BatchResult,
     response_model_exclude_none=True,
     dependencies=[scope("samples")],
-    responses=responses(413, 429, 503, 507),
+    responses=responses(*BODY, 429, 503, 507),
     summary="Contribute up to 256 images",
 )
-def create_samples(
+async def create_samples(
     service: Running,
     request: Request,
     images: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_BATCH)],
-    metadata: Annotated[str, Form(description="JSON list of {label, owner}, in the order of the images.")],
+    metadata: Annotated[
+        str,
+        Form(
+            description="JSON list of {label, owner}, in the order of the images.",
+            examples=[json.dumps([{"label": LABEL, "owner": OWNER}])],
+        ),
+    ],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
+    results = await service.intake.run(lambda: _contribute_all(service, images, metadata))
+    return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
+
+
+def _contribute_all(
+    service: Service, images: Sequence[UploadFile], metadata: str
+) -> list[records.Sample | ServiceError]:
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -101,8 +138,7 @@ def create_samples(
             uploads.append(Upload(image.file.read(), label, owner))
         except ServiceError as error:
             uploads.append(error)
-    results = _take_in(service, uploads)
-    return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
+    return _take_in(service, uploads)
 
 
 def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:

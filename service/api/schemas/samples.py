@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.common import Problem, Schema
 from service.registry import records
@@ -33,6 +33,8 @@ class SaidOfRaw(BaseModel):
 
 class BatchMetadata(BaseModel):
     """What is said of one image of a batch; each must have 1 to 128 characters, or its image is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     label: str
     owner: str

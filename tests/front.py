@@ -113,6 +113,21 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+def drips_until_closed(connection: socket.socket, drop: bytes) -> int:
+    """How many drops a connection takes, at twenty a second, before it is closed; 1,000 if it is not."""
+    connection.settimeout(0.05)
+    for dripped in range(1_000):
+        try:
+            connection.sendall(drop)
+            if connection.recv(65536) == b"":
+                return dripped
+        except TimeoutError:
+            continue
+        except OSError:
+            return dripped
+    return 1_000
+
+
 def picture(index: int = 0) -> bytes:
     return digit_pictures(index + 1)[index].data
 

@@ -152,7 +152,7 @@ def _require_form_fields(operation: dict[str, Any], schemas: dict[str, Any]) -> 
 
 
 def _show_once(operation: dict[str, Any], fields: list[str]) -> None:
-    """What is said in a form or, of an image as the body itself, in the query: shown in the form, told in DESCRIPTION."""
+    """What is said in a form or, of an image as the body itself, in the query: shown in the form; DESCRIPTION tells."""
     if "parameters" in operation:
         shown = [one for one in operation["parameters"] if one["in"] != "query" or one["name"] not in fields]
         operation["parameters"] = shown

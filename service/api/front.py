@@ -81,8 +81,16 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         """The decoded body. Raises json.JSONDecodeError."""
         if not hasattr(self, "_json"):
-            self._json = json.loads(await self.body(), object_pairs_hook=_members)
+            self._json = decode_json(await self.body())
         return self._json
+
+
+def decode_json(text: str | bytes) -> Any:
+    """JSON of which no object names a member twice. Raises json.JSONDecodeError."""
+    try:
+        return json.loads(text, object_pairs_hook=_members)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
 
 
 def front_router(**options: Any) -> APIRouter:

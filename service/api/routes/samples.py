@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import PagingParameters, Running, Service, caller, located, scope
-from service.api.front import front_router
+from service.api.front import decode_json, front_router
 from service.api.problems import BODY, problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import Listing
@@ -143,7 +143,9 @@ def _contribute_all(
 
 def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     try:
-        described = _metadata.validate_json(text)
+        described = _metadata.validate_python(decode_json(text))
+    except json.JSONDecodeError as error:
+        raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "metadata"

@@ -25,12 +25,14 @@ from service.errors import Malformed, ServiceError, TooManyHeaders, TooSlow, Una
 from service.settings import HttpSettings
 
 LINGER_SECONDS = 1.0  # a client that is refused while it sends reads why, before what it sent on breaks the connection
+MOST_LINGERING = 64
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's, with limits."""
 
     limits: ClassVar[HttpSettings]
+    lingering: ClassVar[set[Connection]]  # that were refused, and are about to be closed
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Connection(HttpToolsProtocol):
         self._stop_watching_head()
         if self._deaf is not None:
             self._deaf.cancel()
+        self.lingering.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,18 +139,20 @@ class Connection(HttpToolsProtocol):
         self._stop_watching_head()
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if answering or not self.transport.can_write_eof():
-            self.transport.close()  # in the middle of an answer nothing can be said
-            return
-        self.transport.write(_rendered(error))
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            self.transport.write(_rendered(error))  # in the middle of an answer nothing can be said
+        if len(self.lingering) < MOST_LINGERING and self.transport.can_write_eof():
+            self.connections.discard(self)  # it takes nobody's place
+            self.lingering.add(self)
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        else:
+            self.transport.close()
 
 
 def connections(limits: HttpSettings) -> type[asyncio.Protocol]:
     """The protocol with these limits, as uvicorn's `http` takes it."""
-    return type("LimitedConnection", (Connection,), {"limits": limits})
+    return type("LimitedConnection", (Connection,), {"limits": limits, "lingering": set()})
 
 
 def head_limit(limits: HttpSettings) -> str:

@@ -21,11 +21,15 @@ class Threads:
 
     def __init__(self, threads: int, *, waiting: int) -> None:
         self._limiter = CapacityLimiter(threads)
-        self._waiting = waiting
+        self._most = threads + waiting
+        self._inside = 0  # calls that are made or wait; the event loop alone counts them
 
     async def run(self, call: Callable[[], Result]) -> Result:
         """What the call returns, in a thread of these. Raises Busy if too many wait already, or what it raises."""
-        now = self._limiter.statistics()
-        if now.borrowed_tokens >= now.total_tokens and now.tasks_waiting >= self._waiting:
+        if self._inside >= self._most:
             raise Busy("So many uploads are being taken in that no more can wait. Try again in a moment.")
-        return await to_thread.run_sync(call, limiter=self._limiter)
+        self._inside += 1
+        try:
+            return await to_thread.run_sync(call, limiter=self._limiter)
+        finally:
+            self._inside -= 1

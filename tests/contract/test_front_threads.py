@@ -13,7 +13,6 @@ import pytest
 from service.api.routes import samples as sample_routes
 from service.api.threads import Threads
 from service.errors import Busy
-from service.registry import clusters
 from tests.front import Front, picture, served
 from tests.integration.harness import until
 
@@ -34,11 +33,12 @@ class Gate:
     def __init__(self, real: Any) -> None:
         self._real = real
         self._open = threading.Event()
-        self._waiting = threading.Semaphore(0)
+        self._lock = threading.Lock()
         self.waiting = 0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        self.waiting += 1
+        with self._lock:
+            self.waiting += 1
         assert self._open.wait(60)
         return self._real(*arguments, **named)
 
@@ -78,13 +78,13 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
         assert [one.result() for one in sent].count(201) == THREADS + WAITING
 
 
-def test_readiness_tells_when_all_threads_are_taken(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(clusters.page)
-    monkeypatch.setattr(clusters, "page", gate)
+def test_readiness_tells_when_all_threads_are_taken(front: Front) -> None:
+    gate = Gate(lambda: {})
+    front.app.add_api_route("/slow", lambda: gate())
 
     def look() -> int:
         with front.client() as client:
-            return client.get("/clusters").status_code
+            return client.get("/slow").status_code
 
     with ThreadPoolExecutor(POOL) as crowd, front.stranger() as stranger:
         try:
@@ -105,7 +105,7 @@ def test_a_line_is_as_long_as_it_is_said_to_be() -> None:
     async def scene() -> None:
         threads, gate = Threads(1, waiting=1), threading.Event()
         first, second = (asyncio.create_task(threads.run(lambda: gate.wait(60))) for _ in range(2))
-        while threads._limiter.statistics().tasks_waiting < 1:
+        while threads._inside < 2:
             await asyncio.sleep(0.001)
         with pytest.raises(Busy):
             await threads.run(lambda: True)

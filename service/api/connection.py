@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uuid6 import uuid7
 from uvicorn.config import Config
@@ -52,9 +52,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected; refuse it if there are too many."""
-        assert isinstance(transport, asyncio.Transport)
-        super().connection_made(transport)
-        _forget_the_deaf(transport, self.limits.idle_seconds)
+        super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by its type
+        _forget_the_deaf(self.transport, self.limits.idle_seconds)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(Unavailable("The service has as many connections as it may have. Try again in a moment."))
         else:
@@ -70,13 +69,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head, as far as that is known before it is parsed."""
-        if self._refused:
+        if not self._listens():
             return
         awaited, heads = self._awaits_head, self._heads
         if awaited:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._refused or not self._awaits_head or self.transport.is_closing():
+        if not self._listens() or not self._awaits_head:
             return
         if self._head_bytes > self.limits.max_header_bytes:
             self._refuse(TooManyHeaders(head_limit(self.limits)))
@@ -126,21 +125,29 @@ class Connection(HttpToolsProtocol):
 
     def _cut_head(self) -> None:
         self._head_late = None
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._answers():
             self._watch_head()  # an answer is under way, and the next request has begun behind it
         elif self._head_begun:
             self._refuse(TooSlow(f"The request's headers did not come within {self.limits.header_seconds:g} s."))
         else:
             self.transport.close()
 
+    def _listens(self) -> bool:
+        return not self._refused and not self.transport.is_closing()
+
+    def _answers(self, *, begun: bool = False) -> bool:
+        """Whether a request is being answered; or even a part of its answer has been sent."""
+        cycle: Any = self.cycle  # None before the first request, though uvicorn's types do not say so
+        return cycle is not None and not cycle.response_complete and (cycle.response_started or not begun)
+
     def _refuse(self, error: ServiceError) -> None:
         """Answer for the application, and close."""
+        if not self._listens():
+            return
         self._refused = True
         self._stop_watching_head()
-        if self.transport.is_closing():
-            return
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            self.transport.write(_rendered(error))  # in the middle of an answer nothing can be said
+        if not self._answers(begun=True):  # in the middle of an answer nothing can be said
+            self.transport.write(_rendered(error))
         if len(self.lingering) < MOST_LINGERING and self.transport.can_write_eof():
             self.connections.discard(self)  # it takes nobody's place
             self.lingering.add(self)

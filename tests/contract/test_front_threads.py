@@ -79,7 +79,7 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
 
 
 def test_readiness_tells_when_all_threads_are_taken(front: Front) -> None:
-    gate = Gate(lambda: {})
+    gate = Gate(dict)
     front.app.add_api_route("/slow", lambda: gate())
 
     def look() -> int:

@@ -74,6 +74,27 @@ class ClientGone(ServiceError):
     title = "Bad request"
 
 
+class TooSlow(ServiceError):
+    """The client took too long to send its request."""
+
+    status = 408
+    title = "Request timeout"
+
+
+class TooManyHeaders(ServiceError):
+    """The request's address and headers exceed a limit."""
+
+    status = 431
+    title = "Request header fields too large"
+
+
+class Malformed(ServiceError):
+    """What came is no request, or ended before it was one."""
+
+    status = 400
+    title = "Bad request"
+
+
 class Conflict(ServiceError):
     """The request collides with what is held, or with another one under way."""
 

@@ -180,6 +180,8 @@ class IntakeSettings(Group):
         5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
     )
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
+    threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
+    max_waiting: int = Field(64, ge=0, description="Most requests that wait for such a thread; beyond it, 429.")
 
     @field_validator("formats")
     @classmethod
@@ -197,6 +199,31 @@ class IntakeSettings(Group):
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip().upper()))
+
+
+class HttpSettings(Group):
+    """How much a client may say at once, how long it may take, and what strangers are shown."""
+
+    max_connections: int = Field(512, ge=1, description="Connections at once; one more is told 503 and closed.")
+    max_header_bytes: int = Field(32_768, ge=1024, description="Largest address and headers of a request; above, 431.")
+    max_headers: int = Field(100, ge=10, description="Most headers of a request; above, 431.")
+    max_body_bytes: int = Field(
+        1_000_000, ge=1024, description="Largest body that holds no image, such as JSON; for images see `intake`."
+    )
+    header_seconds: float = Field(10.0, gt=0, description="Longest time that a request's headers take; then 408.")
+    idle_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="Longest silence in a body (then 408), and of a client that does not read its answer.",
+    )
+    min_bytes_per_second: int = Field(
+        1000, ge=0, description="A body that comes slower, measured after `idle_seconds`, is cut with 408; 0: no limit."
+    )
+    keep_alive_seconds: int = Field(5, ge=1, description="An idle connection is kept for its client's next request.")
+    root_path: str = Field(
+        "", pattern=r"^(/[^/?#\s]+)*$", description="Path that a proxy shows the service under, such as `/oubli`."
+    )
+    docs: bool = Field(True, description="Show `/docs` and `/openapi.json`, which need no key.")
 
 
 class S3Settings(Group):
@@ -311,6 +338,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     closed_form: ClosedFormSettings = ClosedFormSettings()
     intake: IntakeSettings = IntakeSettings()
+    http: HttpSettings = HttpSettings()
     worker: WorkerSettings = WorkerSettings()
     s3: S3Settings = S3Settings()
 

@@ -14,13 +14,17 @@ from fastapi import FastAPI
 from models.embedding import BATCH, SHAPES
 from service import tracing
 from service.api import docs, problems
+from service.api.bodies import BodyLimit
 from service.api.deps import Service
 from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
-from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
+from service.api.middleware import Farewell, HeadLimit, RequestId, RequestMetrics, RequestTrace, SafeHeaders
+from service.api.paths import Paths
 from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, metrics, model, predict, samples
+from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
+from service.api.threads import Threads
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
 from service.core.environment import configure
@@ -37,7 +41,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_SHAPES = (1, BATCH)  # of a batch, images: what one image and what every newcomer needs; others can wait
-FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its file
+ROUTES = (samples, erasures, predict, model, health, metrics)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -61,27 +65,41 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url="/openapi.json" if settings.http.docs else None,
+        root_path=settings.http.root_path,
+        redirect_slashes=False,  # a redirection would repeat whatever `Host` the caller has sent
         # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.state.settings = settings
     app.state.service = None
     app.state.failure = None
     app.state.draining = False  # told to stop, and still answering
     app.state.give_up = _end_process
     app.state.metrics = Metrics()
     app.state.gate = Gate()
+    app.state.readiness = Readiness()
     problems.install(app)
-    for routes in (samples, erasures, predict, model, health, metrics):
+    for routes in ROUTES:
         app.include_router(routes.router)
-    docs.install(app)
+    docs.describe(app)
+    if settings.http.docs:
+        docs.install(app)
+    app.state.paths = Paths([*(route for routes in ROUTES for route in routes.router.routes), *app.routes])
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Innermost first."""
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
-    single = settings.intake.max_bytes + FORM_OVERHEAD
-    app.add_middleware(BodyLimit, max_bytes=settings.intake.max_request_bytes, by_path={"/samples": single})
+    app.add_middleware(BodyLimit, limits=settings.http)
+    app.add_middleware(HeadLimit, limits=settings.http)
     if settings.tracing:
         app.add_middleware(RequestTrace)
     app.add_middleware(Farewell)
+    app.add_middleware(SafeHeaders)
     app.add_middleware(RequestId)
-    return app
 
 
 async def _warm_up(app: FastAPI, settings: Settings) -> None:
@@ -140,6 +158,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         heart=heart,
         batcher=batcher,
         preparer=Preparer(context, batcher, decoders),
+        intake=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
         key_checks=KeyChecks(context.registry),
         reconciler=reconciler,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 
 from service.api.key_checks import KeyChecks
 from service.api.preparing import Preparer
+from service.api.threads import Threads
 from service.core.context import Context
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
@@ -32,6 +34,7 @@ class Service:
     heart: Heart | None
     batcher: Batcher[Job, Outcome]
     preparer: Preparer
+    intake: Threads
     key_checks: KeyChecks
     reconciler: Reconciler
 
@@ -55,19 +58,37 @@ Running = Annotated[Service, Depends(running_service)]
 bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys create`, or `DATA/admin-key`.")
 
 
-async def _check_key(
+async def admit(request: Request, scopes: Sequence[str]) -> None:
+    """Look at the caller's key, before anything of the body is read. Raises Unavailable, Unauthorized or Forbidden."""
+    if scopes:
+        await _look_up(await running_service(request), await bearer(request), scopes)
+        request.scope["oubli_admitted"] = frozenset(scopes)
+
+
+async def check_key(
+    request: Request,
     service: Running,
     scopes: SecurityScopes,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> None:
+    """A route's need of a scope. Met already (`admit`) on every route of ours; checked here on any other."""
+    if not request.scope.get("oubli_admitted", frozenset()).issuperset(scopes.scopes):
+        await _look_up(service, credentials, scopes.scopes)
+
+
+async def _look_up(service: Service, credentials: HTTPAuthorizationCredentials | None, scopes: Sequence[str]) -> None:
     if service.context.settings.auth:
-        secret = credentials.credentials if credentials is not None else None
-        await service.key_checks.check(secret, scopes.scopes)
+        await service.key_checks.check(credentials.credentials if credentials is not None else None, scopes)
 
 
 def scope(name: str) -> Any:
     """A dependency: the caller's key has this scope, or `admin`."""
-    return Security(_check_key, scopes=[name])
+    return Security(check_key, scopes=[name])
+
+
+def located(request: Request, path: str) -> str:
+    """A path of ours as the caller sees it, behind its proxy."""
+    return f"{request.scope.get('root_path', '')}{path}"
 
 
 def caller(request: Request) -> str:

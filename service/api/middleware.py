@@ -1,23 +1,24 @@
-"""Around every request: an id, a bound on its size, a farewell, and its count and time for /metrics."""
+"""Around every request: an id, a bound on its head, safe headers, a farewell, and its count and time for /metrics."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid6 import uuid7
 
 from service import log, tracing
+from service.api.connection import head_limit
 from service.api.metrics import Metrics
-from service.api.problems import problem_of, respond
+from service.api.paths import path_of
+from service.api.problems import SAFE, problem_of, respond
 from service.clock import system_clock
-from service.errors import TooLarge
+from service.errors import TooManyHeaders
+from service.settings import HttpSettings
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -64,7 +65,7 @@ class RequestTrace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, within its span; a caller's `traceparent` is what it belongs to."""
-        if scope["type"] != "http" or scope["path"].startswith(("/health/", "/metrics")):
+        if scope["type"] != "http" or path_of(scope).startswith(("/health/", "/metrics")):
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope)
@@ -100,37 +101,48 @@ class Farewell:
         await self._app(scope, receive, parting if scope["type"] == "http" else send)
 
 
-class BodyLimit:
-    """Refuse a body above its path's limit with 413: by its announced length, or as soon as it has come that far."""
+class HeadLimit:
+    """Refuse an address and headers beyond measure with 431. `connection.py` bounds what is parsed before that."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, by_path: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, limits: HttpSettings) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._by_path = by_path
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what is read."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        """Count what has come."""
+        if scope["type"] == "http" and self._is_too_large(scope):
+            problem = problem_of(TooManyHeaders(head_limit(self._limits)), scope["path"])
+            await respond(problem)(scope, receive, send)
             return
-        limit = self._by_path.get(scope["path"], self._max_bytes)
-        error = TooLarge(f"The request is larger than {limit:,} bytes.")
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            await respond(problem_of(error, scope["path"]), {"Connection": "close"})(scope, receive, send)
-            return
-        received = 0
+        await self._app(scope, receive, send)
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                # FastAPI turns any other exception of a body's reader into a 400.
-                raise HTTPException(error.status, error.detail, {"Connection": "close"})
-            return message
+    def _is_too_large(self, scope: Scope) -> bool:
+        headers = scope["headers"]
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+        return len(headers) > self._limits.max_headers or size > self._limits.max_header_bytes
 
-        await self._app(scope, counted, send)
+
+class SafeHeaders:
+    """`problems.SAFE` on every answer that does not say otherwise; scripts of /docs may be kept, if asked for anew."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; add to its answer what that does not say."""
+        public = scope["type"] == "http" and path_of(scope).startswith("/docs")
+
+        async def safe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if public:
+                    headers.setdefault("Cache-Control", "no-cache")
+                for name, value in SAFE.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, safe if scope["type"] == "http" else send)
 
 
 class RequestMetrics:

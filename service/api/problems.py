@@ -13,12 +13,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service import log as logs
+from service.api.paths import Paths, path_of
 from service.api.schemas.common import FieldProblem, Problem
 from service.errors import (
     DISK_FULL,
     STORE_AWAY,
+    Malformed,
+    NotFound,
     OutOfSpace,
     ServiceError,
+    TooLarge,
+    TooSlow,
     Unavailable,
     is_disk_full,
     is_store_away,
@@ -27,6 +32,18 @@ from service.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+# What a framework raises and what we raise has one title.
+TITLES = {kind.status: kind.title for kind in (Malformed, NotFound, TooSlow, TooLarge)}
+# Of every answer: browsers and proxies do nothing with it that it is not meant for. Nothing may keep it either: most
+# hold what is personal, or say what is held.
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+BODY = (400, 408, 413)  # what any operation that reads a body may answer: garbled, too slow, too large
 
 
 def problem_of(error: ServiceError, instance: str) -> Problem:
@@ -37,16 +54,18 @@ def problem_of(error: ServiceError, instance: str) -> Problem:
 def respond(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     """The problem as a response."""
     body = problem.model_dump(mode="json", exclude_none=True)
-    return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
+    return JSONResponse(body, problem.status, SAFE | (headers or {}), media_type=MEDIA_TYPE)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error statuses of an operation, for its OpenAPI description. Every one may answer 401, 403, 422, 500."""
+    """The error statuses of an operation that asks for a key; each may answer 401, 403, 422 and 500 as well."""
+    return described(401, 403, 422, 500, *statuses)
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Just these error statuses, for an OpenAPI description."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in sorted({401, 403, 422, 500, *statuses})
-    }
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted({*statuses})}
 
 
 def install(app: FastAPI) -> None:
@@ -71,7 +90,8 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = [
-        FieldProblem(field=".".join(str(part) for part in item["loc"]), detail=_words(item)) for item in error.errors()
+        FieldProblem(field=_printable(".".join(str(part) for part in item["loc"])), detail=_words(item))
+        for item in error.errors()
     ]
     summary = "; ".join(f"{field.field}: {field.detail}" for field in fields[:3])
     problem = Problem(title="Invalid request", status=422, detail=summary, instance=request.url.path, errors=fields)
@@ -81,14 +101,24 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 def _words(item: dict[str, Any]) -> str:
     """Pydantic's message, without the value: it may be personal."""
     message: str = item["msg"]
-    return message.removeprefix("Value error, ")
+    if item["type"] == "json_invalid":
+        message = f"{message}: {item['ctx']['error']}"
+    return _printable(message.removeprefix("Value error, "))
+
+
+def _printable(text: str) -> str:
+    """A client's own words, such as the name of a member: JSON can spell half a character, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase
-    problem = Problem(title=phrase, status=error.status_code, detail=str(error.detail), instance=request.url.path)
-    return respond(problem, dict(error.headers or {}))
+    status, headers = error.status_code, dict(error.headers or {})
+    title = TITLES.get(status, HTTPStatus(status).phrase)
+    paths: Paths | None = getattr(request.app.state, "paths", None)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and paths is not None:
+        headers["Allow"] = ", ".join(paths.methods(path_of(request.scope)))  # the framework names one route's alone
+    return respond(Problem(title=title, status=status, detail=str(error.detail), instance=request.url.path), headers)
 
 
 async def _os_error(request: Request, error: Exception) -> JSONResponse:

@@ -8,11 +8,18 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 
 
+def media_type(content_type: str) -> str:
+    """Of a `Content-Type`: without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_raw_image(kind: str) -> bool:
+    """Whether a body of this media type is the image itself."""
+    return kind == "application/octet-stream" or kind.startswith("image/")
+
+
 async def _raw_image(request: Request) -> bytes | None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/octet-stream" and not kind.startswith("image/"):
-        return None
-    return await request.body()
+    return await request.body() if is_raw_image(media_type(request.headers.get("content-type", ""))) else None
 
 
 RawImage = Annotated[bytes | None, Depends(_raw_image)]  # None: the body is something else

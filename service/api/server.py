@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.app import create_app
+from service.api.connection import connections
 from service.api.deps import Service
 from service.settings import Settings
 
@@ -64,17 +65,26 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings, *, host: str, port: int) -> None:
-    """Answer until told to stop. Raises what kept the application from warming up."""
-    app = create_app(settings)
-    config = uvicorn.Config(
+def configured(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
+    """uvicorn's configuration."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
         log_config=None,
         access_log=False,  # paths hold owners
+        http=connections(settings.http),
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=settings.http.keep_alive_seconds,
         timeout_graceful_shutdown=settings.serving.finish_seconds,
     )
+
+
+def serve(settings: Settings, *, host: str, port: int) -> None:
+    """Answer until told to stop. Raises what kept the application from warming up."""
+    app = create_app(settings)
+    config = configured(app, settings, host=host, port=port)
     server = Server(config, app, drain_seconds=settings.serving.drain_seconds)
     # Not by a signal: the process would drain, and nobody is there to be answered.
     app.state.give_up = lambda: setattr(server, "should_exit", True)

@@ -60,8 +60,6 @@ class Newcomer:
     owner: str
 
 
-
-
 @tracing.traced("take in")
 def take_in(
     context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None

@@ -98,11 +98,20 @@ def risen(session: ReadSession) -> list[str]:
     return list(session.execute(joined.distinct()).scalars())
 
 
-def page(session: ReadSession, *, limit: int, cursor: str | None = None, state: str | None = None) -> Page[Erasure]:
-    """A page of erasures, newest first."""
+def page(
+    session: ReadSession,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    state: str | None = None,
+    owner: str | None = None,
+) -> Page[Erasure]:
+    """A page of erasures, newest first; of those in this state, and of those of this owner as a whole."""
     statement = sa.select(ErasureRow).order_by(ErasureRow.id.desc()).limit(limit + 1)
     if state is not None:
         statement = statement.where(ErasureRow.state == state)
+    if owner is not None:
+        statement = statement.where(ErasureRow.owner_ref == owner)
     if cursor is not None:
         statement = statement.where(ErasureRow.id < paging.decode_id(cursor))
     records = _load(session, statement)

@@ -260,6 +260,11 @@ def count(session: ReadSession) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
 
 
+def are_held(session: ReadSession) -> bool:
+    """Whether there is any."""
+    return session.execute(sa.select(sa.exists(sa.select(SampleRow.id)))).scalar_one()
+
+
 def count_owners(session: ReadSession) -> int:
     """How many owners have samples. Only of those who may be leaving the samples are looked at."""
     something_left = sa.exists().where(SampleRow.owner_id == OwnerRow.id)

@@ -49,6 +49,7 @@ def page(desk: Service) -> Iterator[Page]:
         page.set_default_timeout(MILLISECONDS)
         page.route("**/*", guard)
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
         page.goto(f"{desk.url}/docs")
         page.wait_for_selector(".opblock")
         yield page
@@ -93,6 +94,36 @@ def test_every_call_and_its_errors_are_shown(page: Page, desk: Service, screensh
         for status in paths[path][method]["responses"]:  # expect waits: the page draws a block bit by bit
             expect(block.locator(f'tr.response[data-code="{status}"]')).to_have_count(1)
         expect(block.locator("tr.response")).to_have_count(len(paths[path][method]["responses"]))
+
+
+def test_what_is_filled_in_is_an_example_and_not_the_name_of_a_type(page: Page) -> None:
+    block = operation(page, "post", "/samples")
+    block.locator(".try-out__btn").click()
+    filled = [box.input_value() for box in block.locator('input[type="text"]').all()]
+    assert "string" not in filled
+    assert {"tabby cat", "person-4711"} <= set(filled)
+    expect(block.locator('tr[data-param-name="owner"], tr[data-param-name="label"]')).to_have_count(0)
+    block.locator(".try-out__btn").click()
+    block = operation(page, "post", "/erasures")
+    block.locator(".try-out__btn").click()
+    assert '"validate_only": true' in block.locator("textarea").first.input_value()
+    block.locator(".try-out__btn").click()
+
+
+def test_a_key_is_forgotten_with_the_page(page: Page, desk: Service) -> None:
+    other = page.context.browser.new_context().new_page()  # type: ignore[union-attr]  # a page of this browser
+    other.goto(f"{desk.url}/docs")
+    other.evaluate('localStorage.setItem("authorized", "left by an earlier release")')
+    other.reload()
+    other.wait_for_selector(".opblock")
+    authorize(other, desk.key)
+    kept = other.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
+    assert desk.key not in kept
+    assert "authorized" not in kept
+    other.reload()
+    other.wait_for_selector(".opblock")
+    expect(other.locator(".auth-wrapper .authorize.unlocked")).to_have_count(1)
+    other.context.close()
 
 
 def test_an_image_is_contributed_and_classified(

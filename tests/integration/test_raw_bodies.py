@@ -94,3 +94,4 @@ def test_both_kinds_of_body_are_documented(service: Service, path: str) -> None:
     assert set(body["content"]) == {"multipart/form-data", "application/octet-stream", "image/*"}
     form = body["content"]["multipart/form-data"]["schema"]["$ref"].rsplit("/", 1)[1]
     assert "image" in document["components"]["schemas"][form]["required"]
+    assert "--data-binary" in document["info"]["description"]

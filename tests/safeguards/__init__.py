@@ -5,6 +5,7 @@ changes a safeguard changes its row here. Tests are named on SQLite where that s
 only concurrent writers do.
 """
 
+from tests.safeguards.asking import ASKING
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
@@ -26,6 +27,7 @@ MUTANTS = [
     *DECODING,
     *WORKING,
     *NAMING,
+    *ASKING,
 ]
 
 __all__ = ["MUTANTS", "ROOT", "Mutant"]

@@ -7,11 +7,12 @@ import time
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response, status
+from fastapi import Header, Path, Query, Request, Response, status
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.front import front_router
 from service.api.middleware import Arrival
-from service.api.problems import responses
+from service.api.problems import BODY, responses
 from service.api.schemas.common import OWNER, Listing, OwnerSought
 from service.api.schemas.erasures import (
     Erasure,
@@ -28,7 +29,7 @@ from service.registry import erasures, records
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["erasures"], dependencies=[IN_UTF8])
+router = front_router(tags=["erasures"], dependencies=[IN_UTF8])
 
 ACCEPTED: dict[str, Any] = {
     "status_code": status.HTTP_202_ACCEPTED,
@@ -45,7 +46,7 @@ def _accepted(service: Service, request: Request, response: Response, record: re
         "erasure %s is accepted: %d samples are forgotten", record.id, record.samples, extra={"erasure": record.id}
     )
     service.somebody_has_gone()
-    response.headers["Location"] = f"/erasures/{record.id}"
+    response.headers["Location"] = located(request, f"/erasures/{record.id}")
     response.headers["Retry-After"] = "2"
     return erasure_of(record)
 
@@ -79,7 +80,7 @@ def delete_owner(
     dependencies=[scope("erase")],
     responses={
         200: {"model": ErasureQuote, "description": "With `validate_only`: what it would cost."},
-        **responses(404, 409, 503, 507),
+        **responses(*BODY, 404, 409, 503, 507),
     },
     summary="Forget several samples, or ask what that would cost",
 )
@@ -135,9 +136,12 @@ def _get(service: Service, erasure_id: str) -> records.Erasure:
     summary="List erasures",
 )
 def list_erasures(
-    service: Running, paging: PagingParameters, state: Annotated[State | None, Query()] = None
+    service: Running,
+    paging: PagingParameters,
+    state: Annotated[State | None, Query()] = None,
+    owner: Annotated[OwnerSought | None, Query(description="Erasures of everything that this owner ever gave.")] = None,
 ) -> Listing[Erasure]:
-    """Newest first."""
+    """Newest first. An erasure of single samples is on record without an owner, and is found by none."""
     with service.context.registry.read() as session:
-        page = erasures.page(session, limit=paging.limit, cursor=paging.cursor, state=state)
+        page = erasures.page(session, limit=paging.limit, cursor=paging.cursor, state=state, owner=owner)
     return Listing(items=[erasure_of(record) for record in page.items], next_cursor=page.next_cursor)

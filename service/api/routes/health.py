@@ -6,38 +6,61 @@ import asyncio
 import logging
 from collections import Counter
 
-from fastapi import APIRouter, Request, Response, status
+from anyio import move_on_after
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import Request, Response, status
 
 from service.api.deps import Running, Service, scope
-from service.api.problems import responses
+from service.api.front import front_router
+from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
 from service.core.states import cluster_state
 from service.registry import clusters, erasures, samples, state, workers
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"])
+router = front_router(tags=["operations"])
+
+STARVED_SECONDS = 1.0  # a request that waits longer for a thread is told to others as a replica that is not ready
 
 
-@router.get("/health/live", response_model=Live, summary="Is the process alive?")
+class Readiness:
+    """What is asked again and again by anybody: one question to the registry at a time, however many wait for it."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Task[tuple[bool, bool]] | None = None
+
+    async def ask(self, service: Service) -> tuple[bool, bool]:
+        """(has this release's schema, a worker is alive)."""
+        # Not on the threads that requests wait for: a proxy takes a late answer for a dead replica.
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(asyncio.to_thread(_ask_registry, service))
+        return await asyncio.shield(self._asked)
+
+
+@router.head("/health/live", include_in_schema=False)
+@router.get("/health/live", response_model=Live, responses=described(422), summary="Is the process alive?")
 async def live() -> Live:
     """No key needed; touches nothing."""
     return Live()
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
     response_model=Ready,
-    responses={503: {"model": Ready, "description": "Not ready; the body says what is missing."}},
+    responses={503: {"model": Ready, "description": "Not ready; the body says what is missing."}, **described(422)},
     summary="Can it do its work?",
 )
 async def ready(request: Request, response: Response) -> Ready:
-    """No key needed. Ready: schema migrated, backbone warm, a worker heard from, and not about to stop."""
+    """No key needed. Ready: schema migrated, backbone warm, a worker heard from, threads free, not about to stop."""
     service: Service | None = request.app.state.service
-    # Not on the threads that requests wait for: a proxy takes a late answer for a dead replica.
-    migrated, worker = await asyncio.to_thread(_ask_registry, service) if service is not None else (False, False)
+    readiness: Readiness = request.app.state.readiness
+    free, (migrated, worker) = await asyncio.gather(
+        _threads_are_free(), readiness.ask(service) if service is not None else _nothing_known()
+    )
     draining = request.app.state.draining
-    serving = service is not None and migrated and not draining
+    serving = service is not None and migrated and free and not draining
     good = serving and worker
     response.status_code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
     return Ready(
@@ -45,9 +68,22 @@ async def ready(request: Request, response: Response) -> Ready:
         migrated=migrated,
         backbone=service is not None,
         worker=worker,
+        threads=free,
         draining=draining,
         serving=serving,
     )
+
+
+async def _threads_are_free() -> bool:
+    """Whether an erasure or a look-up that came now would soon be begun."""
+    with move_on_after(STARVED_SECONDS):
+        async with current_default_thread_limiter():
+            return True
+    return False
+
+
+async def _nothing_known() -> tuple[bool, bool]:
+    return False, False
 
 
 def _ask_registry(service: Service) -> tuple[bool, bool]:

@@ -8,12 +8,13 @@ import time
 from threading import BoundedSemaphore
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi import Depends, Request, Response, Security
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client.exposition import choose_encoder
 
 from service.api.deps import Running, bearer
+from service.api.front import front_router
 from service.api.metrics import Patient
 from service.api.problems import responses
 from service.core import access
@@ -21,7 +22,7 @@ from service.errors import Forbidden, Unauthorized, Unavailable
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"])
+router = front_router(tags=["operations"])
 
 TRUSTED_SECONDS = 3600.0  # a key that has scraped may scrape on for so long while the registry cannot be asked
 MOST_TRUSTED = 100

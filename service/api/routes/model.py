@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from fastapi import APIRouter, Response, status
+from fastapi import Request, Response, status
 
-from service.api.deps import PagingParameters, Running, Service, scope
+from service.api.deps import PagingParameters, Running, Service, located, scope
+from service.api.front import front_router
 from service.api.problems import responses
 from service.api.schemas.common import Listing
 from service.api.schemas.model import Cluster, Partition, ServedPrompt
@@ -18,7 +19,7 @@ from service.errors import Conflict, NotFound
 from service.registry import clusters, leases, prompts, records, samples
 from service.registry import layouts as layout_rows
 
-router = APIRouter(tags=["model"], dependencies=[scope("read")])
+router = front_router(tags=["model"], dependencies=[scope("read")])
 
 
 def _render(service: Service, found: Sequence[records.Cluster]) -> list[Cluster]:
@@ -84,7 +85,7 @@ def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
     responses=responses(404, 409, 503, 507),
     summary="Try a failed training again, now",
 )
-def retry_cluster(service: Running, response: Response, cluster_id: UUID) -> Cluster:
+def retry_cluster(service: Running, request: Request, response: Response, cluster_id: UUID) -> Cluster:
     """Forgets the failed tries and their pause. 409 if there are none: nothing is to be tried again."""
     context = service.context
     with context.registry.write() as session:
@@ -95,7 +96,7 @@ def retry_cluster(service: Running, response: Response, cluster_id: UUID) -> Clu
     if not retried:
         raise Conflict(f"No training of cluster {cluster_id} has failed.")
     service.reconciler.wake()
-    response.headers["Location"] = f"/clusters/{cluster_id}"
+    response.headers["Location"] = located(request, f"/clusters/{cluster_id}")
     response.headers["Retry-After"] = "2"
     return _render(service, [cluster])[0]
 

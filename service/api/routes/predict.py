@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi import File, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from service.api.deps import Running, Service, caller, scope
+from service.api.front import front_router
 from service.api.preparing import while_connected
-from service.api.problems import batch_problems, respond, responses
+from service.api.problems import BODY, batch_problems, respond, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
-from service.errors import ServiceError
+from service.errors import Conflict, ServiceError, Unavailable
+from service.registry import samples
 from service.serving.jobs import Answer, Description
 from service.serving.jobs import Query as ImageQuery
 
-router = APIRouter(tags=["predictions"])
+router = front_router(tags=["predictions"])
 
 MAX_IMAGES = 64
 Result = TypeVar("Result")
@@ -27,7 +30,7 @@ Result = TypeVar("Result")
     "/predict",
     response_model=Predictions,
     dependencies=[scope("predict")],
-    responses=responses(413, 415, 429, 503),
+    responses=responses(*BODY, 409, 415, 429, 503),
     summary="Classify up to 64 images",
     openapi_extra=documented("image"),
 )
@@ -44,11 +47,21 @@ async def predict(
     """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
 
     Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
+    409 while nothing has been contributed.
     """
     answers = await _answers(service, request, await _files(raw, images))
     if problems := _problems(answers):
+        if any(isinstance(error, Unavailable) for _, error in problems):
+            await run_in_threadpool(_refuse_if_nothing_is_held, service)
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
+
+
+def _refuse_if_nothing_is_held(service: Service) -> None:
+    """Waiting would not help. Raises Conflict."""
+    with service.context.registry.read() as session:
+        if not samples.are_held(session):
+            raise Conflict("Nothing has been contributed, so nothing can be predicted. Contribute images first.")
 
 
 def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> JSONResponse:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
 import anyio.from_thread
-from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile, status
+from fastapi import File, Form, Header, Query, Request, Response, UploadFile, status
+from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.front import decode_json, front_router
 from service.api.preparing import Result, while_connected
-from service.api.problems import problem_of, responses
+from service.api.problems import BODY, problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
 from service.api.schemas.samples import (
@@ -31,7 +34,7 @@ from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
 
-router = APIRouter(tags=["samples"], dependencies=[IN_UTF8])
+router = front_router(tags=["samples"], dependencies=[IN_UTF8])
 
 MAX_BATCH = 256
 _metadata = TypeAdapter(list[BatchMetadata])
@@ -42,11 +45,11 @@ _metadata = TypeAdapter(list[BatchMetadata])
     status_code=status.HTTP_201_CREATED,
     response_model=Sample,
     dependencies=[scope("samples")],
-    responses=responses(409, 413, 415, 429, 503, 507),
+    responses=responses(*BODY, 409, 415, 429, 503, 507),
     summary="Contribute an image",
     openapi_extra=documented("image", "label", "owner"),
 )
-def create_sample(
+async def create_sample(
     service: Running,
     request: Request,
     response: Response,
@@ -59,23 +62,41 @@ def create_sample(
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
 
-    The image may be the body itself, as `application/octet-stream` or `image/*`; then label and owner are in the query.
+    The image may be the body itself: see "An image as the body itself", at the top of this page.
     """
-    if raw is not None:
-        upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
-    else:
-        upload = _upload("body", image.file.read() if image is not None else None, label, owner)
+
+    def contribute() -> records.Sample:
+        if raw is not None:
+            upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
+        else:
+            upload = _upload("body", image.file.read() if image is not None else None, label, owner)
+            _refuse_words_for_raw(said_of_raw)
+        return _contribute(service, request, upload, idempotency_key)
+
+    record = await service.intake.run(contribute)
+    response.headers["Location"] = located(request, f"/samples/{record.id}")
+    return sample_of(record)
+
+
+def _contribute(service: Service, request: Request, upload: Upload, idempotency_key: str | None) -> records.Sample:
     digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
     with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
-            record = _get(service, ticket.resource_id)
-        else:
-            (result,) = _take_in(service, request, [upload], ticket.key_digest)
-            if isinstance(result, ServiceError):
-                raise result
-            record = result
-    response.headers["Location"] = f"/samples/{record.id}"
-    return sample_of(record)
+            return _get(service, ticket.resource_id)
+        (result,) = _take_in(service, request, [upload], ticket.key_digest)
+        if isinstance(result, ServiceError):
+            raise result
+        return result
+
+
+def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
+    """What a form says is said in the form: of two owners, one would not be meant. Raises RequestValidationError."""
+    said = said_of_raw.model_dump(exclude_none=True)
+    if said:
+        message = "Only for an image that is the body itself; say it in the form"
+        raise RequestValidationError(
+            [{"type": "unknown", "loc": ("query", name), "msg": message, "input": None} for name in said]
+        )
 
 
 def _upload(place: str, data: bytes | None, label: str | None, owner: str | None) -> Upload:
@@ -91,16 +112,23 @@ def _upload(place: str, data: bytes | None, label: str | None, owner: str | None
     response_model=BatchResult,
     response_model_exclude_none=True,
     dependencies=[scope("samples")],
-    responses=responses(413, 429, 503, 507),
+    responses=responses(*BODY, 429, 503, 507),
     summary="Contribute up to 256 images",
 )
-def create_samples(
+async def create_samples(
     service: Running,
     request: Request,
     images: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_BATCH)],
     metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
+    results = await service.intake.run(lambda: _contribute_all(service, request, images, metadata))
+    return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
+
+
+def _contribute_all(
+    service: Service, request: Request, images: Sequence[UploadFile], metadata: str
+) -> list[records.Sample | ServiceError]:
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -109,13 +137,14 @@ def create_samples(
             uploads.append(Upload(image.file.read(), label, owner))
         except ServiceError as error:
             uploads.append(error)
-    results = _take_in(service, request, uploads)
-    return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
+    return _take_in(service, request, uploads)
 
 
 def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     try:
-        described = _metadata.validate_json(text)
+        described = _metadata.validate_python(decode_json(text))
+    except json.JSONDecodeError as error:
+        raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "metadata"

@@ -65,7 +65,13 @@ class ErasureQuote(Schema):
 class ErasureRequest(BaseModel):
     """What to forget: some samples, or everything of one owner."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [{"required": ["samples"]}, {"required": ["owner"]}],
+            "examples": [{"owner": "person-4711", "validate_only": True}],  # as it stands, it erases nothing
+        },
+    )
 
     samples: Annotated[list[UUID], Field(min_length=1, max_length=10_000)] | None = None
     owner: OwnerSought | None = Field(None, **OWNER)

@@ -131,7 +131,9 @@ class Ready(BaseModel):
     migrated: bool = Field(description="The registry answers and has this release's schema.")
     backbone: bool = Field(description="The backbone is loaded and warm.")
     worker: bool = Field(description="Some worker was heard from a moment ago: what is asked for will be trained.")
+    threads: bool = Field(description="A look-up or an erasure that comes now is begun within a second.")
     draining: bool = Field(description="The process was told to stop; it answers a little longer.")
     serving: bool = Field(
-        description="Requests may be sent here, also while no worker lives: warm, migrated, not draining. For proxies."
+        description="Requests may be sent here, also while no worker lives: warm, migrated, threads free, not "
+        "draining. For proxies."
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.common import LABEL, OWNER, Label, Owner, Problem, Schema
 from service.registry import records
@@ -34,6 +34,8 @@ class SaidOfRaw(BaseModel):
 
 class BatchMetadata(BaseModel):
     """What is said of one image of a batch. Checked with its image, so that only this one is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     label: str
     owner: str

@@ -1,0 +1,45 @@
+"""Which methods a path has: what 405 says in `Allow`, and whether it is 405.
+
+A literal path hides the templates that it would fit: `GET /samples/batch` is a wrong method of `/samples/batch`, not a
+malformed id of `/samples/{sample_id}`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
+
+
+class Paths:
+    """The methods of all routes."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._templates: list[Route] = []
+        self._literal: dict[str, set[str]] = defaultdict(set)
+        for route in routes:
+            if isinstance(route, Route) and route.methods is not None:
+                if route.param_convertors:
+                    self._templates.append(route)
+                else:
+                    self._literal[route.path] |= route.methods
+
+    def methods(self, path: str) -> list[str]:
+        """In alphabetical order; [] if no route has this path."""
+        if path in self._literal:
+            return sorted(self._literal[path])
+        fitting = (route for route in self._templates if route.path_regex.match(path))
+        return sorted({method for route in fitting for method in route.methods or ()})
+
+    def is_hidden(self, path: str, method: str) -> bool:
+        """Whether a literal path, without this method, stands before a template that has it."""
+        return path in self._literal and method not in self._literal[path]
+
+
+def path_of(scope: Scope) -> str:
+    """A request's path, without what a proxy shows the service under."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

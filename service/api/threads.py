@@ -1,0 +1,35 @@
+"""Threads for one kind of work, and a line of bounded length before them.
+
+FastAPI runs every plain endpoint on one pool of threads. Intake has its own, so that uploads, however many, leave
+erasures and look-ups theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from service.errors import Busy
+
+Result = TypeVar("Result")
+
+
+class Threads:
+    """So many calls at once; so many more wait."""
+
+    def __init__(self, threads: int, *, waiting: int) -> None:
+        self._limiter = CapacityLimiter(threads)
+        self._most = threads + waiting
+        self._inside = 0  # calls that are made or wait; the event loop alone counts them
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """What the call returns, in a thread of these. Raises Busy if too many wait already, or what it raises."""
+        if self._inside >= self._most:
+            raise Busy("So many uploads are being taken in that no more can wait. Try again in a moment.")
+        self._inside += 1
+        try:
+            return await to_thread.run_sync(call, limiter=self._limiter)
+        finally:
+            self._inside -= 1

@@ -1,0 +1,199 @@
+"""Nothing is ignored that a caller says: what is not known by name, or is said twice, is refused and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.app import create_app
+from service.settings import Settings
+from tests.front import Front, picture, served
+
+OPERATIONS = [
+    (method, path)
+    for path, operations in create_app(Settings(backbone="tiny")).openapi()["paths"].items()
+    for method in operations
+]
+NOBODY = "01890000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with served(tmp_path_factory.mktemp("front")) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def client(front: Front) -> Iterator[httpx.Client]:
+    with front.client() as client:
+        yield client
+
+
+def named(answer: httpx.Response) -> list[str]:
+    """The fields that a 422 names."""
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return [error["field"] for error in answer.json()["errors"]]
+
+
+def filled(path: str) -> str:
+    return path.replace("{owner}", "ada").replace("{sample_id}", NOBODY).replace("{", "").replace("}", "")
+
+
+def held(client: httpx.Client) -> int:
+    return int(client.get("/status").json()["samples"])
+
+
+# ------------------------------------------------------------------------------------------------- query parameters
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_an_unknown_query_parameter_is_named(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, filled(path), params={"onwer": "ada"})
+    assert named(answer) == ["query.onwer"]
+    assert "query.onwer" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [("onwer=ada", ["query.onwer"]), ("owner=ada&owner=bela", ["query.owner"]), ("limit=1&limit=1", ["query.limit"]),
+     ("a=1&b=2&owner=ada", ["query.a", "query.b"]), ("Owner=ada", ["query.Owner"]), ("owner[]=ada", ["query.owner[]"]),
+     ("owner;limit=1", ["query.owner;limit"]), ("=1", ["query."]), ("%00=1", ["query.\0"]), ("%ff=1", ["query.\ufffd"]),
+     (f"{'a' * 5000}=1", [f"query.{'a' * 64}"])],
+)  # fmt: skip
+def test_what_a_list_is_asked_by_is_understood_or_refused(client: httpx.Client, query: str, fields: list[str]) -> None:
+    assert named(client.get(f"/samples?{query}")) == fields
+
+
+def test_a_near_miss_is_told(client: httpx.Client) -> None:
+    assert "did you mean `owner`" in client.get("/samples?onwer=ada").text
+
+
+def test_very_many_are_named_in_part(client: httpx.Client) -> None:
+    query = "&".join(f"a{number}=1" for number in range(3_000))
+    assert len(named(client.get(f"/samples?{query}"))) == 20
+
+
+def test_what_is_known_is_understood(client: httpx.Client) -> None:
+    for query in ("", "owner=ada", "owner=ada&label=cat&limit=3", "cluster=" + NOBODY, "&&", "owner=a%26b"):
+        assert client.get(f"/samples?{query}").status_code == 200, query
+
+
+# ------------------------------------------------------------------------------------------------------------- forms
+
+IMAGE = ("image", ("a.png", picture()))
+SAID = [("label", (None, "cat")), ("owner", (None, "ada"))]
+
+
+@pytest.mark.parametrize(
+    ("parts", "fields"),
+    [([IMAGE, *SAID, ("lable", (None, "x"))], ["body.lable"]),
+     ([IMAGE, *SAID, ("image2", ("b.png", b"x"))], ["body.image2"]),
+     ([IMAGE, IMAGE, *SAID], ["body.image"]),
+     ([IMAGE, ("image", ("b.png", b"x")), *SAID], ["body.image"]),
+     ([IMAGE, *SAID, ("owner", (None, "bela"))], ["body.owner"]),
+     ([IMAGE, *SAID, ("label", (None, "cat"))], ["body.label"]),
+     ([IMAGE, *SAID, *SAID], ["body.label", "body.owner"]),
+     ([IMAGE, *SAID, ("", (None, "x"))], ["body."]),
+     ([IMAGE, ("lable", (None, "cat")), ("owner", (None, "ada"))], ["body.lable"])],
+)  # fmt: skip
+def test_a_form_says_what_is_known_and_once(client: httpx.Client, parts: list[Any], fields: list[str]) -> None:
+    before = held(client)
+    assert named(client.post("/samples", files=parts)) == fields
+    assert held(client) == before
+
+
+def test_a_batch_and_a_prediction_too(client: httpx.Client) -> None:
+    images, metadata = ("images", IMAGE[1]), ("metadata", (None, json.dumps([{"label": "a", "owner": "b"}])))
+    assert named(client.post("/samples/batch", files=[images, metadata, metadata])) == ["body.metadata"]
+    assert named(client.post("/samples/batch", files=[images, metadata, SAID[1]])) == ["body.owner"]
+    assert named(client.post("/predict", files=[IMAGE, SAID[0]])) == ["body.label"]
+    assert named(client.post("/predict", files=[IMAGE, ("top_k", (None, "3"))])) == ["body.top_k"]
+    assert client.post("/predict", files=[IMAGE, IMAGE]).status_code == 409  # images are many; there is no sample yet
+
+
+@pytest.mark.parametrize("member", ["lable", "Owner", "cluster"])
+def test_metadata_says_nothing_else(client: httpx.Client, member: str) -> None:
+    metadata = [{"label": "a", "owner": "b", member: "c"}]
+    files = [("images", IMAGE[1]), ("metadata", (None, json.dumps(metadata)))]
+    answer = client.post("/samples/batch", files=files)
+    assert answer.status_code == 422
+    assert member in answer.text
+
+
+def test_metadata_says_nothing_twice(client: httpx.Client) -> None:
+    twice = '[{"label": "a", "owner": "ada", "owner": "bela"}]'
+    answer = client.post("/samples/batch", files=[("images", IMAGE[1]), ("metadata", (None, twice))])
+    assert answer.status_code == 422
+    assert "owner" in answer.text
+    assert held(client) == 0
+
+
+def test_more_fields_than_any_form_has_are_not_kept(client: httpx.Client) -> None:
+    answer = client.post("/predict", files=[IMAGE, *((f"f{number}", (None, "x")) for number in range(100))])
+    assert answer.status_code == 400
+    assert "fields" in answer.json()["detail"]
+
+
+def test_what_a_form_says_is_not_said_in_the_query_as_well(client: httpx.Client) -> None:
+    answer = client.post("/samples", files=[IMAGE, *SAID], params={"owner": "bela"})
+    assert named(answer) == ["query.owner"]
+    raw = {"content": picture(), "headers": {"Content-Type": "image/png"}}
+    assert named(client.post("/samples?label=a&owner=b&owner=c", **raw)) == ["query.owner"]
+    assert named(client.post("/samples?label=a&owner=b&lable=c", **raw)) == ["query.lable"]
+
+
+# -------------------------------------------------------------------------------------------------------------- JSON
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [('{"owner": "ada", "reson": "x"}', "body.reson"),
+     ('{"owner": "ada", "owner": "bela"}', "`owner` is given 2 times"),
+     ('{"owner": "ada", "validate_only": true, "validate_only": false}', "`validate_only`"),
+     ('{"owner": "ada", "a": {"b": 1, "b": 2}}', "`b`"), (f'{{"owner": "ada", "samples": ["{NOBODY}"]}}', "either"),
+     ('{"owner": "ada", "samples": []}', "samples"), ('{"owner": "ada", "\\ud800": 1}', "body.?"),
+     ('{"\\ud800": 1, "\\ud800": 2}', "`?`"), ("{}", "either"), ("{", "JSON"), ("", "body")],
+)  # fmt: skip
+def test_json_says_what_is_known_and_once(client: httpx.Client, body: str, words: str) -> None:
+    answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", [b'{"owner": "\xff"}', b"[" * 100_000, b'{"owner": ' + b"1" * 5_000 + b"}"])
+def test_what_is_no_json_at_all_is_400(client: httpx.Client, body: bytes) -> None:
+    answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+# --------------------------------------------------------------------------------------------------------- erasures
+
+
+def test_erasures_are_found_by_their_owner(client: httpx.Client) -> None:
+    for owner in ("ada", "bela"):
+        for _ in range(2):
+            sent = client.post("/samples", files=[IMAGE, SAID[0], ("owner", (None, owner))])
+            assert sent.status_code == 201, sent.text
+            assert client.delete(f"/owners/{owner}").status_code == 202
+    single = client.post("/samples", files=[IMAGE, *SAID]).json()
+    assert client.delete(f"/samples/{single['id']}").status_code == 202
+
+    def found(**query: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = client.get("/erasures", params=query).json()["items"]
+        return items
+
+    assert len(found()) >= 5
+    assert [one["subject"] for one in found(owner="ada")] == [{"owner": "ada"}] * 2
+    assert [one["subject"] for one in found(owner=" ada ")] == [{"owner": "ada"}] * 2  # blanks, as at intake
+    assert found(owner="nobody") == []
+    assert found(owner="ada", state="failed") == []
+    page = client.get("/erasures?owner=ada&limit=1").json()
+    rest = client.get("/erasures", params={"owner": "ada", "limit": 1, "cursor": page["next_cursor"]}).json()
+    assert [*page["items"], *rest["items"]] == found(owner="ada")
+    assert client.get("/erasures?owner=%00").status_code == 422

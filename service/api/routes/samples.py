@@ -15,6 +15,7 @@ from service.api.problems import problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import Listing
 from service.api.schemas.samples import BatchItem, BatchMetadata, BatchResult, SaidOfRaw, Sample, sample_of
+from service.core.held import Held
 from service.core.idempotency import once, request_digest
 from service.core.intake import Newcomer, Upload, check_text, take_in
 from service.errors import Invalid, NotFound, ServiceError, Unavailable
@@ -65,7 +66,7 @@ def create_sample(
             (result,) = _take_in(service, [upload], ticket.key_digest)
             if isinstance(result, ServiceError):
                 raise result
-            record = result
+            record = result.sample if isinstance(result, Held) else result
     response.headers["Location"] = f"/samples/{record.id}"
     return sample_of(record)
 
@@ -90,7 +91,9 @@ def create_samples(
     service: Running,
     request: Request,
     images: Annotated[list[UploadFile], File(min_length=1, max_length=MAX_BATCH)],
-    metadata: Annotated[str, Form(description="JSON list of {label, owner}, in the order of the images.")],
+    metadata: Annotated[
+        str, Form(description="JSON list of {label, owner}, in the order of the images; `unless_held` may be added.")
+    ],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
     described = _parse_metadata(metadata, len(images))
@@ -98,7 +101,7 @@ def create_samples(
     for image, item in zip(images, described, strict=True):
         try:
             label, owner = check_text("label", item.label), check_text("owner", item.owner)
-            uploads.append(Upload(image.file.read(), label, owner))
+            uploads.append(Upload(image.file.read(), label, owner, item.unless_held))
         except ServiceError as error:
             uploads.append(error)
     results = _take_in(service, uploads)
@@ -117,7 +120,9 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     return described
 
 
-def _batch_item(result: records.Sample | ServiceError, instance: str) -> BatchItem:
+def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> BatchItem:
+    if isinstance(result, Held):
+        return BatchItem(status=status.HTTP_200_OK, sample=sample_of(result.sample))
     if isinstance(result, ServiceError):
         return BatchItem(status=result.status, problem=problem_of(result, instance))
     return BatchItem(status=status.HTTP_201_CREATED, sample=sample_of(result))
@@ -125,7 +130,7 @@ def _batch_item(result: records.Sample | ServiceError, instance: str) -> BatchIt
 
 def _take_in(
     service: Service, uploads: list[Upload | ServiceError] | list[Upload], key_digest: str | None = None
-) -> list[records.Sample | ServiceError]:
+) -> list[records.Sample | Held | ServiceError]:
     """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
     sent = [upload for upload in uploads if isinstance(upload, Upload)]
     described = iter(_describe(service, sent))
@@ -152,7 +157,7 @@ def _describe(service: Service, uploads: Sequence[Upload]) -> list[Newcomer | Se
         prepared, outcome = one
         if isinstance(outcome, jobs.Description):  # a newcomer is answered with nothing else
             said = (outcome.embedding, outcome.descriptor, upload.label, upload.owner)
-            newcomers.append(Newcomer(prepared.picture, *said))
+            newcomers.append(Newcomer(prepared.picture, *said, unless_held=upload.unless_held))
     return newcomers
 
 

@@ -36,12 +36,18 @@ class BatchMetadata(BaseModel):
 
     label: str
     owner: str
+    unless_held: int | None = Field(
+        None,
+        ge=1,
+        description="Not if so many samples of this owner under this label are this very picture: the answer is the "
+        "last of these then, with status 200.",
+    )
 
 
 class BatchItem(BaseModel):
     """One image of a batch: taken in, or why not."""
 
-    status: int
+    status: int = Field(description="201; 200 if it was held already, as `unless_held` asked; or the problem's.")
     sample: Sample | None = None
     problem: Problem | None = None
 

@@ -73,8 +73,11 @@ def read(response: httpx.Response) -> Answer:
     raise NotOubli(f"The answer ({response.status_code}) {said}")
 
 
-def refusal(response: httpx.Response) -> Refused:
-    """An answer of 4xx or 5xx: the problem's words (RFC 9457), or as much as can be said of another's page."""
+def refusal(response: httpx.Response, advice: str = "") -> Refused:
+    """An answer of 4xx or 5xx: the problem's words (RFC 9457), or as much as can be said of another's page.
+
+    advice  is said after them.
+    """
     code = response.status_code
     try:
         problem = response.json()
@@ -83,11 +86,11 @@ def refusal(response: httpx.Response) -> Refused:
     if not (isinstance(problem, dict) and {"title", "detail"} <= problem.keys()):
         reason = f" ({response.reason_phrase})" if response.reason_phrase else ""
         said = f"The answer is {code}{reason}, and not in Oubli's words: a proxy's, perhaps"
-        return Refused(f"{said}. Try again, or see --url.", code=code)
+        return Refused(f"{said}. Try again, or see --url.{advice}", code=code)
     errors = problem.get("errors")
     parts = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
     fields = {str(part.get("field")): str(part.get("detail")) for part in parts}
-    return Refused(f"{problem['title']}: {problem['detail']}", code=code, fields=fields)
+    return Refused(f"{problem['title']}: {problem['detail']}{advice}", code=code, fields=fields)
 
 
 def pause_before_retry(response: httpx.Response) -> float:

@@ -51,7 +51,9 @@ class Client:
             if response.status_code not in (429, 503):
                 break
             pause = max(LEAST_PAUSE, answers.pause_before_retry(response))
-            if pause > answers.LONGEST_PAUSE or waited + pause > PATIENCE:
+            if pause > answers.LONGEST_PAUSE:
+                raise answers.refusal(response, f" Try again in {pause:.0f} s.")
+            if waited + pause > PATIENCE:
                 break
             if waited >= SILENT:
                 self._note_wait(response)

@@ -45,6 +45,7 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
     """Run the API alone."""
     share_cores()
     chosen = settings_of(data)
+    require_registry(chosen)
     from service.api.server import serve as serve_http
 
     log.configure(chosen.log_level, chosen.log_format)
@@ -52,7 +53,6 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
         from service import tracing
 
         tracing.start("api")
-    require_registry(chosen)
     serve_http(chosen, host=host, port=port)
 
 

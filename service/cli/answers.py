@@ -34,6 +34,10 @@ class Refused(ServiceError):
         self.fields = dict(fields or {})
 
 
+class Unreachable(Refused):
+    """There is nobody to answer at all."""
+
+
 class NotOubli(Refused):
     """Something else answered, or a release that this one does not understand."""
 
@@ -60,7 +64,7 @@ def read(response: httpx.Response) -> Answer:
     """The object that a successful answer holds. Raises Refused, in words, for every other answer."""
     if response.is_error:
         raise refusal(response)
-    if response.is_redirect:
+    if response.has_redirect_location:
         raise NotOubli(f"The answer ({response.status_code}) points elsewhere, to {response.headers['Location']}")
     try:
         found = response.json(object_hook=Answer)
@@ -100,7 +104,7 @@ def pause_before_retry(response: httpx.Response) -> float:
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 1.0
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -35,7 +35,7 @@ def audit_command(
     configure(settings, threads=settings.training.threads)
     context = open_context(settings, read_only=True)
     try:
-        scope = _scope(context, embeddings, chosen)
+        scope = scope_of(context, embeddings=embeddings, rebuild=chosen)
         with progress_bar(apart=as_json) as bar:
             findings = _findings(context, scope, bar, aloud=not as_json)
     finally:
@@ -84,8 +84,8 @@ def parse_rebuild(text: str) -> int | str | None:
         raise Misused(f"--rebuild {plain(text)!r} is neither `all`, nor a number, nor a cluster's id.") from None
 
 
-def _scope(context: Context, embeddings: bool, rebuild: int | str | None) -> Scope:
-    """Raises Misused for a cluster that serves no prompt: there is nothing to compare with."""
+def scope_of(context: Context, *, embeddings: bool, rebuild: int | str | None) -> Scope:
+    """How deep to look; `rebuild` as `parse_rebuild` reads it. Raises Misused for a cluster that serves no prompt: there is nothing to compare with."""
     from service.core.audit import Scope
     from service.registry import clusters
 

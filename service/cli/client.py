@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from service.cli import answers
-from service.cli.answers import Answer, Refused
+from service.cli.answers import Answer, Refused, Unreachable
 from service.cli.folder import settings_of
 from service.cli.printing import note, plain
 from service.errors import Misconfigured
@@ -66,7 +66,10 @@ class Client:
         try:
             return self._http.request(method, path, **arguments)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, UnicodeError) as error:  # the last: of a host's name
-            raise Refused(_broken(error, self._http.base_url)) from None
+            kind = (
+                Unreachable if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, UnicodeError)) else Refused
+            )
+            raise kind(_broken(error, self._http.base_url)) from None
 
     def _note_wait(self, response: httpx.Response) -> None:
         """Once: whoever looks at a silent terminal shall know why."""

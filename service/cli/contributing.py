@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.class_folders import ClassFile
-from service.cli.answers import Answer, NotOubli, Refused, items
+from service.cli.answers import Answer, NotOubli, Refused, Unreachable, items
 from service.cli.client import Client
 
 MOST_BYTES = 300_000_000  # of a file; no service takes a whole request of that
@@ -95,7 +95,7 @@ class Contributor:
         try:
             return list(self._post(files))
         except Refused as refused:
-            if refused.code in NOT_FOR_US or isinstance(refused, NotOubli):
+            if refused.code in NOT_FOR_US or isinstance(refused, (NotOubli, Unreachable)):
                 raise
             if len(files) == 1:
                 return [self._failed_alone(refused)]

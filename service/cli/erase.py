@@ -76,7 +76,8 @@ def _quotes(
     client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]]
 ) -> tuple[list[Subject], list[Answer]]:
     """What each would cost. Those that cannot be erased go to `refused`. A lone one's refusal is raised."""
-    asked, quotes = [], []
+    asked: list[Subject] = []
+    quotes: list[Answer] = []
     for subject in subjects:
         try:
             quotes.append(client.request("POST", "/erasures", json={**subject.body, "validate_only": True}))
@@ -118,7 +119,7 @@ def _erase(
     client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]], as_json: bool
 ) -> list[Answer]:
     """The accepted erasures."""
-    accepted = []
+    accepted: list[Answer] = []
     for subject in subjects:
         try:
             erasure = client.request("POST", "/erasures", json=subject.body)

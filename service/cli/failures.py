@@ -6,6 +6,7 @@ Exit status 1: what was asked for was not done, or not all of it. 2: it could no
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _of_system(error: OSError) -> str:
     reason = error.strerror or _first_line(error)
     if error.filename is None:
         return f"The system refuses: {reason}."
-    place = error.filename if isinstance(error.filename, int) else plain(Path(error.filename))
+    place = error.filename if isinstance(error.filename, int) else plain(Path(os.fsdecode(error.filename)))
     return f"{place}: {reason}. Is the path right, and yours to use?"
 
 

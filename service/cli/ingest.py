@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, progress_bar, say
 from service.errors import Invalid, ServiceError
 
+GiveUp = Callable[[], None]
 NAMED = 20  # entries of a kind that are named on a terminal
 
 
@@ -64,7 +65,7 @@ def ingest(
         raise typer.Exit(1)
 
 
-def _send_all(contributor: Contributor, found: Found, bar: Progress, title: str, most: int, give_up: Any) -> None:
+def _send_all(contributor: Contributor, found: Found, bar: Progress, title: str, most: int, give_up: GiveUp) -> None:
     task = bar.add_task(title, total=len(found.pictures))
     parts = chunks(found.pictures, size=lambda picture: picture.size)
     for count in in_flight(contributor.send, parts, most=most, give_up=give_up):

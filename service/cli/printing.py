@@ -77,11 +77,11 @@ def print_json(value: Any) -> None:
 
 
 def progress_bar(*, apart: bool = False) -> Progress:
-    """The one look of our progress bars. `apart`: on standard error, where the answer is JSON."""
+    """The one look of our progress bars. `apart`: on standard error, for a person who reads JSON."""
     columns = (
         TextColumn("{task.description:<28}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=aside if apart else console)
+    return Progress(*columns, console=aside if apart else console, disable=apart and not aside.is_terminal)

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from service.errors import ServiceError
 from service.registry import samples
 from service.registry.engine import ReadSession
 from service.registry.records import Sample
 
-if TYPE_CHECKING:
-    from service.core.intake import Newcomer
-
-_Picture = tuple[str, str, str]  # owner, label, digest
+Picture = tuple[str, str, str]  # owner, label, digest
 
 
 @dataclass(frozen=True)
@@ -38,34 +34,33 @@ class Twin:
 
 
 class Roll:
-    """Whatever samples the pictures of a request are, on record and in the request itself."""
+    """Whatever samples the pictures of a request are, on record and in the request itself.
 
-    def __init__(self, session: ReadSession, newcomers: Sequence[Newcomer]) -> None:
-        self._asked = {_picture(newcomer) for newcomer in newcomers if newcomer.unless_held is not None}
-        self._known: dict[_Picture, list[Sample | int]] = defaultdict(list)
+    pictures  each with how many must be held for it to be left alone; None: whatever is held.
+    found     for each what it is already; None if it is new.
+    """
+
+    def __init__(self, session: ReadSession, pictures: Sequence[tuple[Picture, int | None]]) -> None:
+        self._asked = {picture for picture, unless_held in pictures if unless_held is not None}
+        self._known: dict[Picture, list[Sample | int]] = defaultdict(list)
         for sample in samples.alike(session, self._asked):
             self._known[sample.owner, sample.label, sample.digest].append(sample)
-        self.found = [self._find(place, newcomer) for place, newcomer in enumerate(newcomers)]
+        self.found = [self._find(place, *asked) for place, asked in enumerate(pictures)]
 
-    def _find(self, place: int, newcomer: Newcomer) -> Held | Twin | None:
-        """None if it is new."""
-        alike = self._known[_picture(newcomer)]
-        if newcomer.unless_held is None or len(alike) < newcomer.unless_held:
+    def _find(self, place: int, picture: Picture, unless_held: int | None) -> Held | Twin | None:
+        alike = self._known[picture]
+        if unless_held is None or len(alike) < unless_held:
             alike.append(place)
             return None
-        known = alike[newcomer.unless_held - 1]
+        known = alike[unless_held - 1]
         return Held(known) if isinstance(known, Sample) else Twin(known)
 
     def is_outdated(self, session: ReadSession) -> bool:
         """Whether others have recorded one of these pictures since; once ours are recorded."""
-        now: dict[_Picture, int] = defaultdict(int)
+        now: dict[Picture, int] = defaultdict(int)
         for sample in samples.alike(session, self._asked):
             now[sample.owner, sample.label, sample.digest] += 1
         return any(count > len(self._known[picture]) for picture, count in now.items())
-
-
-def _picture(newcomer: Newcomer) -> _Picture:
-    return newcomer.owner, newcomer.label, newcomer.picture.digest
 
 
 def untwinned(results: Sequence[Sample | Held | Twin | ServiceError]) -> list[Sample | Held | ServiceError]:

@@ -250,7 +250,7 @@ def _record_all(
     most = context.partition.max_copies
     if layout_rows.digest(session) != located.layout:
         raise _Moved
-    roll = Roll(session, newcomers)
+    roll = Roll(session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in newcomers])
     known = [one or position for one, position in zip(roll.found, located.positions, strict=True)]
     places = _refuse_copies(context, session, newcomers, known)
     taken = zip(newcomers, places, strict=True)

@@ -175,12 +175,14 @@ def test_several_owners_are_erased_at_once(command: Command, service: Service, p
     assert [service.pages("/samples", owner=each) for each in owners] == [[], []]
 
 
-def test_an_audit_of_a_cluster_that_is_not_there_is_refused(service: Service) -> None:
-    done = oubli("audit", "--rebuild", str(UUID(int=1)), "--data", service.data, env=service.env)
-    assert done.code == 2
-    assert "there is no cluster" in done.err
-    told = oubli("audit", "--json", "--rebuild", "1", "--data", service.data, env=service.env)
-    assert json.loads(told.out).keys() == {"differences", "unclear", "findings"}
+@pytest.mark.thorough
+def test_what_looks_at_the_folder_itself_says_it_in_json(service: Service) -> None:
+    audited = oubli("audit", "--json", "--rebuild", "1", "--data", service.data, env=service.env)
+    assert json.loads(audited.out).keys() == {"differences", "unclear", "findings"}
+    checked = oubli("restore-check", "--json", "--empty", "--data", service.data, env=service.env)
+    assert json.loads(checked.out)["running"]
+    beating = oubli("heartbeat", "--json", "--name", "embedded-1", "--data", service.data, env=service.env)
+    assert json.loads(beating.out) == {"alive": ["embedded-1"]}
 
 
 def test_predict_and_erase(

@@ -116,6 +116,7 @@ def test_nobody_there_and_no_http_are_told_apart() -> None:
     [
         ("2", 2), (" 7 ", 7), ("0", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 1), ("", 1), ("-3", 1),
         ("nan", 1), ("inf", 1), ("1e9", 1), ("²", 1), ("9" * 400, 999_999_999), ("Wed, 99 Foo 2015 07:28:00 GMT", 1),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", 1), ("Wed, 41 Oct 2015 07:28:00 GMT", 1),
     ],
 )  # fmt: skip
 def test_retry_after_is_a_number_or_a_date(text: str, seconds: float) -> None:

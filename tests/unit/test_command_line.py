@@ -194,7 +194,7 @@ def test_the_good_are_answered_and_the_bad_are_named(tmp_path: Path) -> None:
     answer = json.loads(told.out)
     assert [one["file"] for one in answer["predictions"]] == [str(paths[0]), str(paths[2])]
     assert [one["file"] for one in answer["refused"]] == [str(path) for path in (paths[1], paths[3], paths[4])]
-    assert f"{paths[1]}: Unsupported media type: No image." in only_bad.out or "No image." in only_bad.out
+    assert only_bad.out == f"{paths[1]}: No image.\n"
 
 
 def test_where_a_request_is_refused_as_a_whole_files_are_sent_one_by_one(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def with_port(words: list[str]) -> list[str]:
 
 
 def damage_by_noise(path: Path) -> None:
-    path.write_bytes(os.urandom(5000))
+    path.write_bytes(b"no database" * 500)
 
 
 def damage_within(path: Path) -> None:
@@ -361,10 +361,7 @@ def test_a_damaged_registry_is_said_in_a_line(
     damage: Callable[[Path], None], on_folder: list[str], tmp_path: Path
 ) -> None:
     damage(tmp_path / "registry.db")
-    before = (tmp_path / "registry.db").read_bytes()
-    done = command(*on_folder, "--data", tmp_path)
-    assert_one_line(done, "damaged", "backup", code=2)
-    assert (tmp_path / "registry.db").read_bytes() == before
+    assert_one_line(command(*on_folder, "--data", tmp_path), "damaged", "backup", code=2)
 
 
 def test_a_data_folder_that_is_a_file_is_said(on_folder: list[str], tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ class Holding:
 
     def __call__(self, request: Request) -> Reply:
         assert (request.method, request.path) == ("POST", "/samples/batch")  # nothing else is asked
-        parts = re.findall(rb'name="(\w+)"(?:; filename="\d+")?\r\n(?:.+\r\n)*\r\n(.*?)\r\n--', request.body, re.DOTALL)
+        parts = re.findall(
+            rb'name="(\w+)"(?:; filename="\d+")?\r\n(?:[^\r\n]+\r\n)*\r\n(.*?)\r\n--', request.body, re.DOTALL
+        )
         images = [data for name, data in parts if name == b"images"]
         (metadata,) = [json.loads(data) for name, data in parts if name == b"metadata"]
         assert len(images) == len(metadata)
@@ -189,7 +191,7 @@ def test_what_is_wrong_with_all_ends_it_soon_and_is_said(status: int, requests: 
     assert json.loads(told.out)["stopped"] == "Refused: Not for you."
 
 
-def test_a_service_that_goes_away_is_said_with_what_was_done(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_answer_for_one_file_is_not_the_end(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.cli.flight.CHUNK", 2)
     put(album, **{f"cat__{i}": str(i) for i in range(6)})
     service = Holding(lambda images: problem(503, "Going.") if b"\xff\xd8\xff2" in images else None)

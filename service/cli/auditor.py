@@ -85,7 +85,10 @@ def parse_rebuild(text: str) -> int | str | None:
 
 
 def scope_of(context: Context, *, embeddings: bool, rebuild: int | str | None) -> Scope:
-    """How deep to look; `rebuild` as `parse_rebuild` reads it. Raises Misused for a cluster that serves no prompt: there is nothing to compare with."""
+    """How deep to look; `rebuild` as `parse_rebuild` reads it.
+
+    Raises Misused for a cluster that serves no prompt: there is nothing to compare with.
+    """
     from service.core.audit import Scope
     from service.registry import clusters
 

@@ -41,8 +41,8 @@ def said(value: Any, status: int = 200, **headers: str) -> Reply:
 
 
 def problem(status: int, detail: str, *, title: str = "Refused", **more: Any) -> Reply:
-    """As Oubli says it (RFC 9457)."""
-    return said({"title": title, "status": status, "detail": detail, **more}, status)
+    """As Oubli says it (RFC 9457); what is busy may be asked again at once."""
+    return said({"title": title, "status": status, "detail": detail, **more}, status, Retry_After="0")
 
 
 @contextmanager

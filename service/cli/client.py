@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import httpx
 import typer
@@ -42,6 +42,12 @@ class Client:
         self._given_up = threading.Event()
         self._has_noted = False
         self._http = _open(_checked_url(url), headers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def request(self, method: str, path: str, **arguments: Any) -> Answer:
         """The decoded answer. Waits where it is told to (429, 503). Raises Refused with the problem's words."""
@@ -116,9 +122,9 @@ def _open(url: str, headers: dict[str, str]) -> httpx.Client:
 
 def _broken(error: Exception, url: httpx.URL) -> str:
     """Why there is no answer, and what to do about it."""
-    reason = error.__cause__ or error.__context__ or error
-    while reason.__cause__ is not None:
-        reason = reason.__cause__
+    reason: BaseException = error
+    while (before := reason.__cause__ or reason.__context__) is not None:
+        reason = before
     if isinstance(reason, ssl.SSLError):
         return f"No secure connection to {url}: {reason.reason or reason}. Is it https that is spoken there?"
     if isinstance(error, httpx.ProxyError):

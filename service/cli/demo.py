@@ -91,7 +91,8 @@ def running_service(port: int, settings: Mapping[str, str] | None = None) -> Ite
     try:
         with console.status("Starting API, worker and timer (`oubli serve`) ..."):
             _wait(process, url)
-        yield Client(url, (folder / "admin-key").read_text().strip()), url, folder
+        with Client(url, (folder / "admin-key").read_text().strip()) as client:
+            yield client, url, folder
     finally:
         process.terminate()
         process.wait()
@@ -99,12 +100,12 @@ def running_service(port: int, settings: Mapping[str, str] | None = None) -> Ite
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    client = Client(url, None)
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if client.is_ready():
-            return
-        time.sleep(0.2)
+    with Client(url, None) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            if client.is_ready():
+                return
+            time.sleep(0.2)
     raise Misconfigured("The embedded service did not start; its messages are above.")
 
 

@@ -22,12 +22,12 @@ def retry(
 ) -> None:
     """Try failed trainings again, now."""
     given = [_cluster_id(text) for text in ids or ()]
-    client = client_of(url, data)
-    chosen = given or [cluster["id"] for cluster in client.pages("/clusters") if cluster["state"] == "failed"]
-    for cluster in chosen:
-        client.request("POST", f"/clusters/{cluster}/retry")
-        if not as_json:
-            say(f"Cluster {plain(cluster)} is tried again.")
+    with client_of(url, data) as client:
+        chosen = given or [cluster["id"] for cluster in client.pages("/clusters") if cluster["state"] == "failed"]
+        for cluster in chosen:
+            client.request("POST", f"/clusters/{cluster}/retry")
+            if not as_json:
+                say(f"Cluster {plain(cluster)} is tried again.")
     if as_json:
         print_json({"retried": chosen})
     elif not chosen:
@@ -44,7 +44,8 @@ def _cluster_id(text: str) -> str:
 
 def status(as_json: JsonOption = False, url: UrlOption = None, data: DataOption = None) -> None:
     """The service at a glance."""
-    answer = client_of(url, data).request("GET", "/status")
+    with client_of(url, data) as client:
+        answer = client.request("GET", "/status")
     if as_json:
         print_json(answer)
         return

@@ -53,19 +53,19 @@ def erase(
     if bool(ids) == bool(owner):
         raise Invalid("Give either sample ids or --owner.")
     subjects = [Subject(each) for each in dict.fromkeys(owner or ())] or [Subject(None, tuple(ids or ()))]
-    client = client_of(url, data)
     refused: list[tuple[Subject, Refused]] = []
-    if quote or not yes:
-        subjects, quotes = _quotes(client, subjects, refused)
-        if quote:
-            print_json(quotes[0] if len(quotes) == 1 and not refused else quotes)
-            _end(refused)
-            return
-        if subjects:
-            _ask(subjects, quotes)
-    erasures = _erase(client, subjects, refused, as_json)
-    if wait:
-        erasures = [_finish(client, erasure, as_json) for erasure in erasures]
+    with client_of(url, data) as client:
+        if quote or not yes:
+            subjects, quotes = _quotes(client, subjects, refused)
+            if quote:
+                print_json(quotes[0] if len(quotes) == 1 and not refused else quotes)
+                _end(refused)
+                return
+            if subjects:
+                _ask(subjects, quotes)
+        erasures = _erase(client, subjects, refused, as_json)
+        if wait:
+            erasures = [_finish(client, erasure, as_json) for erasure in erasures]
     if as_json:
         said = [{**subject.body, "reason": problem.detail} for subject, problem in refused]
         print_json({"erasures": erasures, "refused": said})

@@ -39,16 +39,15 @@ def ingest(
     Images arrive in the order of their names within a request of 64; which of two requests under way arrives first
     is not promised. With `--in-flight 1` the order is that of all names.
     """
-    client = client_of(url, data)
     if not folder.is_dir():
         raise Invalid(f"{plain(folder)} is not a folder.")
     found = find(folder)
     if not found.pictures:
         _name_left_out(found, as_json)
         raise Invalid(f"{plain(folder)} has no class folders with images in them: FOLDER/<label>/<image>.")
-    contributor = Contributor(client, owner)
     stopped: ServiceError | None = None
-    with progress_bar(apart=as_json) as bar:
+    with client_of(url, data) as client, progress_bar(apart=as_json) as bar:
+        contributor = Contributor(client, owner)
         try:
             _send_all(contributor, found, bar, f"Ingesting {plain(folder.name)}", most, client.give_up)
         except ServiceError as error:

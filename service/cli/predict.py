@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,16 +31,15 @@ def predict(
     data: DataOption = None,
 ) -> None:
     """Classify images. A file that cannot be is named, and the others are answered; exit status 1 then."""
-    client = client_of(url, data)
     found: list[tuple[Path, Outcome]] = []
     stopped: Refused | None = None
-    try:
-        for outcomes in in_flight(
-            lambda chunk: _ask(client, chunk), chunks(files, size=_size), most=most, give_up=client.give_up
-        ):
-            found += outcomes
-    except Refused as refused:
-        stopped = refused
+    with client_of(url, data) as client:
+        ask = partial(_ask, client)
+        try:
+            for outcomes in in_flight(ask, chunks(files, size=_size), most=most, give_up=client.give_up):
+                found += outcomes
+        except Refused as refused:
+            stopped = refused
     if stopped is None or found:
         _print(found, as_json)
     if stopped is not None:

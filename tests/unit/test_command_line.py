@@ -64,7 +64,7 @@ def test_every_command_has_its_help_with_its_defaults(name: str) -> None:
 
 
 def test_the_list_of_commands_cuts_nothing() -> None:
-    assert "..." not in command("--help").out
+    assert "..." not in command("--help").out.partition("Commands:")[2]
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -134,7 +134,8 @@ def prediction(label: str) -> dict[str, object]:
 
 
 def test_predictions_show_labels_and_names_as_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "photo [final][/].jpg"
+    path = tmp_path / "photo [final][" / "].jpg"
+    path.parent.mkdir()
     path.write_bytes(b"x")
     with answering(lambda _: said({"predictions": [prediction(ODD)]})) as url:
         done = command("predict", path, "--url", url)

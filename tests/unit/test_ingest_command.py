@@ -137,7 +137,8 @@ def test_no_setting_of_the_client_matters(album: Path, monkeypatch: pytest.Monke
 
 def test_one_bad_file_stops_no_other(album: Path) -> None:
     put(album, cat__a="1", cat__c="2")
-    (album / "cat" / "b[/].heic").write_bytes(b"no picture")
+    (album / "cat" / "b[").mkdir()
+    (album / "cat" / "b[" / "].heic").write_bytes(b"no picture")
     service = Holding()
     with answering(service) as url:
         done = ingest(album, url)

@@ -152,12 +152,12 @@ def test_what_to_rebuild_is_all_a_number_or_a_cluster_that_serves(used: World) -
 
 
 @sqlite_only
-def test_a_cluster_of_which_nothing_can_be_rebuilt_is_refused(waiting: World) -> None:
+def test_a_cluster_of_which_nothing_can_be_rebuilt_is_refused(planned: World) -> None:
     """It would be reported as "0 differences"."""
     with pytest.raises(Misused, match="there is no cluster"):
-        scope_of(waiting, str(uuid7()))
-    (cluster,) = waiting.clusters()
+        scope_of(planned, str(uuid7()))
+    (cluster,) = planned.clusters()
     with pytest.raises(Misused, match=f"cluster {cluster.id} serves no prompt"):
-        scope_of(waiting, cluster.id)
+        scope_of(planned, cluster.id)
     with pytest.raises(Misused, match="neither `all`"):
-        scope_of(waiting, cluster.id[:8])
+        scope_of(planned, cluster.id[:8])

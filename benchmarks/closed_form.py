@@ -27,7 +27,7 @@ from benchmarks.images import load
 from benchmarks.service_deletions import quantiles
 from models import determinism
 from models.closed_form import Accumulators, solve
-from service.cli.desk import progress_bar
+from service.cli.printing import progress_bar
 from service.core import erasure, sample_file
 from service.core.context import Context, open_context
 from service.registry import clusters

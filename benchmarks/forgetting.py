@@ -23,7 +23,7 @@ from models.embedding import Embedding, embed
 from models.image import pixel_digest
 from models.partition import Partition, make_partition
 from models.spec import PartitionSpec, TrainingSpec
-from service.cli.desk import progress_bar
+from service.cli.printing import progress_bar
 from service.core.plan import PlannedCluster, Survivor, plan
 from service.settings import PartitionSettings
 

@@ -30,7 +30,8 @@ from models.spec import PromptSpec, TrainingSpec
 from models.training import Member, train
 from service.cli.client import Client
 from service.cli.demo import running_service
-from service.cli.desk import CHUNK, progress_bar
+from service.cli.flight import CHUNK
+from service.cli.printing import progress_bar
 from service.core.plan import Survivor, plan
 from service.settings import load_settings
 

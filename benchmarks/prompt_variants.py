@@ -21,7 +21,7 @@ from models import determinism, fusion
 from models.backbone import Backbone, load_backbone
 from models.spec import PromptSpec, TrainingSpec
 from models.training import Member
-from service.cli.desk import progress_bar
+from service.cli.printing import progress_bar
 from service.evaluation import learners
 from service.evaluation.clustered import Clustered, tree_spec
 from service.evaluation.learners import Learned, Probabilities

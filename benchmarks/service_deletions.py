@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.images import Labelled
 from service.cli.client import Client
 from service.cli.demo import running_service
-from service.cli.desk import CHUNK, progress_bar
+from service.cli.flight import CHUNK
+from service.cli.printing import progress_bar
 from service.errors import ServiceError
 from service.registry import replicas
 from service.registry.engine import Registry

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.production import clients, contribute, running_fleet, shuffled
 from benchmarks.service_deletions import quantiles
-from service.cli.desk import console, progress_bar
+from service.cli.printing import console, progress_bar
 from tests.integration.fleet import Fleet
 
 CLIENTS = 4

@@ -26,7 +26,7 @@ from models.image import pixel_digest
 from models.partition import Interval, make_partition
 from models.spec import PartitionSpec, TrainingSpec, canonical_json, member_digest, prompt_key, sha256
 from models.training import Member, train
-from service.cli.desk import progress_bar
+from service.cli.printing import progress_bar
 from service.core.plan import Survivor, plan
 
 EVERYTHING = 0  # as a cap: one prompt and head for everybody

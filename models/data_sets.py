@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
+from models import class_folders
+from models.class_folders import Kind
 from models.image import ImageError, Pixels, decode, pixel_digest
 from models.training import Member
 
@@ -186,11 +188,12 @@ def _folder(path: Path) -> tuple[Part, Part]:
 
 
 def _labelled(path: Path) -> Iterator[tuple[Path, str]]:
-    """Every file of every class folder; hidden ones, which file managers leave behind, are none."""
-    for folder in sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")):
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
-                yield file, folder.name
+    """Every file of every class folder, for its reader to say what it is; what systems leave behind is not there."""
+    found = class_folders.find(path)
+    yield from ((picture.path, picture.label) for picture in found.pictures)
+    for entry in found.left_out:
+        if entry.kind in class_folders.MISSED | {Kind.OTHER} and entry.path.parent != path:
+            yield entry.path, ""
 
 
 def _files(pairs: Iterator[tuple[Path, str]] | list[tuple[Path, str]]) -> Part:

@@ -54,7 +54,7 @@ def start(role: str, *, exporter: SpanExporter | None = None) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
     except ImportError:
-        raise Misconfigured("OUBLI_TRACING needs OpenTelemetry: pip install 'oubli[otel]'.") from None
+        raise Misconfigured("OUBLI_TRACING needs OpenTelemetry: pip install 'oubli-server[otel]'.") from None
     name = os.environ.get("OTEL_SERVICE_NAME") or "oubli"
     resource = Resource.create({"service.name": name, "oubli.role": role})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -23,7 +23,7 @@ from benchmarks.serving import load
 from benchmarks.serving.table import TRAINING, multipart
 from service.cli.client import Client
 from service.cli.demo import running_service
-from service.cli.desk import console, progress_bar
+from service.cli.printing import console, progress_bar
 
 CLIENTS = 32
 IDLE = 100  # deletions while nobody asks

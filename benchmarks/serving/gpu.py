@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.serving import two_pass
 from benchmarks.serving.raw import rates
-from service.cli.desk import console
+from service.cli.printing import console
 
 NAME = "vit-b-22k"
 CLUSTERS, LABELS = 100, 10

@@ -25,7 +25,7 @@ from benchmarks.serving.deletions import Deleted, delete, violations
 from benchmarks.serving.table import multipart
 from service.cli.client import Client
 from service.cli.demo import running_service
-from service.cli.desk import console, progress_bar
+from service.cli.printing import console, progress_bar
 from service.registry import state
 from service.registry.engine import Registry
 from service.settings import Settings

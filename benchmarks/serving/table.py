@@ -33,7 +33,7 @@ from benchmarks.serving import load, peers, raw, two_pass
 from benchmarks.serving.http import request
 from service.cli.client import Client
 from service.cli.demo import running_service
-from service.cli.desk import console
+from service.cli.printing import console
 from service.settings import Settings, TrainingSettings
 
 CELLS = ((1, 1), (1, 8), (1, 32), (1, 64), (64, 4), (64, 8))  # images a request, clients

@@ -3,63 +3,105 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 
-from service.cli.desk import console, progress_bar
-from service.cli.roles import DataOption
-from service.errors import Misconfigured
+from service.cli.failures import Misused
+from service.cli.folder import DataOption, require_registry, settings_of
+from service.cli.printing import JsonOption, plain, print_json, progress_bar, say
 from service.loading import loading
-from service.settings import load_settings
 
 if TYPE_CHECKING:
     from service.core.audit import Finding, Scope
+    from service.core.context import Context
 
 
 def audit_command(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Compute every embedding again.")] = False,
-    rebuild: Annotated[str, typer.Option(help="Prompts to train again from nothing: all, a number, a cluster.")] = "0",
+    rebuild: Annotated[
+        str, typer.Option(help="Prompts to train again from nothing: all, a number, or a cluster's id.")
+    ] = "0",
+    as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Recompute the plan from the survivors, compare everything with it; exit 1 on any difference."""
+    chosen = parse_rebuild(rebuild)
+    settings = settings_of(data)
+    require_registry(settings)
     with loading():  # late, with torch: no other command of `oubli` waits for it
-        from service.core.audit import audit
         from service.core.context import open_context
         from service.core.environment import configure
-        from service.registry.engine import is_migrated
 
-    settings = load_settings(data_dir=data)
-    if not is_migrated(settings.database):
-        raise Misconfigured("There is no registry of this release here. Is the data folder right?")
     configure(settings, threads=settings.training.threads)
     context = open_context(settings, read_only=True)
-    tasks: dict[str, TaskID] = {}
-    findings: list[Finding] = []
-    with progress_bar() as bar:
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(f"Checking {what}", total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        for finding in audit(context, parse_scope(embeddings, rebuild), advance=advance):
-            findings.append(finding)
-            console.print(f"[red]{finding.subject}[/red] {finding.reason}", soft_wrap=True)
-    context.registry.close()
+    try:
+        scope = scope_of(context, embeddings=embeddings, rebuild=chosen)
+        with progress_bar(apart=as_json) as bar:
+            findings = _findings(context, scope, bar, aloud=not as_json)
+    finally:
+        context.registry.close()
     differences = sum(finding.comparable for finding in findings)
     unclear = len(findings) - differences
-    console.print(f"{differences} differences" + (f", {unclear} that cannot be compared here." if unclear else "."))
+    if as_json:
+        print_json({"differences": differences, "unclear": unclear, "findings": [vars(each) for each in findings]})
+    else:
+        say(f"{differences} differences" + (f", {unclear} that cannot be compared here." if unclear else "."))
     if differences:
         raise typer.Exit(1)
 
 
-def parse_scope(embeddings: bool, rebuild: str) -> Scope:
-    """What `--rebuild` asks for."""
-    from service.core.audit import Scope
+def _findings(context: Context, scope: Scope, bar: Progress, *, aloud: bool) -> list[Finding]:
+    """All of them, each told when it is found."""
+    from service.core.audit import audit
 
-    if rebuild == "all":
+    tasks: dict[str, TaskID] = {}
+    findings: list[Finding] = []
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(f"Checking {what}", total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    for finding in audit(context, scope, advance=advance):
+        findings.append(finding)
+        if aloud:
+            say(f"{plain(finding.subject)} {plain(finding.reason)}", style="red")
+    return findings
+
+
+def parse_rebuild(text: str) -> int | str | None:
+    """What `--rebuild` asks for: so many prompts; that of a cluster, by its id; None for all.
+
+    Raises Misused for anything else: an audit that rebuilt nothing must not look like one that found nothing.
+    """
+    if text == "all":
+        return None
+    if text.isascii() and text.isdecimal():
+        return int(text[:9])
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise Misused(f"--rebuild {plain(text)!r} is neither `all`, nor a number, nor a cluster's id.") from None
+
+
+def scope_of(context: Context, *, embeddings: bool, rebuild: int | str | None) -> Scope:
+    """How deep to look; `rebuild` as `parse_rebuild` reads it.
+
+    Raises Misused for a cluster that serves no prompt: there is nothing to compare with.
+    """
+    from service.core.audit import Scope
+    from service.registry import clusters
+
+    if rebuild is None:
         return Scope(embeddings, rebuild_all=True)
-    if rebuild.isdigit():
-        return Scope(embeddings, rebuild_count=int(rebuild))
+    if isinstance(rebuild, int):
+        return Scope(embeddings, rebuild_count=rebuild)
+    with context.registry.read() as session:
+        cluster = clusters.get(session, rebuild)
+    if cluster is None:
+        raise Misused(f"--rebuild: there is no cluster {rebuild}. `GET /clusters` lists them.")
+    if cluster.serving_key is None:
+        raise Misused(f"--rebuild: cluster {rebuild} serves no prompt just now.")
     return Scope(embeddings, rebuild_cluster=rebuild)

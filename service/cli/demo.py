@@ -23,9 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from service.cli.client import Client
-from service.cli.desk import CHUNK, console, progress_bar, wait_for
+from service.cli.erase import wait_for
+from service.cli.flight import CHUNK
+from service.cli.printing import console, progress_bar, say, show
 from service.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -47,15 +50,18 @@ def demo(
     """Play the whole story with real handwritten digits, then keep serving until Ctrl-C."""
     with running_service(port, SETTINGS) as (client, url, _):
         _tell(client)
-        console.print(f"\nThe admin's desk: [bold]{url}/docs[/bold]   key: [dim]{client.key}[/dim]")
+        console.print(
+            Text.assemble("\nThe admin's desk: ", (f"{url}/docs", "bold"), "   key: ", (client.key or "", "dim")),
+            soft_wrap=True,
+        )
         if exit_after:
             return
-        console.print("Serving until Ctrl-C.")
+        say("Serving until Ctrl-C.")
         try:
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
-            console.print("Stopping.")
+            say("Stopping.")
 
 
 def _free_port(wanted: int) -> int:
@@ -85,7 +91,8 @@ def running_service(port: int, settings: Mapping[str, str] | None = None) -> Ite
     try:
         with console.status("Starting API, worker and timer (`oubli serve`) ..."):
             _wait(process, url)
-        yield Client(url, (folder / "admin-key").read_text().strip()), url, folder
+        with Client(url, (folder / "admin-key").read_text().strip()) as client:
+            yield client, url, folder
     finally:
         process.terminate()
         process.wait()
@@ -93,12 +100,12 @@ def running_service(port: int, settings: Mapping[str, str] | None = None) -> Ite
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    client = Client(url, None)
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        if client.is_ready():
-            return
-        time.sleep(0.2)
+    with Client(url, None) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            if client.is_ready():
+                return
+            time.sleep(0.2)
     raise Misconfigured("The embedded service did not start; its messages are above.")
 
 
@@ -137,14 +144,14 @@ def _tell(client: Client) -> None:
     everything = sum(cluster["prompt"]["sample_epochs"] for cluster in after)
     table = Table(title="What it took", show_header=False)
     table.add_row("contributing, and training all prompts", f"{trained:.1f} s, {len(before)} prompts")
-    table.add_row("use of her digits stopped after", f"[bold]{stopped * 1000:.0f} ms[/bold], with the answer itself")
+    table.add_row("use of her digits stopped after", f"{stopped * 1000:.0f} ms, with the answer itself", style="bold")
     table.add_row("erasure completed after", f"{retrained:.1f} s, predictions going on meanwhile")
     table.add_row("prompts retrained", f"{len(changed)} of {len(after)}; all others byte for byte as before")
     table.add_row("sample-epochs", f"{work:,} instead of {everything:,} ({work / max(1, everything):.0%})")
     table.add_row("accuracy before any prompt was trained", f"{at_once:.1%}")
     table.add_row("accuracy before, during, after", f"{known:.1%} → {missing:.1%} → {forgotten:.1%}")
     table.add_row("her samples still held", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
-    console.print(table)
+    show(table)
 
 
 def _contribute(client: Client, contributed: Sequence[Digit]) -> None:

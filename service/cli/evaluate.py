@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.desk import console, progress_bar
+from service.cli.printing import JsonOption, plain, print_json, progress_bar, say, show
 from service.errors import Invalid
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def evaluate(
     gpus: Annotated[int, typer.Option(help="Devices to spread over; 0 for the CPU's cores.", min=0)] = 0,
     jobs: Annotated[int | None, typer.Option(help="Processes on the CPU; one a core if not given.", min=1)] = None,
     out: Annotated[Path, typer.Option(help="Folder of results; what is in it is not done again.")] = Path("evaluation"),
+    as_json: JsonOption = False,
 ) -> None:
     """Print the paper's table: every method's accuracy, cost of forgetting, exactness and what an attacker learns."""
     from models.determinism import NotDeterministic, check
@@ -85,14 +86,14 @@ def evaluate(
         for device in devices:  # a process that finds its own missing could not say so
             check(threads=THREADS, device=device)
         found = study.load_data(download=download)
-        with progress_bar() as bar:
+        with progress_bar(apart=as_json) as bar:
             describing = bar.add_task("Describing", total=len(found.train) + len(found.test))
             bench = Bench(study, devices[0], lambda images: bar.advance(describing, images))
         bench.check()
         if search:
-            _search(study, bench, search)
+            _search(study, bench, search, as_json)
         else:
-            _measure(study, bench, found.name, devices)
+            _measure(study, bench, found.name, devices, as_json)
     except (ValueError, NotDeterministic, Unfinished) as error:  # a data set that is missing, too
         raise Invalid(str(error)) from None
 
@@ -127,7 +128,7 @@ def _with_training(
         raise Invalid(str(error)) from None
 
 
-def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str]) -> None:
+def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str], as_json: bool) -> None:
     """The table, on a terminal and in files."""
     from models.determinism import fingerprint
     from service.evaluation.report import rows_of, tables, worth_of, write
@@ -138,22 +139,27 @@ def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str]) -> N
         few = f"A trial needs {study.trial.samples} images to learn from, and there are {len(bench.samples)}"
         raise Invalid(f"{few}: use --no-trial.")
     tasks = tasks_of(study, len(bench.samples))
-    with progress_bar() as bar:
+    with progress_bar(apart=as_json) as bar:
         spending = bar.add_task("Training, in sample-epochs", total=sum(tasks.values()))
         figures = run_all(study, list(tasks), devices, lambda _, spent: bar.advance(spending, spent))
         bar.update(spending, completed=sum(tasks.values()))
     about = _about(study, name, len(bench.samples), len(bench.queries), bench.backbone.digest)
     about["environment"] = fingerprint(threads=THREADS, device=devices[0])
     paths = write(study, figures, about)
+    if as_json:
+        print_json(
+            {"about": about, "rows": [vars(row) for row in rows_of(study, figures)], "files": list(map(str, paths))}
+        )
+        return
     title = f"{name}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
     for table in tables(rows_of(study, figures), title):
-        console.print(table)
-    console.print("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models touched.")
-    console.print(worth_of(figures) or "")
-    console.print("Written: " + ", ".join(str(path) for path in paths))
+        show(table)
+    say("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models touched.")
+    say(worth_of(figures) or "")
+    say("Written: " + ", ".join(map(plain, paths)))
 
 
-def _search(study: Study, bench: Bench, tries: int) -> None:
+def _search(study: Study, bench: Bench, tries: int, as_json: bool) -> None:
     """Settings of the one method that is named."""
     from service.evaluation import search
 
@@ -161,13 +167,16 @@ def _search(study: Study, bench: Bench, tries: int) -> None:
         raise Invalid("A search is for one method: name it with --method.")
     (method,) = study.methods
     path = study.out / f"search-{method}.json"
-    with progress_bar() as bar:
+    with progress_bar(apart=as_json) as bar:
         task = bar.add_task(f"Trying settings of {method}", total=tries)
         found = search.search(study, bench, method, tries, lambda: bar.advance(task))
     search.write(found, path)
+    if as_json:
+        print_json({"best": found.best, "importance": found.importance, "file": str(path)})
+        return
     for title, values in (("Best", found.best), ("Importance", found.importance)):
-        console.print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-    console.print(f"Written: {path}")
+        say(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    say(f"Written: {plain(path)}")
 
 
 def _about(study: Study, name: str, train: int, test: int, digest: str) -> dict[str, Any]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import typer
+
+CHUNK = 64  # images in a request
+CHUNK_BYTES = 100_000_000  # ... or fewer, if they are large
+InFlightOption = Annotated[int, typer.Option("--in-flight", help="Requests under way at once.", min=1, max=32)]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,3 +38,17 @@ def in_flight(
             give_up()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def chunks(items: Iterable[Item], *, size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Consecutive items, at most CHUNK and CHUNK_BYTES together; a larger item goes alone."""
+    chunk: list[Item] = []
+    weight = 0
+    for item in items:
+        if chunk and (len(chunk) == CHUNK or weight + size(item) > CHUNK_BYTES):
+            yield chunk
+            chunk, weight = [], 0
+        chunk.append(item)
+        weight += size(item)
+    if chunk:
+        yield chunk

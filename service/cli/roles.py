@@ -9,34 +9,35 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from service import log
+from service.cli.folder import DataOption, require_registry, settings_of
+from service.cli.printing import JsonOption, plain, print_json, show
 from service.clock import system_clock
 from service.core.queues import QUEUES
-from service.errors import Invalid, Misconfigured, NotFound
+from service.errors import Invalid, NotFound
 from service.loading import loading
-from service.registry.records import SCOPES
-from service.settings import Settings, describe, load_settings
+from service.registry.records import SCOPES, ApiKey
+from service.settings import describe, load_settings
 
 if TYPE_CHECKING:
     from service.registry.engine import Registry
 
-DataOption = Annotated[Path | None, typer.Option("--data", help="Data folder [default: ./oubli-data].")]
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
 HostOption = Annotated[str, typer.Option(help="Address to listen at.")]
 
 
 def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run everything: API, workers and their timer, started and supervised here."""
+    chosen = settings_of(data)
     from service.cli.supervisor import Supervisor
 
-    chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
     sys.exit(Supervisor(chosen, host=host, port=port).run())
 
@@ -44,24 +45,17 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
     share_cores()
+    chosen = settings_of(data)
+    require_registry(chosen)
     with loading():
         from service.api.server import serve as serve_http
 
-    chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
     if chosen.tracing:
         from service import tracing
 
         tracing.start("api")
-    _require_migrated(chosen)
     serve_http(chosen, host=host, port=port)
-
-
-def _require_migrated(chosen: Settings) -> None:
-    from service.registry.engine import is_migrated
-
-    if not is_migrated(chosen.database):
-        raise Misconfigured("The registry's schema is missing or old. Run `oubli migrate` first.")
 
 
 def worker(
@@ -70,7 +64,7 @@ def worker(
     queues: Annotated[str, typer.Option(help="Bells to listen to: deletions, additions or both.")] = ",".join(QUEUES),
 ) -> None:
     """Run one training worker; one process a device. With `--queues deletions`, it trains what deletions wait for."""
-    _require_migrated(load_settings(device=device))
+    require_registry(settings_of(None, device=device))
     chosen = [*(["--device", device] if device else []), *(["--name", name] if name else [])]
     _become("worker", [*chosen, "--queues", ",".join(_queues(queues))])
 
@@ -79,7 +73,7 @@ def _queues(given: str) -> list[str]:
     """In the order in which a worker listens to them. Raises Invalid for a name that is none of them."""
     names = {name.strip() for name in given.split(",") if name.strip()}
     if not names or names - set(QUEUES):
-        raise Invalid(f"--queues: {given!r} is not made of {' and '.join(QUEUES)}.")
+        raise Invalid(f"--queues: {plain(given)!r} is not made of {' and '.join(QUEUES)}.")
     return [queue for queue in QUEUES if queue in names]
 
 
@@ -111,9 +105,10 @@ def _become(role: str, arguments: list[str]) -> None:
 
 def migrate(data: DataOption = None) -> None:
     """Bring the registry's schema up to this release; refuse one that a newer release made."""
+    chosen = settings_of(data)
     from service.registry import engine
 
-    engine.migrate(load_settings(data_dir=data).database)
+    engine.migrate(chosen.database)
     typer.echo("The registry is up to date.")
 
 
@@ -124,8 +119,12 @@ def openapi() -> None:
     typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=2, ensure_ascii=False))
 
 
-def settings() -> None:
+def settings(as_json: JsonOption = False) -> None:
     """Print every setting with its default, as the Markdown table of README."""
+    if as_json:
+        names = ("variable", "default", "description")
+        print_json([dict(zip(names, row, strict=True)) for row in describe()])
+        return
     typer.echo("| Variable | Default | |\n|---|---|---|")
     for variable, default, description in describe():
         typer.echo(f"| `{variable}` | {f'`{default}`' if default else ''} | {description} |")
@@ -135,10 +134,10 @@ keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 
 def _registry(data: Path | None) -> Registry:
+    chosen = settings_of(data)
+    require_registry(chosen)
     from service.registry.engine import Registry
 
-    chosen = load_settings(data_dir=data)
-    _require_migrated(chosen)
     return Registry(chosen.database)
 
 
@@ -158,15 +157,25 @@ def create_key(
 
 
 @keys.command("list")
-def list_keys(data: DataOption = None) -> None:
+def list_keys(as_json: JsonOption = False, data: DataOption = None) -> None:
     """List keys; secrets are not kept."""
     from service.core import access
 
+    found = access.list_keys(_registry(data))
+    if as_json:
+        print_json([{**asdict(key), **_times(key)} for key in found])
+        return
     table = Table("id", "name", "scopes", "made", "revoked")
-    for key in access.list_keys(_registry(data)):
+    for key in found:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        table.add_row(key.id, key.name, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
+        table.add_row(key.id, plain(key.name), ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+    show(table)
+
+
+def _times(key: ApiKey) -> dict[str, str | None]:
+    """Of RFC 3339, as the API writes them."""
+    moments = {field: value for field, value in vars(key).items() if field.endswith("_at")}
+    return {field: value.isoformat() if value is not None else None for field, value in moments.items()}
 
 
 @keys.command("revoke")
@@ -175,5 +184,5 @@ def revoke_key(key_id: str, data: DataOption = None) -> None:
     from service.core import access
 
     if not access.revoke_key(_registry(data), system_clock, key_id):
-        raise NotFound(f"There is no key {key_id}.")
+        raise NotFound(f"There is no key {plain(key_id)}.")
     typer.echo("Revoked.")

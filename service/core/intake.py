@@ -18,6 +18,7 @@ from models.image import Pixels
 from service import tracing
 from service.core import layouts, sample_file
 from service.core.context import Context
+from service.core.held import Held, Roll, Twin, untwinned
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Conflict, Invalid, ServiceError, Unavailable
 from service.registry import clusters, feed, idempotency, samples
@@ -39,6 +40,7 @@ class Upload:
     data: bytes
     label: str
     owner: str
+    unless_held: int | None = None  # see Newcomer
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """A sample that is ready to be recorded."""
+    """A sample that is ready to be recorded.
+
+    unless_held  it is not to be, if so many samples of its owner under its label are this very picture.
+    """
 
     picture: Picture
     embedding: Embedding
     descriptor: Descriptor
     label: str
     owner: str
+    unless_held: int | None = None
 
 
 @tracing.traced("take in")
 def take_in(
     context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
-) -> list[Sample | ServiceError]:
+) -> list[Sample | Held | ServiceError]:
     """Store and record newcomers in order, in one transaction; for each, the sample or why not.
 
     Objects are written first: what the registry knows is always in the store. If the transaction fails they are
@@ -161,6 +167,9 @@ def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
     return _Located(digest if layout is not None else None, positions)
 
 
+_Place = int | Held | Twin | ServiceError  # a position; or why nothing is recorded
+
+
 class _MustBeAlone(Exception):
     """There is no cluster yet, or others bring copies of the same picture just now: not with others at once."""
 
@@ -176,7 +185,7 @@ def _record(
     idempotency_key: str | None,
     *,
     begun: datetime,
-) -> list[Sample | ServiceError]:
+) -> list[Sample | Held | ServiceError]:
     exclusive = False
     for _ in range(TRIES):
         located = _locate(context, newcomers)
@@ -195,7 +204,9 @@ def _record(
     raise Unavailable(layouts.MOVING)
 
 
-def _store_again(context: Context, newcomers: Sequence[Newcomer], results: Sequence[Sample | ServiceError]) -> None:
+def _store_again(
+    context: Context, newcomers: Sequence[Newcomer], results: Sequence[Sample | Held | ServiceError]
+) -> None:
     """The clock has leapt, or the machine slept: `tidy` may have taken the objects for a dead process's.
 
     Within the transaction that records them, while which it destroys nothing.
@@ -212,17 +223,19 @@ def _record_all(
     located: _Located,
     *,
     exclusive: bool,
-) -> list[Sample | ServiceError]:
+) -> list[Sample | Held | ServiceError]:
     most = context.partition.max_copies
     if layout_rows.digest(session) != located.layout:
         raise _Moved
-    places = _refuse_copies(context, session, newcomers, located.positions)
+    roll = Roll(session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in newcomers])
+    known = [one or position for one, position in zip(roll.found, located.positions, strict=True)]
+    places = _refuse_copies(context, session, newcomers, known)
     taken = zip(newcomers, places, strict=True)
     owners = samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
     results = [
-        place if isinstance(place, ServiceError) else _sample(newcomer, sample_id, place, cluster, now)
+        _sample(newcomer, sample_id, place, cluster, now) if isinstance(place, int) else place
         for newcomer, sample_id, place, cluster in zip(newcomers, ids, places, located_in, strict=True)
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
@@ -234,16 +247,18 @@ def _record_all(
     # An owner's copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
     if not exclusive and most is not None and _most_copies(session, newcomers) > most:
         raise _MustBeAlone
+    if not exclusive and roll.is_outdated(session):
+        raise _MustBeAlone
     feed.note_additions(session, [sample.id for sample in accepted])
-    return results
+    return untwinned(results)
 
 
 def _refuse_copies(
     context: Context,
     session: WriteSession,
     newcomers: Sequence[Newcomer],
-    positions: Sequence[int | ServiceError],
-) -> list[int | ServiceError]:
+    positions: Sequence[_Place],
+) -> list[_Place]:
     """The positions, with a Conflict in place of those that are one copy of a picture too many of its owner.
 
     What others hold is not looked at: a refusal would tell of it, and anybody could spoil a picture for everybody else.
@@ -252,7 +267,7 @@ def _refuse_copies(
     if most is None:
         return list(positions)
     coming = samples.copies(session, map(_copy, newcomers))  # and those before, here
-    places: list[int | ServiceError] = []
+    places: list[_Place] = []
     for newcomer, position in zip(newcomers, positions, strict=True):
         if isinstance(position, int):
             copy = _copy(newcomer)
@@ -277,10 +292,8 @@ def _copy(newcomer: Newcomer) -> tuple[str, str]:
     return newcomer.owner, newcomer.picture.digest
 
 
-def _clusters_of(
-    session: WriteSession, places: Sequence[int | ServiceError], *, exclusive: bool, now: datetime
-) -> list[str]:
-    """The cluster that covers each position, "" for a refusal. While there is none, one for all is made: alone."""
+def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
+    """The cluster that covers each position, "" for what has none. While there is none, one for all is made: alone."""
     positions = [place for place in places if isinstance(place, int)]
     covered = clusters.covering(session, positions)
     if None in covered and not exclusive:

@@ -171,7 +171,7 @@ def check_plots() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise Misconfigured("oubli evaluate draws with matplotlib: pip install 'oubli[evaluate]'.") from None
+        raise Misconfigured("oubli evaluate draws with matplotlib: pip install 'oubli-server[evaluate]'.") from None
 
 
 def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:

@@ -74,7 +74,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise Misconfigured("A search needs Optuna: pip install 'oubli[evaluate]'.") from None
+        raise Misconfigured("A search needs Optuna: pip install 'oubli-server[evaluate]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -206,6 +206,21 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     return [Member(*row) for row in session.execute(statement)]
 
 
+def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> list[Sample]:
+    """Samples that are these pictures, each given by owner, label and digest; in arrival order."""
+    wanted = set(pictures)
+    owners = sorted({owner for owner, _, _ in wanted})
+    digests = sorted({digest for _, _, digest in wanted})
+    found: list[sa.Row[SampleRow, str]] = []
+    for start in range(0, len(digests), _CHUNK):
+        for first in range(0, len(owners), _CHUNK):
+            of_them = OwnerRow.ref.in_(owners[first : first + _CHUNK])
+            statement = _select().where(SampleRow.digest.in_(digests[start : start + _CHUNK]), of_them)
+            found += session.execute(statement).all()
+    known = [_record(row) for row in sorted(found, key=lambda row: row[0].seq)]
+    return [sample for sample in known if (sample.owner, sample.label, sample.digest) in wanted]
+
+
 def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
     """How many samples these owners have of these pictures, by (owner's reference, image digest)."""
     wanted = set(pictures)

@@ -6,6 +6,8 @@ import pytest
 import sqlalchemy as sa
 from uuid6 import uuid7
 
+from service.cli import auditor
+from service.cli.failures import Misused
 from service.core.audit import Finding, Scope, audit
 from service.core.context import open_context
 from service.core.tidy import UNRECORDED_KEPT
@@ -131,3 +133,31 @@ def test_an_auditor_with_other_settings_is_refused_and_changes_nothing(used: Wor
     with pytest.raises(Misconfigured, match=r"other settings \(partition\)"):
         open_context(settings(used.folder, database_url, partition={"cap": 20}), read_only=True)
     assert findings(used) == []
+
+
+# ------------------------------------------------------------------------------------- what `--rebuild` may ask for
+
+
+def scope_of(world: World, text: str) -> Scope:
+    return auditor.scope_of(world.context, embeddings=False, rebuild=auditor.parse_rebuild(text))
+
+
+@sqlite_only
+def test_what_to_rebuild_is_all_a_number_or_a_cluster_that_serves(used: World) -> None:
+    assert scope_of(used, "all") == Scope(rebuild_all=True)
+    assert scope_of(used, "0") == Scope()
+    assert scope_of(used, "12") == Scope(rebuild_count=12)
+    serving = used.clusters()[0].id
+    assert scope_of(used, serving) == scope_of(used, serving.upper()) == Scope(rebuild_cluster=serving)
+
+
+@sqlite_only
+def test_a_cluster_of_which_nothing_can_be_rebuilt_is_refused(planned: World) -> None:
+    """It would be reported as "0 differences"."""
+    with pytest.raises(Misused, match="there is no cluster"):
+        scope_of(planned, str(uuid7()))
+    (cluster,) = planned.clusters()
+    with pytest.raises(Misused, match=f"cluster {cluster.id} serves no prompt"):
+        scope_of(planned, cluster.id)
+    with pytest.raises(Misused, match="neither `all`"):
+        scope_of(planned, cluster.id[:8])

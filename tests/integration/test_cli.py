@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,17 +13,20 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from PIL import Image
 
 from tests.integration.harness import (
     REPOSITORY,
     Done,
     Picture,
     Service,
+    assert_problem,
     digit_pictures,
     environment,
     free_port,
     oubli,
     until,
+    upload,
 )
 
 Command = Callable[..., Done]
@@ -96,6 +101,90 @@ def test_an_interrupted_ingest_goes_on_where_it_ended(
     assert len({sample["digest"] for sample in held}) == len(pictures)
 
 
+def test_a_folder_as_it_is_is_contributed_once(
+    command: Command, service: Service, pictures: list[Picture], owner: str, tmp_path: Path
+) -> None:
+    """Whatever the client's settings say of images: with those of this client every picture has another digest."""
+    photo = Image.open(io.BytesIO(pictures[0].data)).convert("RGB").resize((96, 80))
+    folder = tmp_path / "album"
+    (folder / "cat [tabby]").mkdir(parents=True)
+    for name in ("one.PNG", "two.jfif", "three", "copy of one.png"):
+        kind = "JPEG" if name == "two.jfif" else "PNG"
+        photo.save(folder / "cat [tabby]" / name, kind)
+    shutil.copytree(folder / "cat [tabby]", folder / "cat [tabby]" / "@eaDir")
+    (folder / "cat [tabby]" / "k[").mkdir()
+    (folder / "cat [tabby]" / "k[" / "b].jpg").write_text("no")
+    arguments = ("ingest", folder, "--owner", owner, "--data", service.data, "--url", service.url)
+    elsewhere = {**service.env, "OUBLI_INTAKE__MAX_SIDE": "16"}
+    first, again = (oubli(*arguments, env=elsewhere) for _ in range(2))
+    assert (first.code, again.code) == (1, 1), first.err + again.err
+    assert "4 contributed, 0 held already, 1 refused." in first.out
+    assert "0 contributed, 4 held already, 1 refused." in again.out
+    assert f"{folder}/cat [tabby]/k[/b].jpg: " in first.out
+    assert "1 left out, hidden" in first.out
+    held = service.pages("/samples", owner=owner)
+    assert [sample["label"] for sample in held] == ["cat [tabby]"] * 4
+    assert len({sample["digest"] for sample in held}) == 2
+
+
+def test_an_image_of_a_batch_is_left_alone_if_so_many_are_held(
+    service: Service, pictures: list[Picture], owner: str
+) -> None:
+    def send(*numbers: int | None) -> list[tuple[int, str]]:
+        told = [{"label": "cat", "owner": owner, "unless_held": number} for number in numbers]
+        files = upload("images", pictures[:1] * len(numbers))
+        answer = service.client.post("/samples/batch", files=files, data={"metadata": json.dumps(told)})
+        assert answer.status_code == 200, answer.text
+        return [(item["status"], item["sample"]["id"]) for item in answer.json()["items"]]
+
+    (first,) = send(1)
+    assert first[0] == 201
+    assert send(1) == [(200, first[1])]
+    (held, new, twin) = send(1, 2, 2)
+    assert (held, new[0], twin) == ((200, first[1]), 201, (200, new[1]))
+    assert [status for status, _ in send(None)] == [201]
+    told = json.dumps([{"label": "cat", "owner": owner, "unless_held": 0}])
+    files = upload("images", pictures[:1])
+    assert_problem(service.client.post("/samples/batch", files=files, data={"metadata": told}), 422, "unless_held")
+
+
+def test_the_good_are_predicted_and_the_bad_are_named(
+    command: Command, service: Service, pictures: list[Picture], owner: str, tmp_path: Path
+) -> None:
+    service.contribute(pictures[:4], owner)
+    good, bad = tmp_path / pictures[0].name, tmp_path / "bad.heic"
+    good.write_bytes(pictures[0].data)
+    bad.write_bytes(b"no picture")
+    done = command("predict", good, bad, good, "--json")
+    assert done.code == 1, done.err
+    told = json.loads(done.out)
+    assert [one["file"] for one in told["predictions"]] == [str(good)] * 2
+    assert [one["file"] for one in told["refused"]] == [str(bad)]
+
+
+def test_several_owners_are_erased_at_once(command: Command, service: Service, pictures: list[Picture]) -> None:
+    owners = [f"several-{uuid4().hex}" for _ in range(2)]
+    service.contribute(pictures[:4], [owners[0], owners[1]] * 2)
+    done = command("erase", "--owner", owners[0], "--owner", "nobody", "--owner", owners[1], "--yes", "--json")
+    assert done.code == 1
+    assert "owner nobody" in done.err
+    told = json.loads(done.out)
+    assert [erasure["subject"] for erasure in told["erasures"]] == [{"owner": each} for each in owners]
+    assert {erasure["state"] for erasure in told["erasures"]} == {"completed"}
+    assert [one["owner"] for one in told["refused"]] == ["nobody"]
+    assert [service.pages("/samples", owner=each) for each in owners] == [[], []]
+
+
+@pytest.mark.thorough
+def test_what_looks_at_the_folder_itself_says_it_in_json(service: Service) -> None:
+    audited = oubli("audit", "--json", "--rebuild", "1", "--data", service.data, env=service.env)
+    assert json.loads(audited.out).keys() == {"differences", "unclear", "findings"}
+    checked = oubli("restore-check", "--json", "--empty", "--data", service.data, env=service.env)
+    assert json.loads(checked.out)["running"]
+    beating = oubli("heartbeat", "--json", "--name", "embedded-1", "--data", service.data, env=service.env)
+    assert json.loads(beating.out) == {"alive": ["embedded-1"]}
+
+
 def test_predict_and_erase(
     command: Command, service: Service, pictures: list[Picture], owner: str, tmp_path: Path
 ) -> None:
@@ -108,22 +197,26 @@ def test_predict_and_erase(
     assert pictures[0].name in predicted.out
     assert any(label["label"] in predicted.out for label in service.client.get("/labels").json())
 
+    unasked = command("erase", "--owner", owner)  # nobody is there to be asked
+    assert unasked.code == 1
+    assert "12 samples" in unasked.err
+    assert "--yes" in unasked.err
     quoted = command("erase", "--owner", owner, "--quote")
     assert quoted.code == 0, quoted.err
     assert json.loads(quoted.out)["samples"] == 12
     assert len(service.pages("/samples", owner=owner)) == 12
 
-    some = command("erase", samples[0]["id"], samples[1]["id"])
+    some = command("erase", samples[0]["id"], samples[1]["id"], "--yes")
     assert some.code == 0, some.err
     assert "2 samples" in some.out
     assert "Completed" in some.out
-    rest = command("erase", "--owner", owner)
+    rest = command("erase", "--owner", owner, "--yes")
     assert rest.code == 0, rest.err
     assert "10 samples" in rest.out
     assert service.pages("/samples", owner=owner) == []
     assert service.status()["erasures"].keys() == {"completed"}
 
-    nothing = command("erase", "--owner", owner)
+    nothing = command("erase", "--owner", owner, "--yes")
     assert nothing.code == 1
     assert "no samples" in nothing.err
     for wrong in (("erase", samples[0]["id"], "--owner", owner), ("erase", "not-an-id")):

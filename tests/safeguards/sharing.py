@@ -55,6 +55,9 @@ PUBLISHING = [  # only what is desired, by whoever holds the lease
 ]
 
 WRITING = [  # several processes, one truth
+    mutant("held-at-once", "a picture that comes twice at once is recorded once", "service/core/intake.py",
+           "    if not exclusive and roll.is_outdated(session):\n        raise _MustBeAlone\n", "",
+           "contract/test_held.py::test_the_same_picture_that_comes_at_once_is_recorded_once[postgres-later]"),
     mutant("unheard-newcomer", "a commit that is under way keeps its objects", "service/core/intake.py",
            "context.registry.write(exclusive=True) if doubtful else context.registry.read()", "context.registry.read()",
            "contract/test_unheard_commits.py::test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object[postgres]"),

@@ -26,17 +26,23 @@ print("loaded", *sys.modules)
     ("arguments", "code"),
     [
         (["--help"], 0),
+        (["--version"], 0),
         (["serve", "--help"], 0),
         (["settings"], 0),
         (["status", "--url", NOBODY], 1),
         (["retry", "--url", NOBODY], 1),
         (["erase", "--owner", "ada", "--url", NOBODY], 1),
+        (["erase", "--owner", "ada", "--yes", "--json", "--url", NOBODY], 1),
         (["predict", __file__, "--url", NOBODY], 1),
+        (["ingest", "ALBUM", "--owner", "ada", "--url", NOBODY], 1),
     ],
 )
 def test_commands_that_only_talk_load_nothing_slow(arguments: list[str], code: int, tmp_path: Path) -> None:
+    (tmp_path / "album" / "cat").mkdir(parents=True)
+    (tmp_path / "album" / "cat" / "one.jpg").write_bytes(b"\xff\xd8\xff")
+    words = [word.replace("ALBUM", str(tmp_path / "album")) for word in arguments]
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, *arguments],
+        [sys.executable, "-c", _RUN, *words],
         cwd=Path(__file__).parents[2],
         env={"OUBLI_DATA_DIR": str(tmp_path), "COLUMNS": "200"},
         capture_output=True,

@@ -27,6 +27,7 @@ from service.api.schemas.samples import (
     Sample,
     sample_of,
 )
+from service.core.held import Held
 from service.core.idempotency import once, request_digest
 from service.core.intake import Newcomer, Upload, take_in
 from service.core.text import check_owner, check_text
@@ -86,7 +87,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
-        return result
+        return result.sample if isinstance(result, Held) else result
 
 
 def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
@@ -128,13 +129,13 @@ async def create_samples(
 
 def _contribute_all(
     service: Service, request: Request, images: Sequence[UploadFile], metadata: str
-) -> list[records.Sample | ServiceError]:
+) -> list[records.Sample | Held | ServiceError]:
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
         try:
             label, owner = check_text("label", item.label), check_owner(item.owner)
-            uploads.append(Upload(image.file.read(), label, owner))
+            uploads.append(Upload(image.file.read(), label, owner, item.unless_held))
         except ServiceError as error:
             uploads.append(error)
     return _take_in(service, request, uploads)
@@ -154,7 +155,9 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     return described
 
 
-def _batch_item(result: records.Sample | ServiceError, instance: str) -> BatchItem:
+def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> BatchItem:
+    if isinstance(result, Held):
+        return BatchItem(status=status.HTTP_200_OK, sample=sample_of(result.sample))
     if isinstance(result, ServiceError):
         return BatchItem(status=result.status, problem=problem_of(result, instance))
     return BatchItem(status=status.HTTP_201_CREATED, sample=sample_of(result))
@@ -165,7 +168,7 @@ def _take_in(
     request: Request,
     uploads: list[Upload | ServiceError] | list[Upload],
     key_digest: str | None = None,
-) -> list[records.Sample | ServiceError]:
+) -> list[records.Sample | Held | ServiceError]:
     """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
     sent = [upload for upload in uploads if isinstance(upload, Upload)]
     described = iter(_describe(service, request, sent))
@@ -199,7 +202,7 @@ def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> 
         prepared, outcome = one
         if isinstance(outcome, jobs.Description):  # a newcomer is answered with nothing else
             said = (outcome.embedding, outcome.descriptor, upload.label, upload.owner)
-            newcomers.append(Newcomer(prepared.picture, *said))
+            newcomers.append(Newcomer(prepared.picture, *said, unless_held=upload.unless_held))
     return newcomers
 
 

@@ -39,10 +39,16 @@ class BatchMetadata(BaseModel):
 
     label: str
     owner: str
+    unless_held: int | None = Field(
+        None,
+        ge=1,
+        description="Not if so many samples of this owner under this label are this very picture: the answer is the "
+        "last of these then, with status 200.",
+    )
 
 
 METADATA: dict[str, Any] = {
-    "description": "JSON list of {label, owner}, in the order of the images.",
+    "description": "JSON list of {label, owner}, in the order of the images; `unless_held` may be added.",
     "examples": [json.dumps([{"label": LABEL["examples"][0], "owner": OWNER["examples"][0]}])],
 }
 
@@ -50,7 +56,7 @@ METADATA: dict[str, Any] = {
 class BatchItem(BaseModel):
     """One image of a batch: taken in, or why not."""
 
-    status: int
+    status: int = Field(description="201; 200 if it was held already, as `unless_held` asked; or the problem's.")
     sample: Sample | None = None
     problem: Problem | None = None
 

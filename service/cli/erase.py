@@ -1,0 +1,164 @@
+"""`oubli erase`: take samples back out of the model, once a person or `--yes` has said so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.answers import Answer, Refused
+from service.cli.client import Client, UrlOption, client_of
+from service.cli.folder import DataOption
+from service.cli.printing import JsonOption, aside, plain, print_json, progress_bar, say
+from service.errors import Invalid
+
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be erased by one request: an owner's everything, or samples."""
+
+    owner: str | None
+    samples: tuple[str, ...] = ()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As `POST /erasures` wants it."""
+        return {"owner": self.owner} if self.owner is not None else {"samples": list(self.samples)}
+
+    def __str__(self) -> str:
+        return f"owner {plain(self.owner)}" if self.owner is not None else f"{len(self.samples)} samples"
+
+
+def erase(
+    ids: Annotated[list[str] | None, typer.Argument(help="Sample ids.")] = None,
+    owner: Annotated[list[str] | None, typer.Option(help="Everything of this owner; may be repeated.")] = None,
+    quote: Annotated[bool, typer.Option("--quote", help="Only say what it would cost, as JSON.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; scripts must say so.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it is completed.")] = True,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    data: DataOption = None,
+) -> None:
+    """Take samples back out of the model, for good. Asks first; without an answer nothing is erased.
+
+    Several owners are erased one after the other. If one of them has nothing, the others are erased all the same, and
+    the exit status is 1.
+    """
+    if bool(ids) == bool(owner):
+        raise Invalid("Give either sample ids or --owner.")
+    subjects = [Subject(each) for each in dict.fromkeys(owner or ())] or [Subject(None, tuple(ids or ()))]
+    refused: list[tuple[Subject, Refused]] = []
+    with client_of(url, data) as client:
+        if quote or not yes:
+            subjects, quotes = _quotes(client, subjects, refused)
+            if quote:
+                print_json(quotes[0] if len(quotes) == 1 and not refused else quotes)
+                _end(refused)
+                return
+            if subjects:
+                _ask(subjects, quotes)
+        erasures = _erase(client, subjects, refused, as_json)
+        if wait:
+            erasures = [_finish(client, erasure, as_json) for erasure in erasures]
+    if as_json:
+        said = [{**subject.body, "reason": problem.detail} for subject, problem in refused]
+        print_json({"erasures": erasures, "refused": said})
+    _end(refused)
+
+
+def _quotes(
+    client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]]
+) -> tuple[list[Subject], list[Answer]]:
+    """What each would cost. Those that cannot be erased go to `refused`. A lone one's refusal is raised."""
+    asked: list[Subject] = []
+    quotes: list[Answer] = []
+    for subject in subjects:
+        try:
+            quotes.append(client.request("POST", "/erasures", json={**subject.body, "validate_only": True}))
+            asked.append(subject)
+        except Refused as problem:
+            _note(subject, problem, refused, alone=len(subjects) == 1)
+    return asked, quotes
+
+
+def _note(subject: Subject, problem: Refused, refused: list[tuple[Subject, Refused]], *, alone: bool) -> None:
+    """What is wrong with one owner is wrong with that one; anything else ends the command."""
+    if alone or problem.code not in (404, 409, 422):
+        raise problem
+    refused.append((subject, problem))
+
+
+def _ask(subjects: Sequence[Subject], quotes: Sequence[Answer]) -> None:
+    """Raises Invalid unless the answer is yes. One line is read, also from a pipe; an end of input is no answer."""
+    for subject, answer in zip(subjects, quotes, strict=True):
+        aside.print(f"{subject}: {answer['samples']} samples, in {len(answer['clusters'])} clusters.", soft_wrap=True)
+    aside.print("Erase them? This cannot be undone. [y/N] ", end="")
+    said = _line_of_input()
+    if not said:
+        aside.print()
+        raise Invalid("Nothing was erased: nobody is here to be asked. Say --yes to erase without a question.")
+    if said.strip().lower() not in ("y", "yes"):
+        raise Invalid("Nothing was erased.")
+
+
+def _line_of_input() -> str:
+    """Empty at its end, or if there is none."""
+    try:
+        return sys.stdin.readline() if sys.stdin is not None else ""
+    except UnicodeDecodeError:  # whatever it was, it was no yes
+        return "?"
+
+
+def _erase(
+    client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]], as_json: bool
+) -> list[Answer]:
+    """The accepted erasures."""
+    accepted: list[Answer] = []
+    for subject in subjects:
+        try:
+            erasure = client.request("POST", "/erasures", json=subject.body)
+        except Refused as problem:
+            _note(subject, problem, refused, alone=len(subjects) == 1 and not refused)
+            continue
+        accepted.append(erasure)
+        if not as_json:
+            count = erasure["samples"]
+            say(f"Erasure {plain(erasure['id'])}: {count} samples; no prompt that has seen them is in use.")
+    return accepted
+
+
+def _finish(client: Client, erasure: Answer, as_json: bool) -> Answer:
+    done = wait_for(client, erasure["id"], apart=as_json)
+    if not as_json:
+        say(f"Completed: {len(done['clusters'])} clusters serve without them; their bytes are gone.")
+    return done
+
+
+def _end(refused: Sequence[tuple[Subject, Refused]]) -> None:
+    for subject, problem in refused:
+        aside.print(f"oubli: {subject}: {plain(problem.detail)}", soft_wrap=True, style="red")
+    if refused:
+        raise typer.Exit(1)
+
+
+def wait_for(client: Client, erasure_id: str, *, apart: bool = False) -> Answer:
+    """Follow an erasure to its end. Raises nothing on failed states: those are tried again.
+
+    apart  show how far it is on standard error.
+    """
+    with progress_bar(apart=apart) as bar:
+        task = bar.add_task("Retraining", total=None)
+        while True:
+            erasure = client.request("GET", f"/erasures/{erasure_id}")
+            states = [cluster["state"] for cluster in erasure["clusters"]]
+            done = sum(state in ("completed", "removed") for state in states)
+            bar.update(task, total=len(states), completed=done, description=f"Erasure: {erasure['state']}")
+            if erasure["state"] == "completed":
+                return erasure
+            time.sleep(POLL_SECONDS)

@@ -19,7 +19,7 @@ from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import BodyLimit, Farewell, RequestId, RequestMetrics, RequestTrace
 from service.api.preparing import Preparer
-from service.api.routes import erasures, health, metrics, model, predict, samples
+from service.api.routes import erasures, health, keys, metrics, model, predict, samples
 from service.api.routes.metrics import Gate
 from service.core.context import open_context
 from service.core.doorbell import Doorbell
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics()
     app.state.gate = Gate()
     problems.install(app)
-    for routes in (samples, erasures, predict, model, health, metrics):
+    for routes in (samples, erasures, predict, model, keys, health, metrics):
         app.include_router(routes.router)
     docs.install(app)
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
@@ -132,13 +132,14 @@ def _open(settings: Settings, metrics: Metrics) -> Service:
         heart=heart,
         batcher=batcher,
         preparer=Preparer(context, batcher),
-        key_checks=KeyChecks(context.registry),
+        key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )
 
 
 async def _shut_down(service: Service) -> None:
     await service.batcher.stop()
+    await service.key_checks.finish()
     if service.heart is not None:
         await asyncio.to_thread(service.heart.stop)
     await asyncio.to_thread(service.preparer.stop)

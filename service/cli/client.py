@@ -84,9 +84,9 @@ def connect(url: str | None, data: Path) -> Client:
     """A client; the key is OUBLI_KEY, or the admin key that embedded mode left in the data folder."""
     key = os.environ.get("OUBLI_KEY")
     path = data / "admin-key"
-    if not key and path.is_file():
+    if not key:
         try:
-            key = path.read_text().strip()
+            key = path.read_text().strip() if path.is_file() else None
         except PermissionError:
             raise Misconfigured(f"{path} cannot be read by this user. Set OUBLI_KEY.") from None
     return Client(url or os.environ.get("OUBLI_URL", "http://127.0.0.1:8000"), key)

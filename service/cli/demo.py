@@ -45,9 +45,10 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the API; another if it is taken.")] = 8000,
 ) -> None:
     """Play the whole story with real handwritten digits, then keep serving until Ctrl-C."""
-    with running_service(port, SETTINGS) as (client, url, _):
+    with running_service(port, SETTINGS) as (client, url, folder):
         _tell(client)
-        console.print(f"\nThe admin's desk: [bold]{url}/docs[/bold]   key: [dim]{client.key}[/dim]")
+        key = client.key if console.is_terminal else f"in {folder / 'admin-key'}"  # what is no terminal may be kept
+        console.print(f"\nThe admin's desk: [bold]{url}/docs[/bold]   key: [dim]{key}[/dim]")
         if exit_after:
             return
         console.print("Serving until Ctrl-C.")

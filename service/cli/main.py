@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.cli import auditor, centroids, demo, desk, evaluate, heartbeat, restore, roles
+from service.cli import auditor, centroids, demo, desk, evaluate, heartbeat, keys, restore, roles
 from service.errors import ServiceError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app.command()(roles.worker)
 app.command()(roles.beat)
 app.command()(heartbeat.heartbeat)
 app.command()(roles.migrate)
-app.add_typer(roles.keys, name="keys")
+app.add_typer(keys.keys, name="keys")
 app.command()(roles.openapi)
 app.command()(roles.settings)
 app.command()(desk.ingest)

@@ -10,21 +10,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from service import log
-from service.clock import system_clock
 from service.core.queues import QUEUES
-from service.errors import Invalid, Misconfigured, NotFound
-from service.registry.records import SCOPES
+from service.errors import Invalid, Misconfigured
 from service.settings import Settings, describe, load_settings
-
-if TYPE_CHECKING:
-    from service.registry.engine import Registry
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Data folder [default: ./oubli-data].")]
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
@@ -44,6 +37,7 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
     """Run the API alone."""
     share_cores()
     from service.api.server import serve as serve_http
+    from service.core.privacy import keep_private
 
     chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
@@ -51,11 +45,13 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
         from service import tracing
 
         tracing.start("api")
-    _require_migrated(chosen)
+    require_migrated(chosen)
+    keep_private(chosen)
     serve_http(chosen, host=host, port=port)
 
 
-def _require_migrated(chosen: Settings) -> None:
+def require_migrated(chosen: Settings) -> None:
+    """Raise Misconfigured unless the registry has exactly this release's schema."""
     from service.registry.engine import is_migrated
 
     if not is_migrated(chosen.database):
@@ -68,7 +64,7 @@ def worker(
     queues: Annotated[str, typer.Option(help="Bells to listen to: deletions, additions or both.")] = ",".join(QUEUES),
 ) -> None:
     """Run one training worker; one process a device. With `--queues deletions`, it trains what deletions wait for."""
-    _require_migrated(load_settings(device=device))
+    require_migrated(load_settings(device=device))
     chosen = [*(["--device", device] if device else []), *(["--name", name] if name else [])]
     _become("worker", [*chosen, "--queues", ",".join(_queues(queues))])
 
@@ -127,51 +123,3 @@ def settings() -> None:
     typer.echo("| Variable | Default | |\n|---|---|---|")
     for variable, default, description in describe():
         typer.echo(f"| `{variable}` | {f'`{default}`' if default else ''} | {description} |")
-
-
-keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-
-def _registry(data: Path | None) -> Registry:
-    from service.registry.engine import Registry
-
-    chosen = load_settings(data_dir=data)
-    _require_migrated(chosen)
-    return Registry(chosen.database)
-
-
-@keys.command("create")
-def create_key(
-    scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(SCOPES)}.")],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
-    data: DataOption = None,
-) -> None:
-    """Make a key and print its secret, once."""
-    from service.core import access
-
-    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    key, secret = access.create_key(_registry(data), system_clock, scopes=wanted, name=name)
-    typer.echo(f"{key.id}  {', '.join(key.scopes)}", err=True)
-    typer.echo(secret)
-
-
-@keys.command("list")
-def list_keys(data: DataOption = None) -> None:
-    """List keys; secrets are not kept."""
-    from service.core import access
-
-    table = Table("id", "name", "scopes", "made", "revoked")
-    for key in access.list_keys(_registry(data)):
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        table.add_row(key.id, key.name, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
-
-
-@keys.command("revoke")
-def revoke_key(key_id: str, data: DataOption = None) -> None:
-    """Refuse a key from now on."""
-    from service.core import access
-
-    if not access.revoke_key(_registry(data), system_clock, key_id):
-        raise NotFound(f"There is no key {key_id}.")
-    typer.echo("Revoked.")

@@ -17,6 +17,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 
+from service import private
 from service.core.queues import ADDITIONS, QUEUES
 from service.settings import Settings
 
@@ -110,7 +111,7 @@ def redis_options(*, socket_timeout: float, connect_timeout: float) -> dict[str,
 
 def _folder(settings: Settings) -> dict[str, Any]:
     folder = settings.data_dir.absolute() / "queue"
-    (folder / "control").mkdir(parents=True, exist_ok=True)
+    private.make_folder(folder / "control")
     return {
         "data_folder_in": str(folder),
         "data_folder_out": str(folder),

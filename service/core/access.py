@@ -29,7 +29,6 @@ OVERLAP = timedelta(hours=24)  # how long a key is valid beside the one that tak
 LONGEST_OVERLAP = timedelta(days=90)
 FAR = 9000  # a year that no time zone carries out of what a date can hold
 LONGEST_NAME = 128  # characters
-PREFIX = 8  # characters of an id that may stand for it
 
 
 def _digest(secret: str) -> str:
@@ -155,9 +154,10 @@ def get_key(registry: Registry, given: str) -> ApiKey:
 def _find(session: ReadSession, given: str) -> ApiKey:
     wanted = given.strip().lower().replace("-", "")
     found = [key for key in keys.every(session) if key.id.replace("-", "").startswith(wanted)]
-    if len(wanted) < PREFIX or not found:
-        short = len(wanted) < PREFIX
-        raise NotFound(f"There is no key {given}." + (f" Give its id, or {PREFIX} characters of it." if short else ""))
+    if len(wanted) < keys.PREFIX:
+        raise NotFound(f"There is no key {given}. Give its id, or {keys.PREFIX} characters of it.")
+    if not found:
+        raise NotFound(f"There is no key {given}.")
     if len(found) > 1:
         raise Conflict(f"{len(found)} keys begin with {given}; give more of the id: {', '.join(k.id for k in found)}.")
     return found[0]

@@ -6,6 +6,7 @@ only concurrent writers do.
 """
 
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
+from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.running import STOPPING, TELLING, WORKING
@@ -23,6 +24,7 @@ MUTANTS = [
     *TELLING,
     *STOPPING,
     *WORKING,
+    *KEEPING,
 ]
 
 __all__ = ["MUTANTS", "ROOT", "Mutant"]

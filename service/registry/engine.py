@@ -289,10 +289,14 @@ def _head() -> str | None:
 
 
 def migrate(database: Database) -> None:
-    """Bring the registry to this release's schema; refuse one that a newer release made."""
+    """Bring the registry to this release's schema; refuse one that a newer release made. Raises Misconfigured."""
     url = _parse(database)
     if url.get_backend_name() == "sqlite" and url.database:
-        private.make_folder(Path(url.database).parent)
+        folder = Path(url.database).parent
+        try:
+            private.make_folder(folder)
+        except OSError as error:
+            raise Misconfigured(f"The folder {folder} cannot be used: {error.strerror}.") from None
     check_known(database)
     alembic.command.upgrade(_config(database), "head")
 

@@ -10,7 +10,7 @@ import secrets
 import socket
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -230,7 +230,7 @@ class AdminKey:
     instead  id of a valid admin key that somebody holds.
     """
 
-    secret: str | None = None
+    secret: str | None = field(default=None, repr=False)
     instead: str | None = None
 
 

@@ -27,7 +27,7 @@ KEEPING = [
             "unit/test_private.py::test_sqlite_s_file_and_its_log_are_made_for_their_owner"),
     mutant("private-umask", "what libraries make in the data folder is its owner's alone", "service/core/privacy.py",
             "    private.restrict_umask()\n", "",
-            "unit/test_private.py::test_messages_of_the_embedded_broker_are_their_owner_s"),
+            "unit/test_private.py::test_messages_of_the_embedded_broker_and_what_libraries_make_are_their_owner_s"),
     mutant("private-mended", "what is found open is closed", "service/core/privacy.py",
             "    found = [private.mend_top(root) for root in roots]\n",
             "    found = [Mended() for root in roots]\n",

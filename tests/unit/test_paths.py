@@ -14,8 +14,8 @@ from service.artifacts import open_store
 from service.artifacts.opening import parse_store_url
 from service.clock import system_clock
 from service.core import access
-from service.core.broker import make_celery
 from service.core.context import open_ledger
+from service.core.doorbell import Doorbell
 from service.errors import Misconfigured
 from service.registry.engine import Registry, check_migrations, is_migrated, migrate
 from service.settings import S3Settings, Settings
@@ -58,12 +58,9 @@ def test_a_registry_is_in_its_folder(folder: Path) -> None:
     assert_alone(folder)
 
 
-def test_a_message_of_the_embedded_broker_is_in_its_folder(folder: Path) -> None:
-    app = make_celery(Settings(data_dir=folder))
-    with app.connection() as connection, closing(connection.SimpleQueue("oubli.deletions")) as queue:
-        queue.put({"look": True})
-        assert len(list((folder / "queue").glob("*.msg"))) == 1
-        assert queue.get(timeout=5).payload == {"look": True}
+def test_a_bell_of_the_embedded_broker_is_in_its_folder(folder: Path) -> None:
+    assert Doorbell(Settings(data_dir=folder)).ring_now(urgent=True)
+    assert len(list((folder / "queue").glob("*.oubli.deletions.msg"))) == 1
     assert_alone(folder)
 
 
@@ -83,6 +80,7 @@ def test_a_ledger_is_in_its_folder(folder: Path) -> None:
     assert_alone(folder)
 
 
+@pytest.mark.parametrize("folder", ["da ta?x=1", "50%", "{a}"], indirect=True)
 def test_a_search_is_kept_in_its_folder(folder: Path) -> None:
     optuna = pytest.importorskip("optuna")
     from service.evaluation.search import _storage
@@ -94,11 +92,12 @@ def test_a_search_is_kept_in_its_folder(folder: Path) -> None:
         study = optuna.create_study(study_name="a", storage=storage, load_if_exists=True)
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
         assert len(study.trials) == trials
-        storage._backend.engine.dispose()
+        storage.engine.dispose()
     assert [path.name for path in folder.iterdir()] == ["search.db"]
     assert_alone(folder)
 
 
+@pytest.mark.parametrize("folder", ["50%", "a:b@c"], indirect=True)
 def test_migrations_run_from_wherever_they_are_installed(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,17 +36,20 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
     share_cores()
-    from service.api.server import serve as serve_http
+    from service.core.access import require_guarded
     from service.core.privacy import keep_private
 
     chosen = load_settings(data_dir=data)
     log.configure(chosen.log_level, chosen.log_format)
+    require_guarded(chosen, host)
     if chosen.tracing:
         from service import tracing
 
         tracing.start("api")
     require_migrated(chosen)
     keep_private(chosen)
+    from service.api.server import serve as serve_http  # last, with torch: whatever is refused is refused at once
+
     serve_http(chosen, host=host, port=port)
 
 

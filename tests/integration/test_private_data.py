@@ -119,12 +119,9 @@ def test_the_key_is_said_once_to_a_terminal_and_to_nothing_else(
 # -------------------------------------------------------------------------------------------------------- without keys
 
 
-@pytest.mark.parametrize("role", ["serve", "api"])
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+@pytest.mark.parametrize(("role", "host"), [("serve", "0.0.0.0"), ("serve", ""), ("api", "::"), ("api", "0.0.0.0")])
 def test_without_keys_it_listens_on_this_machine_alone(tmp_path: Path, role: str, host: str) -> None:
     env = {**TINY, "OUBLI_AUTH": "false", "OUBLI_DATA_DIR": str(tmp_path / "data")}
-    if role == "api":
-        assert oubli("migrate", env=env).code == 0
     done = oubli(role, "--host", host, "--port", str(free_port()), env=env)
     assert done.code == 2, done
     assert "OUBLI_AUTH=false" in done.err
@@ -133,13 +130,12 @@ def test_without_keys_it_listens_on_this_machine_alone(tmp_path: Path, role: str
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_without_keys_it_says_so_at_every_start(tmp_path: Path, host: str) -> None:
+def test_without_keys_it_says_so_at_every_start(tmp_path: Path) -> None:
     env = {**TINY, "OUBLI_AUTH": "false", "OUBLI_DATA_DIR": str(tmp_path / "data"), "OUBLI_LOG_LEVEL": "WARNING"}
     assert oubli("migrate", env=env).code == 0
     for start in range(2):
         log = tmp_path / f"log-{start}"
-        api = launch("api", "--host", host, "--port", str(free_port()), env=env, log=log)
+        api = launch("api", "--host", "localhost", "--port", str(free_port()), env=env, log=log)
         try:
             until(lambda log=log: "OUBLI_AUTH=false" in log.read_text(), what="the warning")  # type: ignore[misc]
         finally:

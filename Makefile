@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-all test-times drills model mutants check bench bench-peers bench-gpu clean
+.PHONY: help setup demo serve test test-all test-times drills model mutants check sbom bench bench-peers bench-gpu clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ check: $(STAMP)  ## Format, lint, types, layers, migrations
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.alembic_check
 
+sbom: $(STAMP)  ## Write sbom.json (CycloneDX): what the images install, with the sums of its files
+	$(BIN)/cyclonedx-py requirements docker/requirements.lock --pyproject pyproject.toml \
+	  --output-format JSON --output-reproducible --output-file sbom.json
+
 bench: $(STAMP)  ## Measure: accuracy, latency, the cost of forgetting (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
@@ -65,7 +69,7 @@ bench-gpu: $(STAMP)  ## Measure serving's two passes on a GPU, with a vit-b-22k 
 	$(BIN)/python -m benchmarks serving_gpu
 
 clean:  ## Remove .venv, caches and build leftovers; never oubli-data
-	rm -rf $(VENV) build *.egg-info .coverage .coverage.* htmlcov \
+	rm -rf $(VENV) build *.egg-info sbom.json .coverage .coverage.* htmlcov \
 	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""Run by Alembic: migrate the registry whose URL `service.registry.engine` put into the configuration."""
+"""Run by Alembic: migrate the registry that `service.registry.engine` put into the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.registry.tables import Base
 def run() -> None:
     """One transaction; batch mode, because SQLite cannot alter most things in place."""
     patient = ConnectionOptions(statement=0, lock=0, idle=0)
-    registry = Registry(context.config.attributes["url"], patient)
+    registry = Registry(context.config.attributes["database"], patient)
     try:
         with registry.engine.connect() as connection:
             if registry.is_sqlite:

@@ -33,10 +33,14 @@ class NotFound(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """No key, or one that is not known."""
+    """No key, or one that is not valid; `reason` says which: `missing`, `unknown` (or revoked) or `expired`."""
 
     status = 401
     title = "Unauthorized"
+
+    def __init__(self, detail: str, *, reason: str = "missing") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class Forbidden(ServiceError):

@@ -153,7 +153,7 @@ class ServingSettings(Group):
         0.0, ge=0, description="How long an API that was told to stop goes on answering; `oubli serve` does not wait."
     )
     finish_seconds: int = Field(
-        30, ge=1, description="... and how long requests under way then have to end; under `oubli serve` 5."
+        30, ge=1, description="... and how long requests under way then have to end; under `oubli serve` 2."
     )
 
 
@@ -324,7 +324,7 @@ class Settings(BaseSettings):
     backbone: str = Field("efficientnet-lite0", description="Frozen public backbone, by name.")
     input_size: int | None = Field(None, description="Pixels of the backbone's input; default: the backbone's own.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:N`.")
-    auth: bool = Field(True, description="Ask for API keys.")
+    auth: bool = Field(True, description="Ask for API keys; `false` only where the API listens on a loopback address.")
     erasure_due_days: int = Field(30, ge=1, description="`due_at` of an erasure; GDPR Art. 12(3): one month.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe logged event.")
     log_format: Literal["text", "json"] = Field("text", description="Log lines: `text`, or `json`, one object each.")
@@ -357,11 +357,11 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, *toml)
 
     @property
-    def database(self) -> str:
-        """SQLAlchemy URL of the registry."""
+    def database(self) -> str | Path:
+        """SQLAlchemy URL of the registry; without one, the file of its SQLite database."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir.absolute() / 'registry.db'}"
+        return self.data_dir.absolute() / "registry.db"
 
     @property
     def cache(self) -> Path:

@@ -13,6 +13,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
 from service.core.broker import make_celery, queue_name
+from service.core.privacy import keep_private
 from service.core.queues import QUEUES
 from service.core.text import check_text
 from service.errors import Misconfigured, ServiceError
@@ -80,6 +81,7 @@ def main() -> None:
         settings = load_settings(device=arguments.device)
         log.configure(settings.log_level, settings.log_format)
         _speak_as_we_do(settings)
+        keep_private(settings)
         if settings.tracing:
             tracing.start(arguments.role)
         if arguments.role == "beat":

@@ -21,7 +21,7 @@ from service.api.metrics import Collector, Metrics
 from service.api.middleware import Farewell, HeadLimit, RequestId, RequestMetrics, RequestTrace, SafeHeaders
 from service.api.paths import Paths
 from service.api.preparing import AT_ONCE, Preparer, rules
-from service.api.routes import erasures, health, metrics, model, predict, samples
+from service.api.routes import erasures, health, keys, metrics, model, predict, samples
 from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
 from service.api.threads import Threads
@@ -41,7 +41,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_SHAPES = (1, BATCH)  # of a batch, images: what one image and what every newcomer needs; others can wait
-ROUTES = (samples, erasures, predict, model, health, metrics)
+ROUTES = (samples, erasures, predict, model, keys, health, metrics)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -159,13 +159,14 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         batcher=batcher,
         preparer=Preparer(context, batcher, decoders),
         intake=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
-        key_checks=KeyChecks(context.registry),
+        key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )
 
 
 async def _shut_down(service: Service) -> None:
     await service.batcher.stop()
+    await service.key_checks.finish()
     if service.heart is not None:
         await asyncio.to_thread(service.heart.stop)
     await asyncio.to_thread(service.preparer.stop)

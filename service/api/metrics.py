@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+REFUSALS = ("missing", "unknown", "expired", "scope")
 KEPT_SECONDS = 1.0  # so long an answer of the registry is given again
 PATIENCE = 2.0  # seconds: Prometheus gives up after ten by default, and the registry may be away
 
@@ -57,7 +58,15 @@ class Metrics:
         self.batch_seconds = Histogram(
             "oubli_batch_seconds", "Time that a batch took to compute.", buckets=BATCH_SECONDS, **known
         )
+        words = "Requests whose API key was not accepted: missing, unknown or revoked, expired, without the scope."
+        self._refusals = Counter("oubli_authentication_failures", words, ("reason",), **known)
+        for reason in REFUSALS:  # from zero on, or the first would not be a rise
+            self._refusals.labels(reason)
         ProcessCollector(registry=self.registry)
+
+    def key_refused(self, reason: str) -> None:
+        """What key checks tell. Nothing of the key, nor of who sent it: guesses would be series without end."""
+        self._refusals.labels(reason if reason in REFUSALS else "unknown").inc()
 
     def batch(self, size: int, seconds: float) -> None:
         """What the batcher tells of each of its batches."""

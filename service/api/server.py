@@ -83,6 +83,8 @@ def configured(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvi
 
 def serve(settings: Settings, *, host: str, port: int) -> None:
     """Answer until told to stop. Raises what kept the application from warming up."""
+    if not settings.auth:
+        log.warning("OUBLI_AUTH=false: every user of this machine may contribute, read and erase everything")
     app = create_app(settings)
     config = configured(app, settings, host=host, port=port)
     server = Server(config, app, drain_seconds=settings.serving.drain_seconds)

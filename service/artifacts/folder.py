@@ -1,7 +1,7 @@
 """Objects as files below one folder.
 
 A write goes to a temporary file beside its place, is flushed to the disk, and is renamed: readers see all or nothing,
-and a crash leaves at most a temporary file, which `sweep` removes.
+and a crash leaves at most a temporary file, which `sweep` removes. Files and folders are their owner's alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from service import private
 from service.artifacts.store import ObjectMissing, check_name, check_prefix
 
 _TEMPORARY = ".tmp-"
@@ -24,7 +25,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
+        private.make_folder(root)
 
     def check(self) -> None:
         """Ask for the folder: that of a network disk may be away."""
@@ -112,12 +113,12 @@ def _make_folder(folder: Path) -> None:
     """With its parents. A new folder lasts only once the folder that lists it is flushed."""
     if not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(private.FOLDER, exist_ok=True)
         _flush_folder(folder.parent)
 
 
 def _write(path: Path, data: bytes) -> None:
-    with open(path, "xb", buffering=0) as file:
+    with open(path, "xb", buffering=0, opener=private.opener) as file:
         view = memoryview(data)
         while view:
             view = view[file.write(view) :]

@@ -1,5 +1,7 @@
 """Which store a URL names: `s3://bucket/prefix`, a path or `file:///path`, or nothing for a folder of the data folder.
 
+A path is taken as it is written: `?`, `#`, `%` and spaces are characters of its name.
+
 Opening proves that objects can be written, read and destroyed, so a service that starts can keep its promises.
 """
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from service.settings import S3Settings
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # Amazon's rules, as far as they keep a URL unambiguous
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(?=://)|file(?=:)", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _RETRY_SECONDS = 5
 
@@ -62,20 +65,46 @@ def _open_folder(folder: Path, *, named: bool) -> Store:
         raise Misconfigured(f"The store {folder} cannot be used: {error.strerror}.") from None
 
 
+def scheme_of(text: str) -> str | None:
+    """Of a URL, in small letters; None for a path, which may well have `://` somewhere in it."""
+    found = _SCHEME.match(text)
+    return found[0].lower() if found else None
+
+
 def parse_store_url(url: str) -> Bucket | Path:
     """What a URL names. Raises Misconfigured; the words never repeat a URL that may hold a secret."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        return _bucket(parts.netloc, parts.path.strip("/"), whole=not (parts.query or parts.fragment))
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise Misconfigured(
-                "store_url: a file URL names an absolute path of this machine, as in file:///srv/oubli."
-            )
-        return Path(unquote(parts.path))
-    if "://" in url:
-        raise Misconfigured(f"store_url: no store is known by {parts.scheme}://. Use s3://bucket/prefix, or a path.")
-    return Path(url).absolute()
+    scheme = scheme_of(url)
+    if scheme is None:
+        return Path(url).absolute()
+    if scheme not in ("s3", "file"):
+        raise Misconfigured(f"store_url: no store is known by {scheme}://. Use s3://bucket/prefix, or a path.")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as a bracket that is not closed
+        raise Misconfigured(f"store_url: what follows {scheme}:// is not understood.") from None
+    bare = not any(mark in url for mark in "?#")
+    if scheme == "s3":
+        return _bucket(parts.netloc, parts.path.strip("/"), whole=bare)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or not bare:
+        raise Misconfigured(
+            "store_url: a file URL names an absolute path of this machine, as in file:///srv/oubli, "
+            "with %3F and %23 for ? and #."
+        )
+    return Path(unquote(parts.path))
+
+
+def store_folder(url: str) -> Path | None:
+    """The folder that a store's URL names; None for a bucket. Raises Misconfigured."""
+    place = parse_store_url(url)
+    return place if isinstance(place, Path) else None
+
+
+def ledger_folder(url: str) -> Path | None:
+    """The folder that a ledger's URL names; None for a bucket. Raises Misconfigured."""
+    scheme = scheme_of(url)
+    if scheme not in (None, "s3"):
+        raise Misconfigured(f"OUBLI_LEDGER_URL: {url} is neither a folder nor s3://bucket/prefix.")
+    return Path(url).expanduser() if scheme is None else None
 
 
 def _bucket(name: str, prefix: str, *, whole: bool) -> Bucket:

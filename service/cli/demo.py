@@ -48,11 +48,12 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the API; another if it is taken.")] = 8000,
 ) -> None:
     """Play the whole story with real handwritten digits, then keep serving until Ctrl-C."""
-    with running_service(port, SETTINGS) as (client, url, _):
+    with running_service(port, SETTINGS) as (client, url, folder):
         _tell(client)
+        # What is no terminal may be kept.
+        key = (client.key or "") if console.is_terminal else f"in {folder / 'admin-key'}"
         console.print(
-            Text.assemble("\nThe admin's desk: ", (f"{url}/docs", "bold"), "   key: ", (client.key or "", "dim")),
-            soft_wrap=True,
+            Text.assemble("\nThe admin's desk: ", (f"{url}/docs", "bold"), "   key: ", (key, "dim")), soft_wrap=True
         )
         if exit_after:
             return

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from service import __version__
-from service.cli import auditor, centroids, demo, desk, erase, evaluate, heartbeat, ingest, predict, restore, roles
+from service.cli import (
+    auditor,
+    centroids,
+    demo,
+    desk,
+    erase,
+    evaluate,
+    heartbeat,
+    ingest,
+    keys,
+    predict,
+    restore,
+    roles,
+)
 from service.cli.failures import words_of
 from service.cli.printing import plain
 
@@ -35,7 +48,7 @@ _add(roles.worker)
 _add(roles.beat)
 _add(heartbeat.heartbeat)
 _add(roles.migrate)
-app.add_typer(roles.keys, name="keys")
+app.add_typer(keys.keys, name="keys")
 _add(roles.openapi)
 _add(roles.settings)
 _add(ingest.ingest)

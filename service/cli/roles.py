@@ -9,25 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from service import log
 from service.cli.folder import DataOption, require_registry, settings_of
-from service.cli.printing import JsonOption, plain, print_json, show
-from service.clock import system_clock
+from service.cli.printing import JsonOption, plain, print_json
 from service.core.queues import QUEUES
-from service.errors import Invalid, NotFound
+from service.errors import Invalid
 from service.loading import loading
-from service.registry.records import SCOPES, ApiKey
 from service.settings import describe, load_settings
-
-if TYPE_CHECKING:
-    from service.registry.engine import Registry
 
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
 HostOption = Annotated[str, typer.Option(help="Address to listen at.")]
@@ -45,16 +37,22 @@ def serve(data: DataOption = None, port: PortOption = 8000, host: HostOption = "
 def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "127.0.0.1") -> None:
     """Run the API alone."""
     share_cores()
+    from service.core.access import require_guarded
+    from service.core.privacy import keep_private
+
     chosen = settings_of(data)
-    require_registry(chosen)
-    with loading():
-        from service.api.server import serve as serve_http
 
     log.configure(chosen.log_level, chosen.log_format)
+    require_guarded(chosen, host)
     if chosen.tracing:
         from service import tracing
 
         tracing.start("api")
+    require_registry(chosen)
+    keep_private(chosen)
+    with loading():  # last, with torch: whatever is refused is refused at once
+        from service.api.server import serve as serve_http
+
     serve_http(chosen, host=host, port=port)
 
 
@@ -128,61 +126,3 @@ def settings(as_json: JsonOption = False) -> None:
     typer.echo("| Variable | Default | |\n|---|---|---|")
     for variable, default, description in describe():
         typer.echo(f"| `{variable}` | {f'`{default}`' if default else ''} | {description} |")
-
-
-keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-
-def _registry(data: Path | None) -> Registry:
-    chosen = settings_of(data)
-    require_registry(chosen)
-    from service.registry.engine import Registry
-
-    return Registry(chosen.database)
-
-
-@keys.command("create")
-def create_key(
-    scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(SCOPES)}.")],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
-    data: DataOption = None,
-) -> None:
-    """Make a key and print its secret, once."""
-    from service.core import access
-
-    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    key, secret = access.create_key(_registry(data), system_clock, scopes=wanted, name=name)
-    typer.echo(f"{key.id}  {', '.join(key.scopes)}", err=True)
-    typer.echo(secret)
-
-
-@keys.command("list")
-def list_keys(as_json: JsonOption = False, data: DataOption = None) -> None:
-    """List keys; secrets are not kept."""
-    from service.core import access
-
-    found = access.list_keys(_registry(data))
-    if as_json:
-        print_json([{**asdict(key), **_times(key)} for key in found])
-        return
-    table = Table("id", "name", "scopes", "made", "revoked")
-    for key in found:
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        table.add_row(key.id, plain(key.name), ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    show(table)
-
-
-def _times(key: ApiKey) -> dict[str, str | None]:
-    """Of RFC 3339, as the API writes them."""
-    moments = {field: value for field, value in vars(key).items() if field.endswith("_at")}
-    return {field: value.isoformat() if value is not None else None for field, value in moments.items()}
-
-
-@keys.command("revoke")
-def revoke_key(key_id: str, data: DataOption = None) -> None:
-    """Refuse a key from now on."""
-    from service.core import access
-
-    if not access.revoke_key(_registry(data), system_clock, key_id):
-        raise NotFound(f"There is no key {plain(key_id)}.")
-    typer.echo("Revoked.")

@@ -1,48 +1,39 @@
-"""`oubli serve`: API, workers and timer as child processes. A dead one is started again; none outlives its parent."""
+"""`oubli serve`: API, workers and timer as child processes.
+
+One that has died is started again; so is one that is stopped (SIGSTOP), and an API that no longer answers, after it has
+been killed. Told to stop, all of it is gone within five seconds, whatever is being decoded or trained.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from service import private
+from service.cli.children import Child, stop_all
+from service.cli.pulse import Pulse
 from service.cli.roles import edge_command, share_cores
 from service.clock import system_clock
-from service.core.access import ensure_admin_key
+from service.core.access import AdminKey, ensure_admin_key, require_guarded
+from service.core.privacy import keep_private
 from service.errors import Misconfigured
 from service.registry.engine import Registry, migrate
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 8.0  # then SIGKILL; the whole stop stays below ten
+STOP_SECONDS = 3.0  # then SIGKILL; the whole stop stays below five
+FINISH_SECONDS = 2  # of these, for requests under way
+STOPPED_SECONDS = 5.0  # a child that is stopped so long is replaced
 MISCONFIGURED = 2  # exit status of a child that no restart can help
-PR_SET_PDEATHSIG = 1  # prctl(2)
-BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
-
-
-@dataclass
-class Child:
-    """A supervised process."""
-
-    name: str
-    command: list[str]
-    nice: int = 0
-    waits: bool = False  # it starts once the API listens, and leaves the cores to what is waited for until then
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    restarts: int = 0
-    start_after: float = field(default=0.0)
 
 
 class Supervisor:
@@ -55,6 +46,7 @@ class Supervisor:
         self._stopping = False
         address = ["--host", host, "--port", str(port)]
         self._api = Child("api", [sys.executable, "-m", "service.cli", "api", *address])
+        self._pulse = Pulse(_reachable(host), port)
         # Not by `oubli worker`, which would import much of what the edge imports again.
         self._children = [
             self._api,
@@ -67,17 +59,17 @@ class Supervisor:
 
     def run(self) -> int:
         """Until a signal comes; the exit status."""
+        require_guarded(self._settings, self._host)
         folder = self._settings.data_dir.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "serve.lock", "w") as lock:
+        with self._lock(folder) as lock:
             self._take(lock)
             self._check_port()
-            self._prepare()
+            self._prepare(folder / "admin-key")
             # Nobody balances between this API and another, and the whole stop has a deadline.
             os.environ |= {
                 "OUBLI_DATA_DIR": str(folder),
                 "OUBLI_SERVING__DRAIN_SECONDS": "0",
-                "OUBLI_SERVING__FINISH_SECONDS": "5",
+                "OUBLI_SERVING__FINISH_SECONDS": str(FINISH_SECONDS),
             }
             share_cores()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -85,7 +77,17 @@ class Supervisor:
             try:
                 return self._watch()
             finally:
-                self._stop_children()
+                self._pulse.stop()
+                stop_all(self._children, seconds=STOP_SECONDS)
+
+    def _lock(self, folder: Path) -> IO[str]:
+        """In the data folder, which is made, and closed to others, if need be."""
+        try:
+            private.make_folder(folder)
+            keep_private(self._settings, thorough=True)
+            return open(folder / "serve.lock", "w", opener=private.opener)
+        except OSError as error:
+            raise Misconfigured(f"The data folder {folder} cannot be used: {error.strerror}.") from None
 
     def _take(self, lock: IO[str]) -> None:
         try:
@@ -102,15 +104,13 @@ class Supervisor:
             except OSError as error:
                 raise Misconfigured(f"Cannot listen at {self._host}:{self._port}: {error.strerror}.") from None
 
-    def _prepare(self) -> None:
+    def _prepare(self, path: Path) -> None:
         migrate(self._settings.database)
+        if not self._settings.auth:
+            return
         registry = Registry(self._settings.database)
-        path = self._settings.data_dir / "admin-key"
         try:
-            if self._settings.auth and ensure_admin_key(registry, system_clock, path):
-                # Machines keep what they read; a person is told it once.
-                secret = path.read_text().strip() if self._settings.log_format == "text" else "read it there"
-                log.info("made an admin key, kept in %s: %s", path, secret)
+            tell_admin_key(ensure_admin_key(registry, system_clock, path), path)
         finally:
             registry.close()
 
@@ -127,16 +127,19 @@ class Supervisor:
                 if child.process is None:
                     if time.monotonic() >= child.start_after and (announced or not child.waits):
                         self._start(child)
-                elif child.process.poll() is not None:
-                    if child.process.returncode == MISCONFIGURED:
+                elif child.has_ended:
+                    if (status := child.end()) == MISCONFIGURED:
                         return MISCONFIGURED
-                    self._schedule_restart(child)
+                    self._start_again(child, f"ended (status {status})")
+                elif reason := self._out_of_order(child):
+                    child.end()
+                    self._start_again(child, f"{reason}, was killed")
             time.sleep(0.1)
         return 0
 
     def _listens(self) -> bool:
         """Whether our API accepts connections; it may still be loading, and then says so."""
-        if self._api.process is None or self._api.process.poll() is not None:
+        if self._api.process is None or self._api.has_ended:
             return False
         try:
             with socket.create_connection((_reachable(self._host), self._port), timeout=0.1):
@@ -145,48 +148,38 @@ class Supervisor:
             return False
 
     def _start(self, child: Child) -> None:
-        # Of its own session, so that Ctrl-C reaches the supervisor alone and the stop is in order.
-        child.process = subprocess.Popen(
-            child.command, start_new_session=True, preexec_fn=_in_child(os.getpid(), child.nice)
-        )
-        child.started_at = time.monotonic()
+        child.start()
+        if child is self._api:
+            self._pulse.begin()
 
-    def _schedule_restart(self, child: Child) -> None:
-        process, child.process = child.process, None
-        assert process is not None
-        lived = time.monotonic() - child.started_at
-        child.restarts = 0 if lived > 60 else child.restarts + 1
-        pause = BACKOFF_SECONDS[min(child.restarts, len(BACKOFF_SECONDS) - 1)]
-        child.start_after = time.monotonic() + pause
-        log.warning("%s ended (status %d) and is started again in %.1f s", child.name, process.returncode, pause)
+    def _out_of_order(self, child: Child) -> str:
+        """Why a child that lives is of no use any more; empty if it is."""
+        if (seconds := child.stopped_seconds()) > STOPPED_SECONDS:
+            return f"has been stopped for {seconds:.0f} s"
+        if child is self._api and (seconds := self._pulse.silence()):
+            return f"has not answered for {seconds:.0f} s"
+        return ""
 
-    def _stop_children(self) -> None:
-        running = [child.process for child in self._children if child.process is not None]
-        for process in running:
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def _start_again(self, child: Child, what: str) -> None:
+        pause = child.schedule_restart()
+        log.warning("%s %s and is started again in %.1f s", child.name, what, pause)
+
+
+def tell_admin_key(found: AdminKey, path: Path) -> None:
+    """Where the admin key is. The key itself is said once, to a terminal alone: what is logged is kept by machines."""
+    if found.secret is not None:
+        log.info("made an admin key: it is kept in %s", path)
+        for stream in (sys.stdout, sys.stderr):
+            if stream.isatty():
+                print(f"Admin key, shown this once: {found.secret}", file=stream, flush=True)
+                break
+    elif found.instead is not None:
+        log.warning(
+            "the admin key in %s is not valid any more; no other is made, because key %s has the scope admin",
+            path, found.instead,
+        )  # fmt: skip
 
 
 def _reachable(host: str) -> str:
     """An address at which a server is found that listens at `host`: one that listens everywhere, on this machine."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _in_child(parent: int, nice: int) -> Callable[[], None]:
-    """To be run between fork and exec: die with the parent, even with one that is killed; be as nice as told."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def prepare() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it was killed before the line above
-        os.nice(nice)
-
-    return prepare

@@ -1,41 +1,76 @@
-"""API keys: made once, kept as a digest, checked on every request."""
+"""API keys: made once, kept as a digest, checked on every request; they expire, are rotated and revoked."""
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import UUID
 
-from service.clock import Clock
+from service import private
+from service.clock import Clock, system_clock
 from service.core.text import check_text
-from service.errors import Forbidden, Invalid, Unauthorized
+from service.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound, Unauthorized
 from service.registry import keys
-from service.registry.engine import Registry
-from service.registry.records import SCOPES, ApiKey
+from service.registry.engine import ReadSession, Registry
+from service.registry.records import SCOPES, ApiKey, Page
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NOTED = timedelta(minutes=1)  # how exactly the last use of a key is known: it is written no more often
+OVERLAP = timedelta(hours=24)  # how long a key is valid beside the one that takes its place
+LONGEST_OVERLAP = timedelta(days=90)
+FAR = 9000  # a year that no time zone carries out of what a date can hold
+LONGEST_NAME = 128  # characters
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create_key(registry: Registry, clock: Clock, *, scopes: Sequence[str], name: str = "") -> tuple[ApiKey, str]:
-    """A new key and its secret, which is not to be had again. Raises Invalid for an unknown scope or name."""
+def _new_secret() -> str:
+    return f"oubli_{secrets.token_urlsafe(32)}"
+
+
+def create_key(
+    registry: Registry, clock: Clock, *, scopes: Sequence[str], name: str = "", expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """A new key and its secret, which is not to be had again.
+
+    Raises Invalid for an unknown scope, for a name that is too long or has control characters, and for an end that has
+    passed.
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise Invalid(f"Unknown scopes: {', '.join(unknown) or 'none given'}. Known: {', '.join(SCOPES)}.")
-    name = check_text("name", name, most=200) if name.strip() else ""
-    secret = f"oubli_{secrets.token_urlsafe(32)}"
+    name = check_text("name", name, most=LONGEST_NAME) if name.strip() else ""
+    now, secret = clock(), _new_secret()
+    _require_future(expires_at, now)
     with registry.write() as session:
-        key = keys.create(session, name=name, digest=_digest(secret), scopes=sorted(set(scopes)), now=clock())
+        key = keys.create(
+            session, name=name, digest=_digest(secret), scopes=sorted(set(scopes)), now=now, expires_at=expires_at
+        )
     return key, secret
 
 
-def check(registry: Registry, secret: str | None, scopes: Sequence[str]) -> None:
-    """Raise Unauthorized or Forbidden unless the key is known and has every scope, or `admin`."""
-    admit(secret, look_up(registry, [secret] if secret else []), scopes)
+def _require_future(expires_at: datetime | None, now: datetime) -> None:
+    if expires_at is not None and not (now < expires_at and expires_at.year < FAR):
+        raise Invalid(f"expires_at: {expires_at:%Y-%m-%d} is no use. Name a time to come, or none.")
+
+
+# ----------------------------------------------------------------------------------------------------------- checks
+
+
+def check(registry: Registry, secret: str | None, scopes: Sequence[str], *, clock: Clock = system_clock) -> ApiKey:
+    """The key. Raises Unauthorized or Forbidden unless it is valid and has every scope, or `admin`."""
+    return admit(secret, look_up(registry, [secret] if secret else []), scopes, now=clock())
 
 
 def look_up(registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey]:
@@ -45,32 +80,56 @@ def look_up(registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey
         return {digests[digest]: key for digest, key in keys.by_digests(session, list(digests)).items()}
 
 
-def admit(secret: str | None, known: Mapping[str, ApiKey], scopes: Sequence[str]) -> None:
-    """Raise Unauthorized or Forbidden unless this secret's key is among the known and has every scope, or `admin`."""
+def admit(secret: str | None, known: Mapping[str, ApiKey], scopes: Sequence[str], *, now: datetime) -> ApiKey:
+    """This secret's key. Raises Unauthorized or Forbidden unless it is among the known, has not expired, and has every
+    scope, or `admin`.
+    """
     if not secret:
         raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
     key = known.get(secret)
     if key is None:
-        raise Unauthorized("This API key is not known, or has been revoked.")
+        raise Unauthorized("This API key is not known, or has been revoked.", reason="unknown")
+    if key.has_expired(now):
+        raise Unauthorized("This API key has expired.", reason="expired")
     missing = sorted(set(scopes) - set(key.scopes))
     if missing and "admin" not in key.scopes:
         raise Forbidden(f"This API key lacks the scope {', '.join(missing)}.")
+    return key
 
 
-def ensure_admin_key(registry: Registry, clock: Clock, path: Path) -> bool:
-    """Leave a working admin key in `path`, readable by its owner only; whether it had to be made."""
-    if path.is_file():
-        key = look_up(registry, [secret := path.read_text().strip()]).get(secret)
-        if key is not None and "admin" in key.scopes:
-            return False
-    _, secret = create_key(registry, clock, scopes=["admin"], name="admin (made at first start)")
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{secret}\n")
-    temporary.replace(path)
-    return True
+def use_is_news(key: ApiKey, now: datetime) -> bool:
+    """Whether what is on record of its last use is so old that this one is worth a write."""
+    return key.last_used_at is None or now - key.last_used_at >= NOTED
+
+
+def note_use(registry: Registry, key_ids: Iterable[str], *, now: datetime) -> None:
+    """Record that these keys are used. Never raises: a request is not refused because this cannot be written."""
+    try:
+        with registry.note() as session:
+            keys.note_use(session, key_ids, now=now)
+    except Exception as error:  # whatever the database's reason
+        log.debug("the last use of a key is not on record (%s)", type(error).__name__)
+
+
+def require_guarded(settings: Settings, host: str) -> None:
+    """Raise Misconfigured for an API that asks for no keys and listens where others than this machine's users are."""
+    if not settings.auth and not _is_loopback(host):
+        raise Misconfigured(
+            f"OUBLI_AUTH=false lets everyone in who can reach {host or 'this machine'}. Without keys the API listens "
+            "on this machine alone: --host 127.0.0.1, or leave OUBLI_AUTH as it is."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    """Of a name, every address must be."""
+    try:
+        found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)} if host else set()
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found)
+
+
+# -------------------------------------------------------------------------------------------------- looking after them
 
 
 def list_keys(registry: Registry) -> list[ApiKey]:
@@ -79,11 +138,130 @@ def list_keys(registry: Registry) -> list[ApiKey]:
         return keys.every(session)
 
 
-def revoke_key(registry: Registry, clock: Clock, key_id: str) -> bool:
-    """Refuse a key from now on; False if there is none of this id."""
-    try:
-        canonical = str(UUID(key_id))
-    except ValueError:
-        return False
+def page_of_keys(registry: Registry, *, limit: int, cursor: str | None) -> Page[ApiKey]:
+    """Some of them. Raises Invalid for a cursor that no answer ever held."""
+    with registry.read() as session:
+        return keys.page(session, limit=limit, cursor=cursor)
+
+
+def get_key(registry: Registry, given: str) -> ApiKey:
+    """The key of an id, or of the beginning of one. Raises NotFound, or Conflict if several begin like that."""
+    with registry.read() as session:
+        return _find(session, given)
+
+
+def _find(session: ReadSession, given: str) -> ApiKey:
+    wanted = given.strip().lower().replace("-", "")
+    found = [key for key in keys.every(session) if key.id.replace("-", "").startswith(wanted)]
+    if len(wanted) < keys.PREFIX:
+        raise NotFound(f"There is no key {given}. Give its id, or {keys.PREFIX} characters of it.")
+    if not found:
+        raise NotFound(f"There is no key {given}.")
+    if len(found) > 1:
+        raise Conflict(f"{len(found)} keys begin with {given}; give more of the id: {', '.join(k.id for k in found)}.")
+    return found[0]
+
+
+def revoke_key(registry: Registry, clock: Clock, given: str, *, keep_an_admin: bool = False) -> ApiKey:
+    """Refuse a key from now on; the key as it is then. Of an id or its beginning: raises as `get_key`.
+
+    keep_an_admin  raise Conflict rather than revoke the last key that may make others.
+    """
+    now = clock()
     with registry.write() as session:
-        return keys.revoke(session, canonical, now=clock())
+        key = _find(session, given)
+        if keep_an_admin and key.is_active(now) and "admin" in key.scopes and not _other_admin(session, key, now):
+            raise Conflict("This is the last valid key with the scope admin. Make another one first.")
+        keys.revoke(session, key.id, now=now)
+        return keys.get(session, key.id) or key
+
+
+def _other_admin(session: ReadSession, key: ApiKey | None, now: datetime) -> ApiKey | None:
+    """A valid key with the scope `admin`, the one that lives longest, that is not this one."""
+    own = key.id if key is not None else None
+    found = [k for k in keys.every(session) if "admin" in k.scopes and k.is_active(now) and k.id != own]
+    return max(found, key=lambda k: (k.expires_at is None, k.expires_at or now), default=None)
+
+
+def rotate_key(
+    registry: Registry,
+    clock: Clock,
+    given: str,
+    *,
+    overlap: timedelta = OVERLAP,
+    expires_at: datetime | None = None,
+    kept_in: Path | None = None,
+) -> tuple[ApiKey, ApiKey, str]:
+    """Put a new key in the place of another: (the old one, the new one, its secret, which is not to be had again).
+
+    The new one has name and scopes of the old one, and lives as long as that was given, if it was to expire. Both are
+    valid for the time of the overlap. Of an id or its beginning: raises as `get_key`; Conflict for a key that is no
+    longer valid, or has been rotated already; Invalid for an end that has passed.
+
+    kept_in  a file that is given the new secret if it holds the old one: the data folder's admin key.
+    """
+    now, secret = clock(), _new_secret()
+    _require_future(expires_at, now)
+    with registry.write() as session:
+        old = _find(session, given)
+        if not old.is_active(now) or old.replaced_by is not None:
+            state = "been rotated already" if old.replaced_by is not None else "ended"
+            raise Conflict(f"Key {old.id} has {state}. Make a new one, or rotate the one that took its place.")
+        life = old.expires_at - old.created_at if old.expires_at is not None else None
+        end = expires_at if expires_at is not None else now + life if life is not None else None
+        new = keys.create(session, name=old.name, digest=_digest(secret), scopes=old.scopes, now=now, expires_at=end)
+        last = min(filter(None, (now + overlap, old.expires_at)))
+        keys.replace(session, old.id, by=new.id, expires_at=last)
+        replaced = keys.get(session, old.id) or old
+        is_kept = kept_in is not None and keys.of_digest(session, _digest(_read(kept_in))) == replaced
+    if kept_in is not None and is_kept:
+        write_secret(kept_in, secret)
+    return replaced, new, secret
+
+
+# -------------------------------------------------------------------------------------------------- the embedded admin
+
+
+@dataclass(frozen=True)
+class AdminKey:
+    """What has become of the key in the data folder: nothing; made, with this secret; or not made, for this key's sake.
+
+    instead  id of a valid admin key that somebody holds.
+    """
+
+    secret: str | None = field(default=None, repr=False)
+    instead: str | None = None
+
+
+def ensure_admin_key(registry: Registry, clock: Clock, path: Path) -> AdminKey:
+    """Leave a working admin key in `path`, readable by its owner only.
+
+    One that was revoked or has expired is replaced only if no other valid admin key is left: its end was meant.
+    """
+    now = clock()
+    with registry.read() as session:
+        key = keys.of_digest(session, _digest(_read(path)))
+        other = _other_admin(session, key, now)
+    if key is not None and key.is_active(now) and "admin" in key.scopes:
+        return AdminKey()
+    if key is not None and other is not None:
+        return AdminKey(instead=other.id)
+    _, secret = create_key(registry, clock, scopes=["admin"], name="admin (made at first start)")
+    write_secret(path, secret)
+    return AdminKey(secret=secret)
+
+
+def _read(path: Path) -> str:
+    """The secret in that file; empty, which is no key's, without one."""
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Put a secret into a file that its owner alone may read; whoever reads it sees the old one or the new one."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "x", opener=private.opener) as file:
+        file.write(f"{secret}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -10,6 +10,7 @@ waits for 25 s. Bells go to the anonymous exchange, which needs no binding: FLUS
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 
+from service import private
 from service.core.queues import ADDITIONS, QUEUES
 from service.settings import Settings
 
@@ -89,8 +91,11 @@ def make_celery(settings: Settings) -> Celery:
             broker_transport_options=_folder(settings),
         )
     else:
-        if settings.broker.startswith("redis://"):
+        scheme = settings.broker.partition("://")[0]
+        if scheme in ("redis", "rediss"):
             app.conf.update(broker_transport="service.core.redis_broker:Transport")
+        if scheme == "rediss":  # kombu alone would take any certificate; `ssl_…` in the URL adds to this, or loosens it
+            app.conf.update(broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True})
         app.conf.update(broker_transport_options=redis_options(socket_timeout=5.0, connect_timeout=2.0))
     return app
 
@@ -110,7 +115,7 @@ def redis_options(*, socket_timeout: float, connect_timeout: float) -> dict[str,
 
 def _folder(settings: Settings) -> dict[str, Any]:
     folder = settings.data_dir.absolute() / "queue"
-    (folder / "control").mkdir(parents=True, exist_ok=True)
+    private.make_folder(folder / "control")
     return {
         "data_folder_in": str(folder),
         "data_folder_out": str(folder),

@@ -11,6 +11,7 @@ from models.partition import Partition, make_partition
 from models.prompt import covered_pixels
 from models.spec import ClosedFormSpec, TrainingSpec
 from service.artifacts import FolderStore, Store, open_store
+from service.artifacts.opening import ledger_folder
 from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
@@ -105,14 +106,12 @@ def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
 
     make  False: it must be there. A place that holds no ledger would say that nothing was ever erased.
     """
-    if url.startswith("s3://"):
+    folder = ledger_folder(url)
+    if folder is None:
         bucket = open_store(url, folder=Path(), s3=s3, read_only=not make)
         if not make and next(iter(bucket.names("ledger")), None) is None:
             raise Misconfigured(f"There is no ledger in {url}: it holds nothing under `ledger`.")
         return bucket
-    if "://" in url:
-        raise Misconfigured(f"OUBLI_LEDGER_URL: {url} is neither a folder nor s3://bucket/prefix.")
-    folder = Path(url).expanduser()
     try:
         if not make and not (folder / "ledger").is_dir():
             raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")

@@ -18,6 +18,8 @@ from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
 from kombu.utils.scheduling import FairCycle
 
+from service import private
+
 LONGEST_LOOK = 0.3  # seconds
 
 
@@ -39,7 +41,8 @@ class Channel(filesystem.Channel):
         folder = Path(self.data_folder_out)
         name = f"{time.time_ns()}_{uuid4().hex}.{queue}.msg"
         whole = folder / f".{name}"  # a leading dot: no queue's name begins like that
-        whole.write_text(dumps(payload))
+        with open(whole, "x", opener=private.opener) as file:
+            file.write(dumps(payload))
         whole.rename(folder / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:

@@ -7,8 +7,10 @@ a search that was broken off goes on, and a longer one takes over what a shorter
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +53,7 @@ def search(
     made_from = [bench.backbone.digest, list(bench.samples.digests), method, study.budget.training.record()]
     found = optuna.create_study(
         study_name=f"{method}-{sha256(canonical_json(made_from))[:16]}",
-        storage=f"sqlite:///{(study.out / 'search.db').resolve()}",
+        storage=_storage(optuna, study.out / "search.db"),
         sampler=optuna.samplers.TPESampler(seed=404),
         direction="maximize",
         load_if_exists=True,
@@ -77,6 +79,12 @@ def _optuna() -> Any:
         raise Misconfigured("A search needs Optuna: pip install 'oubli-server[evaluate]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+def _storage(optuna: Any, path: Path) -> Any:
+    """Optuna's tables in that file, whatever its name: as part of a URL, a `?` in it would not be a character."""
+    connect = partial(sqlite3.connect, path.resolve(), check_same_thread=False)
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect})
 
 
 def _complete(found: optuna.Study) -> list[optuna.trial.FrozenTrial]:

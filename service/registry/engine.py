@@ -11,9 +11,10 @@ place whose end was not heard of, the caller must ask.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 import migrations
+from service import private
 from service.errors import DISK_FULL, Misconfigured, OutOfSpace, Unavailable
 
 _BUSY_MS = 15_000  # how long SQLite waits for a lock
@@ -59,6 +61,7 @@ class Needless(Exception):
 
 
 Needed = Callable[[ReadSession], bool]
+Database = str | Path  # an SQLAlchemy URL; or the file of SQLite, which is never parsed as one
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ class ConnectionOptions:
 class Registry:
     """The open registry of one process."""
 
-    def __init__(self, url: str, options: ConnectionOptions | None = None) -> None:
-        self.url = url
-        self.is_sqlite = _parse(url).get_backend_name() == "sqlite"
+    def __init__(self, database: Database, options: ConnectionOptions | None = None) -> None:
+        url = _parse(database)
+        self.url = database
+        self.is_sqlite = url.get_backend_name() == "sqlite"
         self.engine: sa.Engine = _make_sqlite(url) if self.is_sqlite else _make_postgres(url, options)
         read, write = ({}, {"oubli_write": True}) if self.is_sqlite else ({"isolation_level": "REPEATABLE READ"}, {})
         glance = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
@@ -199,14 +203,16 @@ def _is_away(error: sa.exc.DBAPIError, code: str | None) -> bool:
     return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
 
 
-def _parse(url: str) -> sa.URL:
+def _parse(database: Database) -> sa.URL:
+    if isinstance(database, Path):
+        return sa.URL.create("sqlite", database=str(database.absolute()))
     try:
-        return sa.make_url(url)
+        return sa.make_url(database)
     except sa.exc.ArgumentError:  # without the URL: it may hold a password
         raise Misconfigured("OUBLI_DATABASE_URL is no URL such as postgresql+psycopg://user@host/name.") from None
 
 
-def _make_postgres(url: str, options: ConnectionOptions | None) -> sa.Engine:
+def _make_postgres(url: sa.URL, options: ConnectionOptions | None) -> sa.Engine:
     chosen = options or ConnectionOptions()
     limits = {
         "statement_timeout": chosen.statement,
@@ -232,11 +238,21 @@ def _make_postgres(url: str, options: ConnectionOptions | None) -> sa.Engine:
     )
 
 
-def _make_sqlite(url: str) -> sa.Engine:
+def _make_sqlite(url: sa.URL) -> sa.Engine:
     # Parameters are labels, owners, digests: they must not come into logs with an error's words.
     engine = sa.create_engine(
         url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20, hide_parameters=True
     )
+
+    @event.listens_for(engine, "do_connect")
+    def make_private(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
+        """SQLite would make the file readable by others, and then its log and index with the same mode.
+
+        One that is there is not touched: opening and closing it here would drop the locks that SQLite has on it.
+        """
+        with suppress(OSError):  # SQLite says it better
+            if os.path.isabs(arguments[0]):
+                os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, private.FILE))
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -258,10 +274,11 @@ def _make_sqlite(url: str) -> sa.Engine:
     return engine
 
 
-def _config(url: str) -> Config:
+def _config(database: Database) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["url"] = url
+    folder = str(Path(migrations.__file__).parent)
+    config.set_main_option("script_location", folder.replace("%", "%%"))  # or it would be filled in
+    config.attributes["database"] = database
     return config
 
 
@@ -271,31 +288,35 @@ def _head() -> str | None:
     return ScriptDirectory.from_config(_config("")).get_current_head()
 
 
-def migrate(url: str) -> None:
-    """Bring the registry to this release's schema; refuse one that a newer release made."""
-    backend = _parse(url)
-    if backend.get_backend_name() == "sqlite" and backend.database:
-        Path(backend.database).parent.mkdir(parents=True, exist_ok=True)
-    check_known(url)
-    alembic.command.upgrade(_config(url), "head")
+def migrate(database: Database) -> None:
+    """Bring the registry to this release's schema; refuse one that a newer release made. Raises Misconfigured."""
+    url = _parse(database)
+    if url.get_backend_name() == "sqlite" and url.database:
+        folder = Path(url.database).parent
+        try:
+            private.make_folder(folder)
+        except OSError as error:
+            raise Misconfigured(f"The folder {folder} cannot be used: {error.strerror}.") from None
+    check_known(database)
+    alembic.command.upgrade(_config(database), "head")
 
 
-def check_known(url: str) -> str | None:
+def check_known(database: Database) -> str | None:
     """The schema's revision, None when there is none. Raises Misconfigured if this release does not know it.
 
     Raises Unavailable while the database does not answer.
     """
-    registry = Registry(url)
+    registry = Registry(database)
     try:
         with registry.engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
     except sa.exc.OperationalError:
-        raise Unavailable(f"The registry's database does not answer: {_parse(url).render_as_string()}.") from None
+        raise Unavailable(f"The registry's database does not answer: {_parse(database).render_as_string()}.") from None
     finally:
         registry.close()
     if revision is not None:
         try:
-            ScriptDirectory.from_config(_config(url)).get_revision(revision)
+            ScriptDirectory.from_config(_config(database)).get_revision(revision)
         except CommandError:
             raise Misconfigured(
                 f"This registry's schema ({revision}) is newer than this release of Oubli knows. "
@@ -304,11 +325,11 @@ def check_known(url: str) -> str | None:
     return revision
 
 
-def is_migrated(url: str) -> bool:
+def is_migrated(database: Database) -> bool:
     """Whether the schema is exactly this release's."""
-    return check_known(url) == _head()
+    return check_known(database) == _head()
 
 
-def check_migrations(url: str) -> None:
+def check_migrations(database: Database) -> None:
     """Raise if the migrated schema and `tables` differ (`alembic check`)."""
-    alembic.command.check(_config(url))
+    alembic.command.check(_config(database))

@@ -139,13 +139,28 @@ class Tombstone:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key, without its secret."""
+    """An API key, without its secret.
+
+    last_used_at  to about a minute.
+    replaced_by   the key that it was rotated to; it is valid beside that one until `expires_at`.
+    """
 
     id: str
     name: str
     scopes: tuple[str, ...]
     created_at: datetime
-    revoked_at: datetime | None
+    revoked_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    replaced_by: str | None = None
+
+    def has_expired(self, now: datetime) -> bool:
+        """It had an end, and that has come."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def is_active(self, now: datetime) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_at is None and not self.has_expired(now)
 
 
 @dataclass(frozen=True)

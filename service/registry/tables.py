@@ -265,6 +265,9 @@ class ApiKeyRow(Base):
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # to a minute or so: see core.access
+    replaced_by: Mapped[str | None] = mapped_column(_Id)  # the key that it was rotated to
 
 
 class IdempotencyRow(Base):

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from service.core import access
 from service.errors import Forbidden, Unauthorized, Unavailable
 from service.registry.engine import Registry
 from service.registry.records import ApiKey
+
+MINUTE = timedelta(minutes=1)
 
 
 class Watched:
@@ -136,3 +139,89 @@ def test_a_caller_who_goes_takes_nobodys_answer_along(registry: Registry, watche
             await gone
 
     in_loop(scene())
+
+
+# ------------------------------------------------------------------------------------------------------- last used
+
+
+class Writes:
+    """Notes of use are counted, and may be held up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[set[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self._really: Callable[..., None] = access.note_use
+        monkeypatch.setattr(access, "note_use", self)
+
+    def __call__(self, registry: Registry, key_ids: Iterable[str], **more: Any) -> None:
+        self.begun.append(set(key_ids))
+        assert self.gate.wait(10)
+        self._really(registry, key_ids, **more)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
+    return Writes(monkeypatch)
+
+
+def test_many_uses_within_a_minute_are_one_write_for_each_key(registry: Registry, writes: Writes) -> None:
+    (first, reader), (second, eraser) = key(registry, "read"), key(registry, "erase")
+    now = system_clock()
+
+    async def scene() -> None:
+        checks = KeyChecks(registry, clock=lambda: now)
+        for _ in range(20):
+            await checks.check(reader, ["read"])
+            await checks.finish()
+        await checks.check(eraser, ["erase"])
+        await checks.finish()
+
+    in_loop(scene())
+    assert writes.begun == [{first}, {second}]
+    assert [known.last_used_at for known in access.list_keys(registry)] == [now, now]
+
+    async def later() -> None:
+        checks = KeyChecks(registry, clock=lambda: now + MINUTE)
+        await checks.check(reader, ["read"])
+        await checks.finish()
+
+    in_loop(later())
+    assert [known.last_used_at for known in access.list_keys(registry)] == [now + MINUTE, now]
+
+
+def test_requests_do_not_wait_for_the_write_nor_begin_another_one_beside_it(registry: Registry, writes: Writes) -> None:
+    (first, reader), (second, eraser) = key(registry, "read"), key(registry, "erase")
+    writes.gate.clear()
+
+    async def scene() -> None:
+        checks = KeyChecks(registry)
+        for _ in range(5):
+            await checks.check(reader, ["read"])
+            await checks.check(eraser, ["erase"])
+        while not writes.begun:
+            await asyncio.sleep(0.001)
+        assert writes.begun == [{first}]
+        writes.gate.set()
+        await checks.finish()
+
+    in_loop(scene())
+    assert writes.begun == [{first}, {first, second}]
+
+
+def test_a_key_that_is_refused_is_not_noted_as_used_and_the_reason_is_told(registry: Registry, writes: Writes) -> None:
+    _, reader = key(registry, "read")
+    old, expired = access.create_key(registry, system_clock, scopes=["read"])
+    access.rotate_key(registry, system_clock, old.id, overlap=timedelta())
+    told: list[str] = []
+
+    async def scene() -> None:
+        checks = KeyChecks(registry, refused=told.append)
+        for secret, scope in ((None, "read"), ("oubli_wrong", "read"), (expired, "read"), (reader, "erase")):
+            with pytest.raises((Unauthorized, Forbidden)):
+                await checks.check(secret, [scope])
+        await checks.finish()
+
+    in_loop(scene())
+    assert told == ["missing", "unknown", "expired", "scope"]
+    assert writes.begun == []

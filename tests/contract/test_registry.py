@@ -9,10 +9,8 @@ import pytest
 import sqlalchemy as sa
 from uuid6 import uuid7
 
-from service.clock import system_clock
-from service.core import access
 from service.core.queues import QUEUES
-from service.errors import Forbidden, Invalid, Misconfigured, Unauthorized
+from service.errors import Invalid, Misconfigured
 from service.registry import clusters, erasures, idempotency, paging, samples, state, workers
 from service.registry.engine import Registry, check_known, check_migrations, is_migrated, migrate
 from tests.rows import LEASE, NOW, make_cluster, make_sample
@@ -201,34 +199,6 @@ def test_workers_are_known_while_they_beat(registry: Registry) -> None:
         assert [(worker.name, worker.beat_at) for worker in workers.every(session)] == [("w2", later)]
         workers.leave(session, name="w2")
         assert workers.every(session) == []
-
-
-def test_api_keys_open_what_their_scopes_say_until_they_are_revoked(registry: Registry, tmp_path: Path) -> None:
-    key, secret = access.create_key(registry, system_clock, scopes=["read", "predict"], name="app")
-    access.check(registry, secret, ["read"])
-    for presented, error in ((None, Unauthorized), ("oubli_wrong", Unauthorized)):
-        with pytest.raises(error):
-            access.check(registry, presented, ["read"])
-    with pytest.raises(Forbidden, match="erase"):
-        access.check(registry, secret, ["erase"])
-    assert access.revoke_key(registry, system_clock, key.id.upper())
-    assert not access.revoke_key(registry, system_clock, "not an id")
-    with pytest.raises(Unauthorized):
-        access.check(registry, secret, ["read"])
-    assert [known.name for known in access.list_keys(registry)] == ["app"]
-    for scopes in ([], ["everything"]):
-        with pytest.raises(Invalid, match="Unknown scopes"):
-            access.create_key(registry, system_clock, scopes=scopes)
-
-
-def test_the_admin_key_file_is_private_and_replaced_once_it_no_longer_works(registry: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "admin-key"
-    assert access.ensure_admin_key(registry, system_clock, path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    access.check(registry, path.read_text().strip(), ["erase", "admin"])
-    assert not access.ensure_admin_key(registry, system_clock, path)
-    access.revoke_key(registry, system_clock, access.list_keys(registry)[0].id)
-    assert access.ensure_admin_key(registry, system_clock, path)
 
 
 def test_an_owner_is_forgotten_with_their_last_sample(registry: Registry) -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 REPOSITORY = Path(__file__).parents[2]
 READY_SECONDS = 120.0
 DONE_SECONDS = 120.0
-STOP_SECONDS = 10.0  # what `oubli serve` promises
+STOP_SECONDS = 5.0  # what `oubli serve` promises
 PROBLEM = "application/problem+json"
 # The tiny backbone, with clusters so small that a dozen samples make several.
 TINY = {
@@ -113,7 +113,7 @@ def oubli(*arguments: str | Path, env: dict[str, str] | None = None, seconds: fl
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def launch(*arguments: str | Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def launch(*arguments: str | Path, env: dict[str, str], log: Path, umask: int = -1) -> subprocess.Popen[bytes]:
     """A command of `oubli` that runs on, in a session of its own; what it says goes to the end of `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -125,6 +125,7 @@ def launch(*arguments: str | Path, env: dict[str, str], log: Path) -> subprocess
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=umask,
         )
 
 
@@ -144,6 +145,8 @@ class Service:
     folder: Path
     env: dict[str, str] = field(default_factory=lambda: dict(TINY))
     port: int = field(default_factory=free_port)
+    name: str = "data"  # of the data folder
+    umask: int = -1  # the test's own
     _process: subprocess.Popen[bytes] | None = None
     _client: httpx.Client | None = None
 
@@ -153,7 +156,7 @@ class Service:
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return self.folder / self.name
 
     @property
     def log(self) -> str:
@@ -179,7 +182,7 @@ class Service:
 
     def start(self, *, ready: bool = True) -> Service:
         command = ("serve", "--data", self.data, "--port", str(self.port))
-        self._process = launch(*command, env=self.env, log=self.folder / "log")
+        self._process = launch(*command, env=self.env, log=self.folder / "log", umask=self.umask)
         if ready:
             until(self.is_ready, seconds=READY_SECONDS, what="/health/ready")
         return self

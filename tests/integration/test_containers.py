@@ -16,15 +16,19 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from service.clock import system_clock
+from service.core.doorbell import Doorbell
 from service.core.queues import QUEUES
 from service.registry import workers
 from service.registry.engine import Registry, migrate
-from service.settings import describe, load_settings
-from tests.integration.harness import PROBLEM, REPOSITORY, oubli, until
+from service.settings import Settings, describe, load_settings
+from tests.integration.harness import PROBLEM, REPOSITORY, free_port, oubli, until
 from tests.integration.rolling import Proxy
 from tests.programs import program
+from tests.servers import _redis_binary
 
 pytestmark = pytest.mark.thorough
 
@@ -57,12 +61,24 @@ def compose(folder: Path, *profiles: str, secrets: dict[str, str] = SECRETS) -> 
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Every service, as Compose sees it."""
+def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All of it, as Compose sees it."""
     done = compose(tmp_path_factory.mktemp("compose"), "cpu", "gpu")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def services(composed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = composed["services"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def networks(composed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = composed["networks"]
     return found
 
 
@@ -128,19 +144,108 @@ def test_images_are_pinned_and_only_the_proxy_can_be_reached(services: dict[str,
 
 
 def test_processes_may_do_little_and_come_back(services: dict[str, dict[str, Any]]) -> None:
-    for name in (*OURS, "proxy"):
-        service = services[name]
+    assert set(services) == {*OURS, "proxy", "postgres", "redis"}
+    for name, service in services.items():
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert not service.get("privileged")
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
-        assert name == "proxy" or service["init"]
+        assert name not in OURS or service["init"]
     for name in ("postgres", "redis"):
         assert services[name]["healthcheck"]["test"]
-        assert services[name]["restart"] == "unless-stopped"
-    command = services["redis"]["command"][-1]
-    assert "noeviction" in command
-    assert "--appendonly yes" in command
+        assert services[name]["user"] == "999:999"
+
+
+def test_no_container_can_take_all_memory_processes_or_disk(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        memory = int(service["mem_limit"])
+        assert 0 < memory <= 8 << 30, name
+        assert int(service["memswap_limit"]) == memory, name  # no swap: what is in memory is on no disk
+        assert 0 < service["pids_limit"] <= 512, name
+        places = {place: options.split(",") for place, _, options in (each.partition(":") for each in service["tmpfs"])}
+        assert "/tmp" in places, name
+        for place, options in places.items():
+            sizes = [option for option in options if re.fullmatch(r"size=\d+[mg]", option)]
+            assert len(sizes) == 1, f"{name} {place}"
+        assert {"noexec", "nosuid", "nodev", "mode=1777"} <= set(places["/tmp"]), name
+    uploads = next(
+        option for option in services["api"]["tmpfs"][0].split(":")[1].split(",") if option.startswith("size")
+    )
+    assert uploads == "size=1g"
+    assert 3 * load_settings().intake.max_request_bytes <= 1 << 30
+
+
+def test_each_container_speaks_only_with_those_that_it_must(services: dict[str, dict[str, Any]], networks: Any) -> None:
+    members = {name: {each for each, service in services.items() if name in service["networks"]} for name in networks}
+    assert members == {
+        "public": {"proxy"},
+        "replicas": {"proxy", "api"},
+        "database": {"postgres", *OURS},
+        "broker": {"redis", *OURS - {"migrate"}},
+        "outside": {"api", "worker-cpu", "worker-gpu"},
+    }
+    assert {name for name, network in networks.items() if network.get("internal")} == {"replicas", "database", "broker"}
+
+
+def test_the_database_tells_its_log_no_rows_and_takes_no_weak_password(services: dict[str, dict[str, Any]]) -> None:
+    postgres = services["postgres"]
+    assert {"log_error_verbosity=terse", "password_encryption=scram-sha-256"} <= set(postgres["command"])
+    assert "--auth=scram-sha-256" in postgres["environment"]["POSTGRES_INITDB_ARGS"]
+
+
+def test_the_broker_s_command_line_holds_no_password_and_its_script_runs(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Followed with a program of that name that shows what it was given."""
+    *shell, script = services["redis"]["command"]
+    assert shell == ["sh", "-c"]
+    script = script.replace("$$", "$")
+    for word in ("noeviction", "--appendonly yes"):
+        assert word in script
+    shown = tmp_path / "redis-server"
+    shown.write_text('#!/bin/sh\necho "$@"; cat "$1"; ls -l "$1"\n')
+    shown.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDIS_PASSWORD": "bb"}
+    secret = tmp_path / "secret.conf"
+    done = subprocess.run(
+        [*shell, script.replace("/tmp/secret.conf", str(secret))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    given, *lines = done.stdout.splitlines()
+    assert "bb" not in given
+    assert lines[0] == "requirepass bb"
+    assert 'rename-command CONFIG ""' in lines
+    assert lines[-1].startswith("-rw-------")
+
+
+def test_the_broker_s_settings_are_accepted_and_a_bell_rings_without_what_was_taken_away(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    script = services["redis"]["command"][-1].replace("$$", "$")
+    taken = re.search(r"for command in ([A-Z ]+);", script)
+    assert taken is not None
+    port = free_port()
+    conf = tmp_path / "redis.conf"
+    renamed = "".join(f'rename-command {name} ""\n' for name in taken[1].split())
+    conf.write_text(f"requirepass bb\n{renamed}")
+    options = ["--appendonly", "yes", "--maxmemory", "128mb", "--maxmemory-policy", "noeviction"]
+    command = [_redis_binary(), conf, *options, "--bind", "127.0.0.1", "--port", str(port), "--dir", tmp_path]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        bell = Doorbell(Settings(data_dir=tmp_path, broker_url=f"redis://:bb@127.0.0.1:{port}/0"))
+        until(lambda: bell.ring_now(urgent=True), seconds=30, what="a ring that is taken")
+        with Redis(port=port, password="bb") as client:
+            assert client.llen("oubli.deletions") >= 1
+            with pytest.raises(ResponseError, match="unknown command"):
+                client.config_get("*")
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_stop_leaves_time_to_drain_and_to_finish(services: dict[str, dict[str, Any]]) -> None:
@@ -209,15 +314,44 @@ def test_what_is_copied_exists_and_is_what_is_packaged() -> None:
 
 
 def test_the_lock_holds_everything_that_is_asked_for_and_says_whence_nothing_comes() -> None:
-    lines = [line for line in LOCK.splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+!]+", line) for line in lines), lines
-    pinned = dict(line.split("==") for line in lines)
+    lines = [line for line in LOCK.replace("\\\n", "").splitlines() if not line.startswith("#")]
+    form = r"([a-z0-9.-]+)==([\w.+!]+)(?: +--hash=sha256:[0-9a-f]{64})+ *"
+    found = [re.fullmatch(form, line) for line in lines]
+    assert all(found), [line for line, match in zip(lines, found, strict=True) if match is None]
+    pinned = {match[1]: match[2] for match in found if match is not None}
+    assert "--require-hashes" in DOCKERFILE
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for text in project["dependencies"]:
         asked = Requirement(text)
         version = pinned.get(canonicalize_name(asked.name))
         assert version is not None, f"{asked.name} is not in docker/requirements.lock; its head says how it is made"
         assert asked.specifier.contains(version), (text, version)
+
+
+def test_a_bill_of_materials_names_everything_that_the_images_install(tmp_path: Path) -> None:
+    out = tmp_path / "sbom.json"
+    recipe = re.search(r"^sbom:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    words = recipe[1].replace("\\\n", " ").replace("--output-file sbom.json", f"--output-file {out}").split()
+    assert words[0] == "$(BIN)/cyclonedx-py"
+    subprocess.run([tool("cyclonedx-py"), *words[1:]], cwd=REPOSITORY, check=True, capture_output=True)
+    bill = json.loads(out.read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert (
+        bill["metadata"]["component"]["name"]
+        == tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["name"]
+    )
+    listed = {(canonicalize_name(part["name"]), part["version"]) for part in bill["components"]}
+    assert listed == set(re.findall(r"^([a-z0-9.-]+)==([^ ]+)", LOCK, re.MULTILINE))
+    for part in bill["components"]:
+        assert part["externalReferences"][0]["hashes"], part["name"]
+
+
+def test_what_is_pinned_and_by_what_is_said() -> None:
+    security = (REPOSITORY / "SECURITY.md").read_text()
+    assert "docker/requirements.lock" in security
+    for said in ("Supported versions", "Reporting", "Threat model", "make sbom", "by tag"):
+        assert said in security
 
 
 # ------------------------------------------------------------------------------------------------------- health checks

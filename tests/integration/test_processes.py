@@ -74,6 +74,28 @@ def test_a_killed_worker_is_replaced_and_its_work_done(slow: Service, pictures: 
     assert len(slow.objects("prompts")) == len(clusters)
 
 
+def test_a_stopped_worker_is_replaced_and_its_work_done(slow: Service) -> None:
+    worker = slow.child("worker")
+    slow.contribute(digit_pictures(130)[100:], "gus")
+    catch_training(slow)
+    worker.suspend()
+    until(lambda: slow.child("worker").pid != worker.pid, what="another worker")
+    until(lambda: not left_of([worker]), what="the end of the stopped one")
+    assert "worker has been stopped for" in slow.log
+    slow.settle()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("role", ["api", "beat"])
+def test_whatever_is_stopped_is_replaced(slow: Service, role: str) -> None:
+    child = slow.child(role)
+    child.suspend()
+    until(lambda: not left_of([child]), what="its end")
+    until(slow.is_ready, what="/health/ready")
+    assert slow.child(role).pid != child.pid
+    assert f"{role} has been stopped for" in slow.log
+
+
 def test_a_second_service_on_the_same_folder_is_refused(slow: Service) -> None:
     assert_refused(serve(slow.data), "Another `oubli serve` runs on")
     assert slow.is_ready()
@@ -165,6 +187,14 @@ def test_it_stops_in_time_and_comes_back_as_it_was(slow: Service, pictures: list
     assert slow.stop(signal.SIGTERM) < STOP_SECONDS
     assert slow.process.returncode == 0
     assert not is_training(slow)  # the worker gave back what it held
+
+
+def test_it_stops_in_time_when_nothing_in_it_answers(slow: Service) -> None:
+    """As behind a long decode or a long step of a training: SIGTERM is not heard."""
+    for role in ("api", "worker", "beat"):
+        slow.child(role).suspend()
+    assert slow.stop(signal.SIGTERM) < STOP_SECONDS
+    assert slow.process.returncode == 0
 
 
 @pytest.mark.thorough

@@ -7,6 +7,7 @@ only concurrent writers do.
 
 from tests.safeguards.asking import ASKING
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
+from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.naming import NAMING
@@ -28,6 +29,7 @@ MUTANTS = [
     *WORKING,
     *NAMING,
     *ASKING,
+    *KEEPING,
 ]
 
 __all__ = ["MUTANTS", "ROOT", "Mutant"]

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service.api.metrics import Collector, Patient
 from service.api.routes import metrics
 from service.api.routes.metrics import Gate
+from service.clock import system_clock
 from service.errors import Forbidden, Unauthorized, Unavailable
+from service.registry.records import ApiKey
 
 SOON = 0.05  # seconds
 
@@ -94,9 +96,10 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None], Non
     """What the registry says of every key."""
 
     def say(error: Exception | None) -> None:
-        def check(*_: object) -> None:
+        def check(*_: object) -> ApiKey:
             if error is not None:
                 raise error
+            return ApiKey("k", "", ("read",), created_at=system_clock(), last_used_at=system_clock())
 
         monkeypatch.setattr(metrics.access, "check", check)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from threading import BoundedSemaphore
 from typing import Annotated
@@ -15,10 +16,13 @@ from prometheus_client.exposition import choose_encoder
 
 from service.api.deps import Running, bearer
 from service.api.front import front_router
+from service.api.key_checks import reason_of
 from service.api.metrics import Patient
 from service.api.problems import responses
+from service.clock import system_clock
 from service.core import access
 from service.errors import Forbidden, Unauthorized, Unavailable
+from service.registry.records import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Gate:
         """Raises Unauthorized, Forbidden or Unavailable."""
         digest = hashlib.sha256((secret or "").encode()).hexdigest()
         try:
-            self._ask(service, secret)
+            key = self._ask(service, secret)
         except (Unauthorized, Forbidden):
             self._admitted.pop(digest, None)
             raise
@@ -54,19 +58,27 @@ class Gate:
         while len(self._admitted) >= MOST_TRUSTED:
             self._admitted.pop(next(iter(self._admitted)))
         self._admitted[digest] = time.monotonic()
+        self._note(service, key)
 
-    def _ask(self, service: Running, secret: str | None) -> None:
+    def _note(self, service: Running, key: ApiKey) -> None:
+        """When it was last used; a scrape does not wait for that to be written."""
+        now = system_clock()
+        if access.use_is_news(key, now):
+            arguments, told = (service.context.registry, [key.id]), {"now": now}
+            threading.Thread(target=access.note_use, args=arguments, kwargs=told, name="scraped", daemon=True).start()
+
+    def _ask(self, service: Running, secret: str | None) -> ApiKey:
         """The registry, for no longer than a scrape can wait; it is not asked again while enough questions hang."""
         if not self._free.acquire(blocking=False):
             raise TimeoutError
 
-        def ask() -> None:
+        def ask() -> ApiKey:
             try:
-                access.check(service.context.registry, secret, ["read"])
+                return access.check(service.context.registry, secret, ["read"])
             finally:
                 self._free.release()
 
-        Patient(ask).answer()
+        return Patient(ask).answer()
 
 
 def _may_scrape(
@@ -74,7 +86,11 @@ def _may_scrape(
 ) -> None:
     if service.context.settings.auth:
         gate: Gate = request.app.state.gate
-        gate.check(service, credentials.credentials if credentials is not None else None)
+        try:
+            gate.check(service, credentials.credentials if credentials is not None else None)
+        except (Unauthorized, Forbidden) as error:
+            request.app.state.metrics.key_refused(reason_of(error))
+            raise
 
 
 @router.get(

@@ -1,7 +1,7 @@
 """API keys that expire, that are replaced by others, and of which it is known when they were last used.
 
 Revision ID: 0009
-Revises: 0007
+Revises: 0008
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ def partition(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
     def chosen(kind: str) -> dict[str, Any]:
         if kind != "pinned":
             return KINDS[kind]
+        (tmp_path / "public").mkdir(exist_ok=True)
         with opened(tmp_path / "public") as public:
             vectors = [newcomer.embedding for newcomer in public.newcomers(5)]
         np.save(tmp_path / "centroids.npy", np.stack(vectors))

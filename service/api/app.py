@@ -18,7 +18,15 @@ from service.api.bodies import BodyLimit
 from service.api.deps import Service
 from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
-from service.api.middleware import Farewell, HeadLimit, RequestId, RequestMetrics, RequestTrace, SafeHeaders
+from service.api.middleware import (
+    Farewell,
+    HeadLimit,
+    RequestId,
+    RequestMetrics,
+    RequestTrace,
+    RootPath,
+    SafeHeaders,
+)
 from service.api.paths import Paths
 from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, keys, metrics, model, predict, samples
@@ -66,7 +74,6 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.http.docs else None,
-        root_path=settings.http.root_path,
         redirect_slashes=False,  # a redirection would repeat whatever `Host` the caller has sent
         # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -100,6 +107,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(Farewell)
     app.add_middleware(SafeHeaders)
     app.add_middleware(RequestId)
+    app.add_middleware(RootPath, root_path=settings.http.root_path)
 
 
 async def _warm_up(app: FastAPI, settings: Settings) -> None:

@@ -45,10 +45,11 @@ class FrontRoute(APIRoute):
         endpoint: Callable[..., Any],
         *,
         dependencies: Sequence[params.Depends] | None = None,
-        **more: Any,
+        **options: Any,
     ) -> None:
+        options["form_limits"] = {"max_fields": MAX_FIELDS}
         also = [*(dependencies or ()), Depends(_refuse_unknown_fields)]
-        super().__init__(path, endpoint, dependencies=also, **more)
+        super().__init__(path, endpoint, dependencies=also, **options)
 
     def get_route_handler(self) -> Handler:
         """FastAPI's, behind ours."""
@@ -107,12 +108,15 @@ def _refuse_method(paths: Paths, request: Request) -> None:
 def _largest(settings: Settings, path: str, content_type: str) -> int:
     """Most bytes of a body of this kind, of the route with this path."""
     kind, intake = media_type(content_type), settings.intake
-    several = {"/samples": False, "/samples/batch": True, "/predict": True}
-    if path in several and is_raw_image(kind):
-        return intake.max_bytes
-    if path in several and kind == "multipart/form-data":
-        return intake.max_request_bytes if several[path] else intake.max_bytes + FORM_OVERHEAD
-    return settings.http.max_body_bytes
+    forms = {
+        "/samples": intake.max_bytes + FORM_OVERHEAD,
+        "/samples/batch": intake.max_request_bytes,
+        "/predict": intake.max_request_bytes,
+    }
+    if kind == "multipart/form-data":
+        return forms.get(path, settings.http.max_body_bytes)
+    takes_raw = path in ("/samples", "/predict") and is_raw_image(kind)
+    return intake.max_bytes if takes_raw else settings.http.max_body_bytes
 
 
 async def _refuse_unknown_fields(request: Request) -> None:

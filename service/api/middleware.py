@@ -57,6 +57,27 @@ class RequestId:
             await self._app(scope, receive, send_with_id)
 
 
+class RootPath:
+    """Paths as a client sees them, whether or not the proxy has cut off what it shows the service under.
+
+    uvicorn's setting of that name takes it for granted that it has.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, with the whole path (as ASGI has it) and its root."""
+        root = self._root_path
+        if scope["type"] == "http" and root:
+            scope["root_path"] = root
+            if not scope["path"].startswith(f"{root}/"):
+                scope["path"] = root + scope["path"]
+                scope["raw_path"] = root.encode() + (scope.get("raw_path") or b"")
+        await self._app(scope, receive, send)
+
+
 class RequestTrace:
     """A span for each request, named by its route template. Not of probes and scrapes: they come every few seconds."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -131,19 +132,24 @@ def is_system(name: str) -> bool:
 
 
 def label_of(name: str) -> tuple[str, bool]:
-    """What a folder's name says, without outer blanks; True if its bytes are not UTF-8 and were taken for Windows-1252.
+    """What a folder's name says, spelt as the service keeps it (NFC, without outer blanks).
 
-    Old archives and disks hold such names; 1252 is what most of them were written in.
+    True if its bytes are not UTF-8 and were taken for Windows-1252: old archives and disks hold such names, and 1252 is
+    what most of them were written in.
     """
-    data = os.fsencode(name)
+    text, is_guess = _read(os.fsencode(name))
+    return unicodedata.normalize("NFC", text).strip(), is_guess
+
+
+def _read(data: bytes) -> tuple[str, bool]:
     try:
-        return data.decode("utf-8").strip(), False
+        return data.decode("utf-8"), False
     except UnicodeDecodeError:
         pass
     try:
-        return data.decode("cp1252").strip(), True
+        return data.decode("cp1252"), True
     except UnicodeDecodeError:  # five bytes mean nothing there
-        return data.decode("latin-1").strip(), True
+        return data.decode("latin-1"), True
 
 
 def looks_like_picture(head: bytes) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cli.desk import find_pictures
+from models.class_folders import find
 from service.core.text import check_owner, check_text, normalised
 from service.errors import Invalid
 
@@ -114,4 +114,4 @@ def test_an_owner_that_no_path_can_name_is_refused_at_intake_and_can_be_looked_u
 def test_a_folder_of_a_system_that_takes_letters_apart_has_the_label_that_is_held(tmp_path: Path):
     (tmp_path / DECOMPOSED).mkdir()
     (tmp_path / DECOMPOSED / "a.png").touch()
-    assert [picture.label for picture in find_pictures(tmp_path)] == [COMPOSED]
+    assert [picture.label for picture in find(tmp_path).pictures] == [COMPOSED]

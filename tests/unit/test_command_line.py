@@ -374,7 +374,7 @@ def test_a_data_folder_that_is_a_file_is_said(on_folder: list[str], tmp_path: Pa
 
 @pytest.mark.parametrize("words", MAKING, ids=" ".join)
 def test_a_data_folder_that_cannot_be_made_is_said(words: list[str]) -> None:
-    assert_one_line(command(*with_port(words), "--data", "/proc/x"), "/proc/x: No such file", "yours to use", code=2)
+    assert_one_line(command(*with_port(words), "--data", "/proc/x"), "folder /proc/x cannot be used: No such file", code=2)
 
 
 @pytest.mark.parametrize("words", ON_FOLDERS, ids=" ".join)
@@ -396,7 +396,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device", str(tmp_path / "x"))
 
     monkeypatch.setattr(Path, "mkdir", full)
-    assert_one_line(command("migrate", "--data", tmp_path / "new"), "disk is full", code=2)
+    assert_one_line(command("migrate", "--data", tmp_path / "new"), "cannot be used: No space left on device", code=2)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,5 +172,5 @@ def test_a_missing_extra_and_another_protocol_are_refused_in_words(monkeypatch: 
         with pytest.raises(Misconfigured, match="grpc"):
             tracing.start("api")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(Misconfigured, match=r"pip install 'oubli\[otel\]'"):
+    with pytest.raises(Misconfigured, match=r"pip install 'oubli-server\[otel\]'"):
         tracing.start("api")

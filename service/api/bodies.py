@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ServiceError, TooLarge, TooSlow
 from service.settings import HttpSettings
 
-LINGER_SECONDS = 2.0
+LINGER_SECONDS, LINGER_BYTES = 2.0, 64_000_000
 
 
 class BodyLimit:
@@ -115,8 +115,10 @@ class Body:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while self._sends and not self._whole:
+                most = self._received + LINGER_BYTES
+                while self._sends and not self._whole and self._received < most:
                     message = await self._receive()
+                    self._received += len(message.get("body", b""))
                     self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -26,7 +26,7 @@ LONGEST = ("stateful", "integration", "browser")
 
 def pytest_configure(config: pytest.Config) -> None:
     """One recorder of times, in the process that all reports come to."""
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput") and hasattr(config, "cache"):  # `make mutants` runs without one
         config.pluginmanager.register(times.Recorder(config))
 
 

@@ -134,6 +134,8 @@ def test_an_image_is_contributed_and_classified(
     authorize(page, desk.key)
     block = operation(page, "post", "/samples")
     block.locator(".try-out__btn").click()
+    for name, example in (("label", "tabby cat"), ("owner", "customer-4711")):  # and not "string"
+        expect(block.locator(f'tr[data-property-name="{name}"] input')).to_have_value(example)
     block.locator('tr[data-property-name="label"] input').fill(picture.label)
     block.locator('tr[data-property-name="owner"] input').fill("from the desk")
     block.locator('tr[data-property-name="image"] input[type="file"]').set_input_files(file)

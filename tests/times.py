@@ -21,7 +21,7 @@ class Recorder:
     """Adds up what pytest reports; of several processes, only the one that they report to keeps it."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._cache = config.cache
+        self._cache = getattr(config, "cache", None)  # none with `-p no:cacheprovider`, as mutants are run
         self._seconds: Counter[str] = Counter()
         self._tests: Counter[str] = Counter()
 

@@ -374,7 +374,8 @@ def test_a_data_folder_that_is_a_file_is_said(on_folder: list[str], tmp_path: Pa
 
 @pytest.mark.parametrize("words", MAKING, ids=" ".join)
 def test_a_data_folder_that_cannot_be_made_is_said(words: list[str]) -> None:
-    assert_one_line(command(*with_port(words), "--data", "/proc/x"), "folder /proc/x cannot be used: No such file", code=2)
+    done = command(*with_port(words), "--data", "/proc/x")
+    assert_one_line(done, "folder /proc/x cannot be used: No such file", code=2)
 
 
 @pytest.mark.parametrize("words", ON_FOLDERS, ids=" ".join)

@@ -10,7 +10,7 @@ from fastapi import Path, Response, status
 
 from service.api.deps import PagingParameters, Running, scope
 from service.api.front import front_router
-from service.api.problems import responses
+from service.api.problems import BODY, responses
 from service.api.schemas.common import Listing
 from service.api.schemas.keys import Key, KeyRequest, NewKey, RotationRequest
 from service.core import access
@@ -39,7 +39,7 @@ def _made(key: records.ApiKey, secret: str, response: Response) -> NewKey:
     "/keys",
     status_code=status.HTTP_201_CREATED,
     response_model=NewKey,
-    responses=responses(503, 507),
+    responses=responses(*BODY, 503, 507),
     summary="Make an API key",
 )
 def create_key(service: Running, response: Response, body: KeyRequest) -> NewKey:
@@ -78,7 +78,7 @@ def revoke_key(service: Running, key_id: KeyId) -> Key:
     "/keys/{key_id}/rotate",
     status_code=status.HTTP_201_CREATED,
     response_model=NewKey,
-    responses=responses(404, 409, 503, 507),
+    responses=responses(*BODY, 404, 409, 503, 507),
     summary="Put a new API key in the place of another",
 )
 def rotate_key(service: Running, response: Response, key_id: KeyId, body: RotationRequest | None = None) -> NewKey:

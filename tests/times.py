@@ -21,11 +21,7 @@ class Recorder:
     """Adds up what pytest reports; of several processes, only the one that they report to keeps it."""
 
     def __init__(self, config: pytest.Config) -> None:
-<<<<<<< HEAD
         self._cache = getattr(config, "cache", None)  # `-p no:cacheprovider`, as for mutants, has none
-=======
-        self._cache = getattr(config, "cache", None)  # none with `-p no:cacheprovider`, as mutants are run
->>>>>>> b-front
         self._seconds: Counter[str] = Counter()
         self._tests: Counter[str] = Counter()
 

@@ -25,7 +25,7 @@ def test_centroids_fitted_on_public_images_divide_what_people_give(pictures: lis
     (folder / "broken.png").write_bytes(b"no image")
     done = oubli("centroids", folder, "--clusters", "3", "--out", out, env=TINY)
     assert done.code == 0, done
-    assert "broken.png" in done.out
+    assert "broken.png" in done.err
     assert f"3 centroids of {len(pictures[40:])} images" in done.out
     fitted = np.load(out)
     assert fitted.shape == (3, 32)

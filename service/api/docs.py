@@ -78,7 +78,7 @@ that a path does not have is 405, headers beyond measure are 431.
 Of a sample, `label` and `owner` are then said in the query (mind who logs it), which is for nothing else:
 
     curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' -H "Authorization: Bearer $KEY" \\
-      "$API/samples?label=tabby%20cat&owner=person-4711"
+      "$API/samples?label=tabby%20cat&owner=customer-4711"
 """
 
 

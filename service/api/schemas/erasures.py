@@ -69,7 +69,7 @@ class ErasureRequest(BaseModel):
         extra="forbid",
         json_schema_extra={
             "oneOf": [{"required": ["samples"]}, {"required": ["owner"]}],
-            "examples": [{"owner": "person-4711", "validate_only": True}],  # as it stands, it erases nothing
+            "examples": [{"owner": "customer-4711", "validate_only": True}],  # as it stands, it erases nothing
         },
     )
 

@@ -67,7 +67,7 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
             refused = uploads - THREADS - WAITING
             until(lambda: sum(one.done() for one in sent) == refused, what="those who find no room are told so")
             assert {one.result() for one in sent if one.done()} == {429}
-            assert gate.waiting == THREADS
+            until(lambda: gate.waiting == THREADS, what="those who found room have been decoded")
             with front.client() as client:
                 assert client.delete("/owners/nobody").status_code == 404
                 assert client.get("/status").status_code == 200

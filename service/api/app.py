@@ -94,7 +94,18 @@ def create_app(settings: Settings) -> FastAPI:
         docs.install(app)
     app.state.paths = Paths([*(route for routes in ROUTES for route in routes.router.routes), *app.routes])
     _add_middleware(app, settings)
+    _build_routes(app)
     return app
+
+
+def _build_routes(app: FastAPI) -> None:
+    """FastAPI builds what it knows of a route when a request first comes by: here before any does, and in one thread.
+
+    It sets aside warnings meanwhile, for the whole process: beside another thread that does so, either's would be lost.
+    """
+    nowhere = {"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": [], "query_string": b""}
+    for route in app.routes:
+        route.matches(dict(nowhere))
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

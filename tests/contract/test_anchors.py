@@ -64,6 +64,13 @@ def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_comp
     assert record(anchored).kept == tuple(range(1, 16))
     reconcile.reconcile(anchored.context, refit=False)
     assert anchored.erasure(found.id).state == "withdrawn"
+    # At once, by what is owed: ten minutes later it would go as an object that nobody knows.
+    before = anchored.time()
+    while record(anchored).object == old.object:
+        assert anchored.reconcile()
+    anchored.reconcile()
+    assert anchored.time() == before
+    assert old.object not in anchored.objects()
     anchored.settle()
     anchored.check()
     assert anchored.erasure(found.id).state == "completed"

@@ -9,6 +9,7 @@ from service.core import erasure, layouts, reconcile
 from service.core.audit import Scope, audit
 from service.core.tidy import UNRECORDED_KEPT, destroy_unrecorded
 from service.errors import Unavailable
+from service.registry import prompts
 from service.serving.engine import Answer, Engine
 from tests.layouts import KINDS, anchors, no_anchor, predict, record
 from tests.world import MakeWorld, World, accepted
@@ -76,6 +77,15 @@ def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_comp
     assert anchored.erasure(found.id).state == "completed"
     assert record(anchored).digest != old.digest
     assert anchored.found_in_files(vector) == []
+
+
+def test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it(anchored: World) -> None:
+    old, context = record(anchored).object, anchored.context
+    with context.registry.write(exclusive=True) as session:
+        assert old not in prompts.owed(session)
+        layouts.put_in_force(context, session, "another", layouts.public(context))
+        assert old in prompts.owed(session)
+        session.rollback()
 
 
 def test_erasing_another_than_an_anchor_beyond_the_window_moves_nobody(anchored: World) -> None:

@@ -125,7 +125,7 @@ DIVIDING = [  # positions mean one thing at a time, and only survivors have a sa
     mutant("layout-owed", "the layout that knows an erased anchor is destroyed", "service/core/layouts.py",
             "prompts.owe_destruction(session, [replaced])", "pass",
             "contract/test_anchors.py::"
-            "test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_completed[sqlite]"),
+            "test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it[sqlite]"),
     mutant("older-debts", "an erasure waits for what was owed before it was planned", "service/registry/progress.py",
             "owed += [self.worst[before - 1]] if before else []", "",
             "contract/test_anchors.py::test_an_erasure_waits_for_an_object_that_another_one_owes[sqlite]"),

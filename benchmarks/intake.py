@@ -155,21 +155,21 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
             tensors = timed("resize", lambda: [resize(picture.pixels) for picture in pictures])
             describe(context.backbone, tensors[:16])
             vectors, descriptors = timed("describe (the raw limit)", lambda: describe(context.backbone, tensors))
-            newcomers = [
-                intake.Newcomer(picture, vector, descriptor, item[1], item[2])
+            new_samples = [
+                intake.NewSample(picture, vector, descriptor, item[1], item[2])
                 for picture, vector, descriptor, item in zip(pictures, vectors, descriptors, items, strict=True)
             ]
             timed(
-                "encode", lambda: [sample_file.encode(n.picture.pixels, n.embedding, n.descriptor) for n in newcomers]
+                "encode", lambda: [sample_file.encode(n.picture.pixels, n.embedding, n.descriptor) for n in new_samples]
             )
-            intake.take_in(context, newcomers[:1])
-            timed("take in: locate, encode, store, record", lambda: intake.take_in(context, newcomers))
+            intake.take_in(context, new_samples[:1])
+            timed("take in: locate, encode, store, record", lambda: intake.take_in(context, new_samples))
     return found
 
 
-def _picture(data: bytes) -> intake.Picture:
+def _picture(data: bytes) -> intake.DecodedImage:
     pixels = decode(data)
-    return intake.Picture(pixels, pixel_digest(pixels))
+    return intake.DecodedImage(pixels, pixel_digest(pixels))
 
 
 def _parse(data: bytes) -> None:

@@ -18,7 +18,7 @@ from torchvision import datasets
 from models import class_folders
 from models.class_folders import Kind
 from models.image import ImageError, Pixels, decode, pixel_digest
-from models.training import Member
+from models.training import TrainingExample
 
 HELD_OUT = 5  # of a folder that is not divided, about every fifth image is a test image
 
@@ -32,8 +32,8 @@ class DataSet:
     """Images to learn from, in the order in which they arrive, and images to ask about."""
 
     name: str
-    train: list[Member]
-    test: list[Member]
+    train: list[TrainingExample]
+    test: list[TrainingExample]
 
     @property
     def labels(self) -> list[str]:
@@ -77,10 +77,10 @@ def load_data_set(
 Part = tuple[Sequence[Any], Sequence[str], Callable[[Any], Pixels]]  # sources of images, labels, how one is read
 
 
-def _choose(part: Part, most: int | None, random: np.random.Generator) -> list[Member]:
+def _choose(part: Part, most: int | None, random: np.random.Generator) -> list[TrainingExample]:
     """Some at random, in random order; only they are read."""
     sources, labels, read = part
-    return [Member(read(sources[i]), labels[i]) for i in random.permutation(len(sources))[:most]]
+    return [TrainingExample(read(sources[i]), labels[i]) for i in random.permutation(len(sources))[:most]]
 
 
 # --------------------------------------------------------------------------------------------------- by torchvision

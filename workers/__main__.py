@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
-from service.core.broker import make_celery, queue_name
 from service.core.privacy import keep_private
-from service.core.queues import QUEUES
 from service.core.text import check_text
 from service.errors import Misconfigured, ServiceError
 from service.loading import loading
+from service.messaging.celery_app import make_celery, queue_name
+from service.messaging.queues import QUEUES
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 

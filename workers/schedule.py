@@ -8,8 +8,8 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 
-from service.core.broker import RECONCILE, TRAIN, queue_name
-from service.core.queues import ADDITIONS, DELETIONS
+from service.messaging.celery_app import RECONCILE, TRAIN, queue_name
+from service.messaging.queues import ADDITIONS, DELETIONS
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

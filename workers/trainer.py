@@ -13,16 +13,16 @@ from datetime import datetime, timedelta
 
 from service.core import environment
 from service.core.context import Context, open_context
-from service.core.doorbell import Doorbell
-from service.core.queues import DELETIONS
 from service.core.reconcile import reconcile
-from service.core.training import LeaseLost, hold, pause_after, train_one
+from service.core.training import LeaseLost, pause_after, renew, train_one
 from service.errors import Misconfigured
-from service.registry import leases, prompts, tallies, workers
+from service.messaging.notifier import Notifier
+from service.messaging.queues import DELETIONS
+from service.registry import counters, leases, prompts, workers
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.settings import Settings
-from workers.hearing import Hearing
+from workers.liveness import Liveness
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Trainer:
         self._name = name
         self._queues = tuple(queues)
         self._urgent_only = self._queues == (DELETIONS,)
-        self._doorbell = Doorbell(settings)
-        self._hearing = Hearing(settings.worker.deaf_seconds, ring=self._ring_for_myself)
+        self._notifier = Notifier(settings)
+        self._liveness = Liveness(settings.worker.deaf_seconds, ring=self._ring_for_myself)
         self._heard_at: datetime | None = None
         self._claimed_at: datetime | None = None
         self._claim: Claim | None = None
@@ -60,7 +60,7 @@ class Trainer:
                 prompts.destroy_unpublished(session, left_behind)
                 self._register(session)
                 for _ in left_behind:
-                    tallies.add(session, tallies.FAILURES)
+                    counters.add(session, counters.FAILURES)
             environment.meet(self._context)
         except Exception:  # Celery goes on after a handler that fails, and would listen without a heartbeat
             log.exception("this worker cannot report for work")
@@ -102,7 +102,7 @@ class Trainer:
             trained = train_one(
                 self._context,
                 worker=self._name,
-                held=self._hold,
+                on_lease=self._lease_changed,
                 interrupted=self._interrupted,
                 urgent=self._urgent_only,
             )
@@ -121,7 +121,7 @@ class Trainer:
     def _listening(self) -> Iterator[None]:
         """A bell was heard, and this is what it asks for. Whatever goes wrong there, the next bell may find mended."""
         self._heard_at = self._context.clock()
-        self._hearing.heard()
+        self._liveness.heard()
         try:
             yield
         except Misconfigured as error:
@@ -130,13 +130,13 @@ class Trainer:
             log.exception("work came to nothing; the next bell tries again")
             self._untidy = True
         finally:
-            self._hearing.done()
+            self._liveness.done()
 
     def _ring_for_work(self) -> None:
-        self._doorbell.ring(1, urgent=self._urgent_only or self._waiting(urgent=True) > 0)
+        self._notifier.notify(1, urgent=self._urgent_only or self._waiting(urgent=True) > 0)
 
     def _ring_for_myself(self) -> bool:
-        return self._doorbell.ring_now(urgent=DELETIONS in self._queues)
+        return self._notifier.notify_now(urgent=DELETIONS in self._queues)
 
     def _waiting(self, *, urgent: bool) -> int:
         context = self._context
@@ -144,7 +144,7 @@ class Trainer:
         with context.registry.read() as session:
             return leases.waiting(session, now=context.clock(), patience=patience, urgent=urgent)
 
-    def _hold(self, claim: Claim | None) -> None:
+    def _lease_changed(self, claim: Claim | None) -> None:
         self._claim, self._lost = claim, False
         if claim is not None:
             self._claimed_at = self._context.clock()
@@ -165,7 +165,7 @@ class Trainer:
         while not self._stopping.wait(self._context.settings.worker.heartbeat_seconds):
             try:
                 self._beat()
-                if self._hearing.is_deaf(work_waits=self._waiting(urgent=self._urgent_only) > 0):
+                if self._liveness.is_stalled(work_waits=self._waiting(urgent=self._urgent_only) > 0):
                     seconds = self._context.settings.worker.deaf_seconds
                     log.error("work has waited for %.0f s, the broker takes rings and none arrives here", seconds)
                     self._leave(DEAF)
@@ -179,13 +179,13 @@ class Trainer:
 
     def _beat(self) -> None:
         signs = workers.Signs(self._heard_at, self._claimed_at)
-        with self._context.registry.note() as session:
+        with self._context.registry.write_unfenced() as session:
             if not workers.beat(session, name=self._name, now=self._context.clock(), signs=signs):
                 self._register(session)
         claim = self._claim
         if claim is not None:
             try:
-                hold(self._context, claim)
+                renew(self._context, claim)
             except LeaseLost:
                 self._lost = self._claim is claim  # it may have ended by itself
 

@@ -99,7 +99,7 @@ def export(settings: Settings, path: Path) -> int:
         snapshot = take_snapshot(context, None)
         with context.registry.read() as session:
             built = prompts.get(session, snapshot.keys)
-        chosen = [_trained(context, built[snapshot.held[i].serving_key or ""]) for i in snapshot.served]
+        chosen = [_trained(context, built[snapshot.clusters[i].serving_key or ""]) for i in snapshot.served]
     finally:
         context.registry.close()
     if snapshot.layout is None or not chosen:

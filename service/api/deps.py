@@ -18,7 +18,8 @@ from service.core.context import Context
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
-from service.serving.closed_form import ClosedFormTier, Heart
+from service.serving.closed_form import ClosedFormTier
+from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
 from service.serving.jobs import Job, Outcome
 
@@ -31,17 +32,17 @@ class Service:
     engine: Engine
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
-    heart: Heart | None
+    updater: ClosedFormUpdater | None
     batcher: Batcher[Job, Outcome]
     preparer: Preparer
     intake: Threads
     key_checks: KeyChecks
     reconciler: Reconciler
 
-    def somebody_has_gone(self) -> None:
+    def client_disconnected(self) -> None:
         """An erasure was committed. At once, and apart from planning: bytes wait for every replica to take note."""
-        if self.heart is not None:
-            self.heart.wake()
+        if self.updater is not None:
+            self.updater.wake()
         self.reconciler.wake()
 
 

@@ -20,7 +20,7 @@ from fastapi import Request
 from torch import Tensor
 
 from service.core.context import Context
-from service.core.intake import Picture
+from service.core.intake import DecodedImage
 from service.decoding.decoders import Decoders
 from service.decoding.protocol import Decoded, Rules
 from service.decoding.turns import Part
@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 class Prepared:
     """A picture, and the same at the backbone's size: uint8 [3, s, s]."""
 
-    picture: Picture
+    picture: DecodedImage
     image: Tensor
 
 
@@ -122,7 +122,7 @@ class Preparer:
 
 
 def _prepared(found: Decoded) -> Prepared:
-    return Prepared(Picture(found.pixels, found.digest), torch.from_numpy(found.resized))
+    return Prepared(DecodedImage(found.pixels, found.digest), torch.from_numpy(found.resized))
 
 
 async def while_connected(request: Request, work: Awaitable[Answer]) -> Answer:

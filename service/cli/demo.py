@@ -26,8 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.client import Client
+from service.cli.concurrency import CHUNK
 from service.cli.erase import wait_for
-from service.cli.flight import CHUNK
 from service.cli.printing import console, progress_bar, say, show
 from service.errors import Misconfigured
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from service.cli.answers import Answer, Refused, items
+from service.cli.answers import JsonAnswer, Refused, items
 from service.cli.client import Client, UrlOption, client_of
+from service.cli.concurrency import InFlightOption, chunks, in_flight
 from service.cli.contributing import MOST_BYTES
-from service.cli.flight import InFlightOption, chunks, in_flight
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, say, show
 
@@ -124,6 +124,6 @@ def _named(refused: Refused, count: int) -> dict[int, str]:
     return found
 
 
-def _post(client: Client, images: Sequence[bytes]) -> list[Answer]:
+def _post(client: Client, images: Sequence[bytes]) -> list[JsonAnswer]:
     parts = [("image", (f"{place}", image)) for place, image in enumerate(images)]
     return items(client.request("POST", "/predict", files=parts), "predictions", len(images))

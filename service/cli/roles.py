@@ -16,9 +16,9 @@ import typer
 from service import log
 from service.cli.folder import DataOption, require_registry, settings_of
 from service.cli.printing import JsonOption, plain, print_json
-from service.core.queues import QUEUES
 from service.errors import Invalid
 from service.loading import loading
+from service.messaging.queues import QUEUES
 from service.settings import describe, load_settings
 
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]

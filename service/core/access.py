@@ -76,7 +76,7 @@ def check(registry: Registry, secret: str | None, scopes: Sequence[str], *, cloc
 def look_up(registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey]:
     """The keys of these secrets, without those that are unknown or revoked."""
     digests = {_digest(secret): secret for secret in presented}
-    with registry.glance() as session:
+    with registry.read_one() as session:
         return {digests[digest]: key for digest, key in keys.by_digests(session, list(digests)).items()}
 
 
@@ -105,7 +105,7 @@ def use_is_news(key: ApiKey, now: datetime) -> bool:
 def note_use(registry: Registry, key_ids: Iterable[str], *, now: datetime) -> None:
     """Record that these keys are used. Never raises: a request is not refused because this cannot be written."""
     try:
-        with registry.note() as session:
+        with registry.write_unfenced() as session:
             keys.note_use(session, key_ids, now=now)
     except Exception as error:  # whatever the database's reason
         log.debug("the last use of a key is not on record (%s)", type(error).__name__)

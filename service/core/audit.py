@@ -18,7 +18,7 @@ import numpy as np
 from models import checkpoint
 from models.closed_form import Accumulators
 from models.embedding import Embedding, describe
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.context import Context
@@ -26,10 +26,9 @@ from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
-from service.registry import clusters, erasures, feed, prompts, replicas, samples
-from service.registry import layouts as layout_rows
+from service.registry import clusters, erasures, feed, layout_state, prompts, replicas, samples
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
-from service.registry.samples import Held
+from service.registry.samples import SurvivorRecord
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
 
@@ -57,38 +56,38 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     """Every difference, as it is found. A service at rest has none; one at work is reported as unfinished."""
     tombs, failure = _read_ledger(context)  # before the registry: which then knows all of them
     with context.registry.read() as session:
-        held = samples.every(session)
+        survivors = samples.every(session)
         served = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in served if c.serving_key is not None])
-        strays = prompts.strays(session)
+        orphans = prompts.orphaned_members(session)
         risen = erasures.risen(session)
         erased = erasures.erased_samples(session)
-        owed = set(prompts.owed(session))
-        record = layout_rows.current(session)
-        anchors = layout_rows.anchors(session)
+        pending = set(prompts.pending_deletions(session))
+        record = layout_state.current(session)
+        anchors = layout_state.anchors(session)
         crew, marks = replicas.every(session), feed.marks(session)
     vectors: dict[str, Embedding] = {}
     sums = Accumulators(context.backbone.descriptor_width)
-    yield from _objects(context, held, scope, advance, vectors, sums)
-    yield from _replicas(context, crew, marks, sums if sums.samples == len(held) else None)
-    places = _places(context, held, vectors)
-    yield from _layout(context, held, served, record, anchors)
-    yield from _positions(held, served, places)
+    yield from _objects(context, survivors, scope, advance, vectors, sums)
+    yield from _replicas(context, crew, marks, sums if sums.samples == len(survivors) else None)
+    places = _places(context, survivors, vectors)
+    yield from _layout(context, survivors, served, record, anchors)
+    yield from _positions(survivors, served, places)
     planned = plan(
-        [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
+        [Survivor(sample.digest, sample.label, place) for sample, place in zip(survivors, places, strict=True)],
         partition=context.partition,
         backbone_digest=context.backbone.digest,
         training=context.training,
     )
-    yield from _plan(held, served, planned)
+    yield from _plan(survivors, served, planned)
     yield from _prompts(context, served, built, advance)
-    yield from _rebuilt(context, held, served, planned, built, scope, advance)
-    for key, sample_id in strays:
+    yield from _rebuilt(context, survivors, served, planned, built, scope, advance)
+    for key, sample_id in orphans:
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
-    owed |= {record.object} if record.object is not None else set()
-    yield from _orphans(context, held, built, owed, erased)
+    pending |= {record.object} if record.object is not None else set()
+    yield from _orphans(context, survivors, built, pending, erased)
     yield from _messages(context, erased)
     if failure is not None:
         yield Finding("ledger", failure)
@@ -104,7 +103,9 @@ def _read_ledger(context: Context) -> tuple[ledger.Reading, str | None]:
         return ledger.Reading(), unavailable.detail
 
 
-def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[PlannedCluster]) -> Iterator[Finding]:
+def _plan(
+    survivors: Sequence[SurvivorRecord], served: Sequence[Cluster], planned: Sequence[PlannedCluster]
+) -> Iterator[Finding]:
     by_region = {(cluster.lo, cluster.hi): cluster for cluster in served}
     expected = {(wanted.region.lo, wanted.region.hi) for wanted in planned}
     for cluster in served:
@@ -125,13 +126,13 @@ def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[Pla
         if found.serving_key not in (None, wanted.key) and not found.differs:
             yield Finding(f"cluster {found.id}", "serves another key than its survivors imply")
         for member in wanted.members:
-            if held[member].cluster != found.id:
-                yield Finding(f"sample {held[member].id}", f"is on the books of another cluster than {found.id}")
+            if survivors[member].cluster != found.id:
+                yield Finding(f"sample {survivors[member].id}", f"is on the books of another cluster than {found.id}")
 
 
 def _objects(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],
@@ -141,8 +142,8 @@ def _objects(
 
     Recorded embeddings are put into `vectors`, recorded descriptors into `sums`.
     """
-    for done, sample in enumerate(held, start=1):
-        advance("samples", done, len(held))
+    for done, sample in enumerate(survivors, start=1):
+        advance("samples", done, len(survivors))
         try:
             data = context.store.get(samples.object_name(sample.id))
             pixels, embedding, descriptor = sample_file.decode(data, digest=sample.digest)
@@ -186,11 +187,11 @@ def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Acc
             yield Finding(f"replica {replica.name}", "has a closed-form tier that the survivors do not imply")
 
 
-def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedding]) -> list[int]:
+def _places(context: Context, survivors: Sequence[SurvivorRecord], vectors: Mapping[str, Embedding]) -> list[int]:
     """Where everybody stands, from nothing; a sample whose file is damaged stands where it is said to."""
-    if len(vectors) < len(held) and context.partition.window(len(held)):
-        return [sample.position for sample in held]  # it may have been an anchor: the layout cannot be fitted
-    whole = [sample for sample in held if sample.id in vectors]
+    if len(vectors) < len(survivors) and context.partition.window(len(survivors)):
+        return [sample.position for sample in survivors]  # it may have been an anchor: the layout cannot be fitted
+    whole = [sample for sample in survivors if sample.id in vectors]
     embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
     found = locate(
         [sample.digest for sample in whole],
@@ -199,18 +200,18 @@ def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedd
         partition=context.partition,
     )
     located = dict(zip((sample.id for sample in whole), found, strict=True))
-    return [located.get(sample.id, sample.position) for sample in held]
+    return [located.get(sample.id, sample.position) for sample in survivors]
 
 
 def _layout(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     served: Sequence[Cluster],
     record: LayoutInForce,
     anchors: Sequence[tuple[int, str]],
 ) -> Iterator[Finding]:
     """Is the layout in force the one that the survivors imply, fitted on survivors only, and whole?"""
-    window = held[: context.partition.window(len(held))]
+    window = survivors[: context.partition.window(len(survivors))]
     digest, wanted = layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
     if record.failure is not None:
         yield Finding("partition", record.failure)
@@ -231,10 +232,12 @@ def _layout(
                 yield Finding(f"object {record.object}", "is the layout in force, and is damaged")
 
 
-def _positions(held: Sequence[Held], served: Sequence[Cluster], places: Sequence[int]) -> Iterator[Finding]:
+def _positions(
+    survivors: Sequence[SurvivorRecord], served: Sequence[Cluster], places: Sequence[int]
+) -> Iterator[Finding]:
     if any(cluster.unplanned for cluster in served):
         return  # everybody may be about to move
-    for sample, place in zip(held, places, strict=True):
+    for sample, place in zip(survivors, places, strict=True):
         if place != sample.position:
             yield Finding(f"sample {sample.id}", "stands at another position than its embedding implies")
 
@@ -262,7 +265,7 @@ def _prompts(
 
 def _rebuilt(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     served: Sequence[Cluster],
     planned: Sequence[PlannedCluster],
     built: dict[str, Prompt],
@@ -283,7 +286,7 @@ def _rebuilt(
             yield Finding(f"cluster {cluster.id}", "cannot be compared: trained in another environment", False)
             continue
         try:
-            members = [_member(context, held[i]) for i in wanted[prompt.key].members]
+            members = [_member(context, survivors[i]) for i in wanted[prompt.key].members]
         except (ObjectMissing, sample_file.DamagedSample, OSError):
             yield Finding(f"cluster {cluster.id}", "cannot be rebuilt: see its samples")
             continue
@@ -292,19 +295,19 @@ def _rebuilt(
             yield Finding(f"cluster {cluster.id}", f"rebuilding prompt {prompt.key} gives other bytes")
 
 
-def _member(context: Context, sample: Held) -> Member:
+def _member(context: Context, sample: SurvivorRecord) -> TrainingExample:
     pixels = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest).pixels
-    return Member(pixels, sample.label)
+    return TrainingExample(pixels, sample.label)
 
 
 def _orphans(
-    context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str], erased: set[str]
+    context: Context, survivors: Sequence[SurvivorRecord], built: dict[str, Prompt], pending: set[str], erased: set[str]
 ) -> Iterator[Finding]:
     """Objects that no row knows. A newcomer's is stored before its row: a young one may have its row in a moment, or
     belongs to a request that was killed there; then it goes by itself (`tidy`). An erased sample's never may be there.
     """
-    known = {samples.object_name(sample.id) for sample in held}
-    known |= {prompt.object_name for prompt in built.values()} | owed
+    known = {samples.object_name(sample.id) for sample in survivors}
+    known |= {prompt.object_name for prompt in built.values()} | pending
     gone = {samples.object_name(sample_id) for sample_id in erased}
     horizon = context.clock() - UNRECORDED_KEPT
     for prefix in ("samples", "prompts", "layouts"):

@@ -16,7 +16,7 @@ from service.clock import Clock, system_clock
 from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
-from service.registry import clusters, spans, state
+from service.registry import clusters, state, tracing
 from service.registry.engine import ConnectionOptions, ReadSession, Registry
 from service.settings import S3Settings, Settings
 
@@ -55,7 +55,7 @@ def open_registry(settings: Settings) -> Registry:
     )
     registry = Registry(settings.database, options)
     if settings.tracing:
-        spans.observe(registry)
+        tracing.observe(registry)
     return registry
 
 
@@ -142,7 +142,7 @@ def require_bound(context: Context, session: ReadSession) -> None:
 def bind(context: Context) -> None:
     """Record what the registry is made with; make every plan anew where that has changed.
 
-    Another partition is put in force by a worker, in one move (`core.move`); until then the old one is.
+    Another partition is put in force by a worker, in one move (`core.relayout`); until then the old one is.
     Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
     """
     with context.registry.write(exclusive=True) as session:

@@ -9,7 +9,7 @@ import numpy as np
 
 from models import checkpoint, determinism, memory
 from models.embedding import BATCH, embed
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.core.context import Context
 from service.errors import Misconfigured
 from service.registry import clusters, prompts
@@ -37,7 +37,7 @@ def prove(context: Context) -> None:
     size = context.backbone.input_size
     noise = [random.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(BATCH)]
     once = dataclasses.replace(context.training, epochs=1)
-    members = [Member(pixels, label) for pixels, label in zip(noise, ("a", "b"), strict=False)]
+    members = [TrainingExample(pixels, label) for pixels, label in zip(noise, ("a", "b"), strict=False)]
     images = [context.backbone.preprocessing.resize(pixels) for pixels in noise]
     try:
         with determinism.unwritten_memory_is_nan():

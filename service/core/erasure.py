@@ -15,10 +15,19 @@ from datetime import timedelta
 from service import tracing
 from service.core import layouts
 from service.core.context import Context
-from service.core.recut import CountFromClusters
+from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
-from service.registry import clusters, erasures, feed, idempotency, progress, prompts, samples, state
-from service.registry import layouts as layout_rows
+from service.registry import (
+    clusters,
+    erasure_progress,
+    erasures,
+    feed,
+    idempotency,
+    layout_state,
+    prompts,
+    samples,
+    state,
+)
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
 
@@ -137,23 +146,23 @@ def _erase(
     if replayed is not None:  # a restored prompt may have seen samples whose rows were not restored
         leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
     # An anchor has no say any more in where others are routed.
-    if layout_rows.forget_anchors(session, ids) or withdrawn:
+    if layout_state.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
     idempotency.forget_requests(session, ids)
     erasure_id = erasures.create(
         session,
         owner=owner,
         sample_ids=ids,
-        touched={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
+        affected={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
         now=now,
         due=timedelta(days=context.settings.erasure_due_days),
         known_as=replayed if replayed and erasures.get(session, replayed.erasure) is None else None,
     )
     if not gone and not withdrawn:  # no plan is out of date: none will come to take note of it
-        progress.note_planned(session, erasure_id, epoch=state.epoch(session))
+        erasure_progress.note_planned(session, erasure_id, epoch=state.epoch(session))
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
-    prompts.owe_destruction(session, objects, erasure_id=erasure_id)
+    prompts.schedule_deletion(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
     feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)
@@ -189,37 +198,37 @@ def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None
 
 
 def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Quote:
-    held = clusters.every(session)
-    count = CountFromClusters(session, held)
+    existing = clusters.every(session)
+    count = CountFromClusters(session, existing)
     places = sorted(sample.position for sample in found)
 
     def left(lo: int, hi: int) -> int:
         return count(lo, hi) - (bisect_left(places, hi) - bisect_left(places, lo))
 
-    regions = {(cluster.lo, cluster.hi) for cluster in held}
-    touched = {sample.cluster for sample in found}
-    everybody = sum(cluster.samples for cluster in held) - len(found)
+    regions = {(cluster.lo, cluster.hi) for cluster in existing}
+    affected = {sample.cluster for sample in found}
+    remaining = sum(cluster.samples for cluster in existing) - len(found)
     retrained = 0
     gone = [sample.id for sample in found]
-    if layout_rows.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
-        touched, retrained = {cluster.id for cluster in held if cluster.samples}, everybody
+    if layout_state.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
+        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, remaining
     else:
         for region in context.partition.cut(left):
             if (region.lo, region.hi) not in regions or left(*region) != count(*region):
                 retrained += left(*region)
-                touched |= {c.id for c in held if c.lo < region.hi and region.lo < c.hi and c.samples}
+                affected |= {c.id for c in existing if c.lo < region.hi and region.lo < c.hi and c.samples}
     epochs = context.training.epochs
-    pace = _seconds_per_sample_epoch(session, held)
+    pace = _seconds_per_sample_epoch(session, existing)
     return Quote(
         samples=len(found),
-        clusters=tuple(sorted(touched)),
+        clusters=tuple(sorted(affected)),
         sample_epochs=retrained * epochs,
         seconds=retrained * epochs * pace if pace is not None else None,
-        full_sample_epochs=everybody * epochs,
+        full_sample_epochs=remaining * epochs,
     )
 
 
-def _seconds_per_sample_epoch(session: ReadSession, held: Sequence[Cluster]) -> float | None:
-    built = prompts.get(session, [c.serving_key for c in held if c.serving_key]).values()
+def _seconds_per_sample_epoch(session: ReadSession, existing: Sequence[Cluster]) -> float | None:
+    built = prompts.get(session, [c.serving_key for c in existing if c.serving_key]).values()
     work = sum(prompt.sample_epochs for prompt in built)
     return sum(prompt.seconds for prompt in built) / work if work else None

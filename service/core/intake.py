@@ -18,11 +18,10 @@ from models.image import Pixels
 from service import tracing
 from service.core import layouts, sample_file
 from service.core.context import Context
-from service.core.held import Held, Roll, Twin, untwinned
+from service.core.duplicates import AlreadyRecorded, DuplicateCheck, RepeatedInRequest, resolve_repeats
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Conflict, Invalid, ServiceError, Unavailable
-from service.registry import clusters, feed, idempotency, samples
-from service.registry import layouts as layout_rows
+from service.registry import clusters, feed, idempotency, layout_state, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
 
@@ -44,7 +43,7 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image."""
 
     pixels: Pixels
@@ -52,13 +51,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class NewSample:
     """A sample that is ready to be recorded.
 
     unless_held  it is not to be, if so many samples of its owner under its label are this very picture.
     """
 
-    picture: Picture
+    picture: DecodedImage
     embedding: Embedding
     descriptor: Descriptor
     label: str
@@ -68,21 +67,21 @@ class Newcomer:
 
 @tracing.traced("take in")
 def take_in(
-    context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
-) -> list[Sample | Held | ServiceError]:
+    context: Context, new_samples: Sequence[NewSample], *, idempotency_key: str | None = None
+) -> list[Sample | AlreadyRecorded | ServiceError]:
     """Store and record newcomers in order, in one transaction; for each, the sample or why not.
 
     Objects are written first: what the registry knows is always in the store. If the transaction fails they are
     destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
     """
-    ids = _ids(len(newcomers))
+    ids = _ids(len(new_samples))
     begun = context.clock()
     written: list[str] = []
     try:
-        sound = [pair for pair in zip(ids, newcomers, strict=True) if _flaw(pair[1]) is None]
+        sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, newcomers, ids, idempotency_key, begun=begun)
+        results = _record(context, new_samples, ids, idempotency_key, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -109,12 +108,12 @@ def _destroy(context: Context, names: Sequence[str]) -> None:
         log.warning("unrecorded objects cannot be destroyed just now: %s", error.strerror)
 
 
-def _store(context: Context, sound: Sequence[tuple[str, Newcomer]]) -> None:
+def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
     """Many at once, and never a copy of more than `_ENCODED` bytes of pixels, or one picture, beside themselves."""
     part: list[tuple[str, bytes]] = []
     size = 0
-    for sample_id, newcomer in sound:
-        data = sample_file.encode(newcomer.picture.pixels, newcomer.embedding, newcomer.descriptor)
+    for sample_id, new_sample in sound:
+        data = sample_file.encode(new_sample.picture.pixels, new_sample.embedding, new_sample.descriptor)
         if part and size + len(data) > _ENCODED:
             context.store.put_many(part)
             part, size = [], 0
@@ -136,10 +135,10 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
         _destroy(context, [name for name in written if name not in recorded])
 
 
-def _flaw(newcomer: Newcomer) -> Invalid | None:
+def _flaw(new_sample: NewSample) -> Invalid | None:
     """Why this one cannot be located by anything."""
     try:
-        check(newcomer.embedding, newcomer.descriptor)
+        check(new_sample.embedding, new_sample.descriptor)
     except DegenerateEmbedding as error:
         return Invalid(str(error))
     return None
@@ -153,21 +152,21 @@ class _Located:
     positions: Sequence[int | ServiceError]
 
 
-def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
+def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
     """While positions mean nothing, any will do: everybody is about to be located anew."""
     digest, layout = layouts.in_force(context)
-    positions: list[int | ServiceError] = [_flaw(newcomer) or 0 for newcomer in newcomers]
+    positions: list[int | ServiceError] = [_flaw(new_sample) or 0 for new_sample in new_samples]
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
-        embeddings = np.stack([newcomers[place].embedding for place in sound])
-        digests, owners = zip(*((newcomers[i].picture.digest, newcomers[i].owner) for i in sound), strict=True)
+        embeddings = np.stack([new_samples[place].embedding for place in sound])
+        digests, owners = zip(*((new_samples[i].picture.digest, new_samples[i].owner) for i in sound), strict=True)
         found = layout.locate(embeddings, digests, owners)
         for place, position in zip(sound, found.tolist(), strict=True):
             positions[place] = position
     return _Located(digest if layout is not None else None, positions)
 
 
-_Place = int | Held | Twin | ServiceError  # a position; or why nothing is recorded
+_Place = int | AlreadyRecorded | RepeatedInRequest | ServiceError  # a position; or why nothing is recorded
 
 
 class _MustBeAlone(Exception):
@@ -180,22 +179,22 @@ class _Moved(Exception):
 
 def _record(
     context: Context,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
     begun: datetime,
-) -> list[Sample | Held | ServiceError]:
+) -> list[Sample | AlreadyRecorded | ServiceError]:
     exclusive = False
     for _ in range(TRIES):
-        located = _locate(context, newcomers)
+        located = _locate(context, new_samples)
         try:
             with context.registry.write(exclusive=exclusive) as session:
-                results = _record_all(context, session, newcomers, ids, located, exclusive=exclusive)
+                results = _record_all(context, session, new_samples, ids, located, exclusive=exclusive)
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
                 if context.clock() - begun > UNRECORDED_KEPT / 2:
-                    _store_again(context, newcomers, results)
+                    _store_again(context, new_samples, results)
             return results
         except _MustBeAlone:
             exclusive = True
@@ -205,38 +204,40 @@ def _record(
 
 
 def _store_again(
-    context: Context, newcomers: Sequence[Newcomer], results: Sequence[Sample | Held | ServiceError]
+    context: Context, new_samples: Sequence[NewSample], results: Sequence[Sample | AlreadyRecorded | ServiceError]
 ) -> None:
     """The clock has leapt, or the machine slept: `tidy` may have taken the objects for a dead process's.
 
     Within the transaction that records them, while which it destroys nothing.
     """
-    pairs = zip(newcomers, results, strict=True)
-    _store(context, [(result.id, newcomer) for newcomer, result in pairs if isinstance(result, Sample)])
+    pairs = zip(new_samples, results, strict=True)
+    _store(context, [(result.id, new_sample) for new_sample, result in pairs if isinstance(result, Sample)])
 
 
 def _record_all(
     context: Context,
     session: WriteSession,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     ids: Sequence[str],
     located: _Located,
     *,
     exclusive: bool,
-) -> list[Sample | Held | ServiceError]:
+) -> list[Sample | AlreadyRecorded | ServiceError]:
     most = context.partition.max_copies
-    if layout_rows.digest(session) != located.layout:
+    if layout_state.digest(session) != located.layout:
         raise _Moved
-    roll = Roll(session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in newcomers])
-    known = [one or position for one, position in zip(roll.found, located.positions, strict=True)]
-    places = _refuse_copies(context, session, newcomers, known)
-    taken = zip(newcomers, places, strict=True)
-    owners = samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
+    duplicates = DuplicateCheck(
+        session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in new_samples]
+    )
+    known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
+    places = _refuse_copies(context, session, new_samples, known)
+    taken = zip(new_samples, places, strict=True)
+    owners = samples.ensure_owners(session, (new_sample.owner for new_sample, place in taken if isinstance(place, int)))
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
     results = [
-        _sample(newcomer, sample_id, place, cluster, now) if isinstance(place, int) else place
-        for newcomer, sample_id, place, cluster in zip(newcomers, ids, places, located_in, strict=True)
+        _sample(new_sample, sample_id, place, cluster, now) if isinstance(place, int) else place
+        for new_sample, sample_id, place, cluster in zip(new_samples, ids, places, located_in, strict=True)
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
     samples.insert_all(session, accepted, owners)
@@ -245,18 +246,18 @@ def _record_all(
     for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
         clusters.added(session, cluster, count, settles_at=settles_at, now=now)
     # An owner's copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
-    if not exclusive and most is not None and _most_copies(session, newcomers) > most:
+    if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone
-    if not exclusive and roll.is_outdated(session):
+    if not exclusive and duplicates.is_outdated(session):
         raise _MustBeAlone
     feed.note_additions(session, [sample.id for sample in accepted])
-    return untwinned(results)
+    return resolve_repeats(results)
 
 
 def _refuse_copies(
     context: Context,
     session: WriteSession,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     positions: Sequence[_Place],
 ) -> list[_Place]:
     """The positions, with a Conflict in place of those that are one copy of a picture too many of its owner.
@@ -266,11 +267,11 @@ def _refuse_copies(
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming = samples.copies(session, map(_copy, newcomers))  # and those before, here
+    coming = samples.copies(session, map(_copy, new_samples))  # and those before, here
     places: list[_Place] = []
-    for newcomer, position in zip(newcomers, positions, strict=True):
+    for new_sample, position in zip(new_samples, positions, strict=True):
         if isinstance(position, int):
-            copy = _copy(newcomer)
+            copy = _copy(new_sample)
             if coming[copy] >= most:
                 position = Conflict(
                     f"{most} copies of this very image are held for this owner already; more could not be divided into "
@@ -282,14 +283,14 @@ def _refuse_copies(
     return places
 
 
-def _most_copies(session: WriteSession, newcomers: Sequence[Newcomer]) -> int:
+def _most_copies(session: WriteSession, new_samples: Sequence[NewSample]) -> int:
     """Of what is coming: how often an owner has what they have most often."""
-    return max(samples.copies(session, map(_copy, newcomers)).values(), default=0)
+    return max(samples.copies(session, map(_copy, new_samples)).values(), default=0)
 
 
-def _copy(newcomer: Newcomer) -> tuple[str, str]:
+def _copy(new_sample: NewSample) -> tuple[str, str]:
     """Whose it is, and which picture: what one owner may give so often, and no more."""
-    return newcomer.owner, newcomer.picture.digest
+    return new_sample.owner, new_sample.picture.digest
 
 
 def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
@@ -304,12 +305,12 @@ def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: 
     return [next(found) or first if isinstance(place, int) else "" for place in places]
 
 
-def _sample(newcomer: Newcomer, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
+def _sample(new_sample: NewSample, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
     return Sample(
         id=sample_id,
-        owner=newcomer.owner,
-        label=newcomer.label,
-        digest=newcomer.picture.digest,
+        owner=new_sample.owner,
+        label=new_sample.label,
+        digest=new_sample.picture.digest,
         cluster=cluster,
         created_at=now,
         position=position,

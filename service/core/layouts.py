@@ -1,7 +1,7 @@
 """What positions on record mean: restoring the layout in force, and knowing which one the survivors imply.
 
 A process reads the registry by the layout that is in force there, whatever its own settings want. The two differ after
-a change of settings, and whenever a fitted layout's anchors have changed; then `core.move` brings them together.
+a change of settings, and whenever a fitted layout's anchors have changed; then `core.relayout` brings them together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing, born
 from service.errors import Unavailable
-from service.registry import clusters, layouts, prompts, samples, state
+from service.registry import clusters, layout_state, prompts, samples, state
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
 
@@ -39,21 +39,21 @@ class LayoutCache:
 
     def __init__(self) -> None:
         self.blocked_by: str | None = None
-        self._held: tuple[LayoutInForce, Layout] | None = None
+        self._cached: tuple[LayoutInForce, Layout] | None = None
 
     def get(self, record: LayoutInForce) -> Layout | None:
         """The layout of that record, if it is the one held."""
-        return self._held[1] if self._held is not None and self._held[0] == record else None
+        return self._cached[1] if self._cached is not None and self._cached[0] == record else None
 
-    def hold(self, record: LayoutInForce, layout: Layout) -> None:
+    def put(self, record: LayoutInForce, layout: Layout) -> None:
         """Keep this one, and no other."""
-        self._held = (record, layout)
+        self._cached = (record, layout)
 
 
 def in_force(context: Context) -> tuple[str | None, Layout | None]:
     """Digest of the layout in force, and the layout; None for both while positions mean nothing."""
     with context.registry.read() as session:
-        record = layouts.current(session)
+        record = layout_state.current(session)
     return record.digest, restore(context, record)
 
 
@@ -77,11 +77,11 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
     except (ObjectMissing, ValueError):
         # Exclusive: every cluster is about to be changed, and erasures lock them before the state.
         with context.registry.write(exclusive=True) as session:
-            now = layouts.current(session)
+            now = layout_state.current(session)
             if (now.digest, now.object) == (record.digest, record.object):
                 lose(session)
         return None
-    context.layout_cache.hold(record, layout)
+    context.layout_cache.put(record, layout)
     return layout
 
 
@@ -102,7 +102,7 @@ def put_in_force(
     """Record the layout that positions are about to have; what must be stored. What the old one left must go."""
     data = layout.save()
     artifact = Artifact(f"layouts/{uuid7()}.safetensors", data) if data is not None else None
-    replaced = layouts.put_in_force(
+    replaced = layout_state.put_in_force(
         session,
         digest,
         spec=dataclasses.asdict(context.partition.spec),
@@ -111,11 +111,11 @@ def put_in_force(
         anchors=anchors,
     )
     if replaced is not None:
-        prompts.owe_destruction(session, [replaced])
+        prompts.schedule_deletion(session, [replaced])
     return artifact
 
 
-def strays(session: ReadSession, stored: Sequence[str]) -> list[str]:
+def orphans(session: ReadSession, stored: Sequence[str]) -> list[str]:
     """Those of the stored layouts that are neither in force nor owed to destruction.
 
     In an exclusive transaction, when no move is under way. A move that had stored one before has been carried out by
@@ -123,23 +123,23 @@ def strays(session: ReadSession, stored: Sequence[str]) -> list[str]:
     """
     if not stored:
         return []
-    known = {layouts.current(session).object, *prompts.owed(session)}
+    known = {layout_state.current(session).object, *prompts.pending_deletions(session)}
     return [name for name in stored if name not in known and born(name) is not None]
 
 
 def lose(session: WriteSession) -> None:
     """Positions mean nothing any more: plan from nothing."""
-    layouts.lose(session)
+    layout_state.lose(session)
     clusters.forget_plans(session)
     state.bump_epoch(session)
 
 
 def public(context: Context) -> Layout:
     """Our partition's layout without anchors."""
-    return context.partition.fit(_nobody(context))
+    return context.partition.fit(_no_embeddings(context))
 
 
-def _nobody(context: Context) -> Embedding:
+def _no_embeddings(context: Context) -> Embedding:
     return np.zeros((0, context.backbone.dim), dtype=np.float32)
 
 
@@ -157,7 +157,7 @@ def _load(context: Context, record: LayoutInForce) -> Layout:
     # Were another SciPy to order the tree otherwise, its positions would mean something else.
     if made.line_digest != record.digest:
         raise ValueError("the layout is computed otherwise here")
-    return made.fit(_nobody(context))
+    return made.fit(_no_embeddings(context))
 
 
 def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
@@ -182,7 +182,7 @@ def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str]
 
 def is_in_force(context: Context, session: ReadSession) -> bool:
     """Whether positions on record are those that the survivors imply."""
-    return layouts.digest(session) == wanted_now(context, session)[0]
+    return layout_state.digest(session) == wanted_now(context, session)[0]
 
 
 def require(layout: Layout | None) -> Layout:

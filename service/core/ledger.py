@@ -108,7 +108,7 @@ def write_missing(context: Context) -> int:
                 log.error("%d tombstones cannot be written to the erasure ledger: %s", len(failures), failures[0])
             if len(failures) == len(chunk):
                 break  # the ledger is away or full: no use in asking a thousand times
-    with context.registry.note() as session:
+    with context.registry.write_unfenced() as session:
         rows.noted(session, written)
         rows.not_noted(session, failed)
     return len(written)
@@ -176,9 +176,9 @@ def holds(store: Store, erasure_id: str) -> bool:
 # --------------------------------------------------------------------------------------------------- comparing
 
 
-def without_tombstone(context: Context, reading: Reading, standings: dict[str, rows.Standing]) -> list[str]:
+def without_tombstone(context: Context, reading: Reading, ledger_states: dict[str, rows.LedgerState]) -> list[str]:
     """Erasures that should have a tombstone and have none, also when asked again: it may have come meanwhile."""
-    absent = [i for i, standing in standings.items() if standing.ledgered and i not in reading.tombstones]
+    absent = [i for i, ledger_state in ledger_states.items() if ledger_state.ledgered and i not in reading.tombstones]
     return sorted(erasure_id for erasure_id in absent if not holds(context.ledger, erasure_id))
 
 
@@ -188,16 +188,16 @@ def differences(context: Context, reading: Reading) -> Iterator[tuple[str, str]]
     Then every tombstone that was read belongs to an erasure that the registry knows by now.
     """
     with context.registry.read() as session:
-        standings = rows.standings(session)
+        ledger_states = rows.ledger_states(session)
         recorded = {t.erasure: t.samples for t in rows.tombstones(session, list(reading.tombstones))}
         unknown = [t for t in reading.tombstones.values() if t.erasure not in recorded]
-        risen = sorted(rows.held(session, {sample_id for t in unknown for sample_id in t.samples}))
+        risen = sorted(rows.recorded(session, {sample_id for t in unknown for sample_id in t.samples}))
     for name, reason in reading.illegible.items():
         yield f"ledger object {name}", reason
-    for erasure_id in without_tombstone(context, reading, standings):
+    for erasure_id in without_tombstone(context, reading, ledger_states):
         yield f"erasure {erasure_id}", "has no tombstone in the ledger"
-    for erasure_id, standing in standings.items():
-        if standing.completed and not standing.ledgered:
+    for erasure_id, ledger_state in ledger_states.items():
+        if ledger_state.completed and not ledger_state.ledgered:
             yield f"erasure {erasure_id}", "is completed, and its tombstone is not written yet"
     for tombstone in unknown:
         yield f"erasure {tombstone.erasure}", "is in the ledger, and not in the registry: see `oubli restore-check`"

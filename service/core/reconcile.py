@@ -16,8 +16,8 @@ from datetime import timedelta
 from service import tracing
 from service.artifacts import StoreRefuses, StoreUnavailable
 from service.core import ledger
-from service.core.advance import advance
 from service.core.context import Context
+from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.core.training import pause_after
 from service.registry import clusters, leases, prompts, replicas
@@ -32,7 +32,7 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
     """One pass; how much waits for a worker: clusters, or (without `refit`) a move to another layout."""
     mend_times(context)
     replan(context, refit=refit)
-    destroy_owed(context)
+    destroy_pending(context)
     ledger.write_missing(context)
     advance(context)
     now = context.clock()
@@ -54,22 +54,22 @@ def mend_times(context: Context) -> None:
         leases.mend_times(session, now=now, pause=lambda failures: pause_after(training, failures), **limits)
 
 
-def destroy_owed(context: Context) -> int:
+def destroy_pending(context: Context) -> int:
     """Destroy the objects that must go, and what deleted rows left in the database's log; how many objects.
 
     An object is struck off the list only when both are done, so an erasure cannot be completed before.
     """
     with context.registry.read() as session:
         applied = replicas.applied(session, now=context.clock(), fresh=context.settings.worker.fresh)
-        owed = prompts.destructible(session, applied=applied)
-    if not owed:
+        pending = prompts.destructible(session, applied=applied)
+    if not pending:
         return 0
-    gone = _destroy(context, owed)
-    failed = sorted(set(owed) - gone)
+    gone = _destroy(context, pending)
+    failed = sorted(set(pending) - gone)
     scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
     if not scrubbed:
         log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
-    with context.registry.note() as session:
+    with context.registry.write_unfenced() as session:
         prompts.destroyed(session, sorted(gone) if scrubbed else [])
         prompts.not_destroyed(session, failed)
     return len(gone) if scrubbed else 0

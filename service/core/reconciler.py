@@ -13,10 +13,10 @@ from datetime import timedelta
 from service import log as logs
 from service import tracing
 from service.core.context import Context
-from service.core.doorbell import Doorbell
-from service.core.queues import ADDITIONS, DELETIONS
 from service.core.reconcile import reconcile
 from service.core.tidy import tidy
+from service.messaging.notifier import Notifier
+from service.messaging.queues import ADDITIONS, DELETIONS
 from service.registry import clusters, leases, workers
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ TIDY_EVERY = 720  # passes of the timer
 class Reconciler:
     """Runs `reconcile` and rings for the work that it finds."""
 
-    def __init__(self, context: Context, doorbell: Doorbell, *, afterwards: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, context: Context, notifier: Notifier, *, afterwards: Callable[[], None] = lambda: None) -> None:
         self._context = context
-        self._doorbell = doorbell
+        self._notifier = notifier
         self._afterwards = afterwards  # what to do when the registry may have changed
         self._wake = threading.Event()
         self._rest = threading.Event()
@@ -58,7 +58,7 @@ class Reconciler:
         self._rest.set()
         self._wake.set()
         self._thread.join(timeout=5)
-        self._doorbell.flush(1)
+        self._notifier.flush(1)
 
     def _run(self) -> None:
         passes = 0
@@ -105,7 +105,7 @@ class Reconciler:
         for queue, count in ((DELETIONS, urgent), (ADDITIONS, waiting - urgent)):
             listeners = sum(queue in worker.queues for worker in crew)
             # A worker that starts looks by itself.
-            self._doorbell.ring(min(count, listeners), urgent=queue == DELETIONS)
+            self._notifier.notify(min(count, listeners), urgent=queue == DELETIONS)
         self._afterwards()
         usual = settings.worker.reconcile_seconds
         return min(usual, settings.training.settle_seconds + 0.5) if unfinished else usual

@@ -12,12 +12,11 @@ from contextlib import suppress
 
 from models.spec import member_digest, prompt_key
 from service.artifacts import StoreUnavailable
-from service.core import layouts, move, states
+from service.core import layouts, relayout, states
 from service.core.context import Context, require_bound
-from service.core.recut import recut
+from service.core.rebalance import rebalance
 from service.errors import Unavailable
-from service.registry import clusters, erasures, progress, prompts, samples, state
-from service.registry import layouts as layout_rows
+from service.registry import clusters, erasure_progress, erasures, layout_state, prompts, samples, state
 from service.registry.engine import Needless, ReadSession, WriteSession
 
 log = logging.getLogger(__name__)
@@ -36,10 +35,10 @@ def replan(context: Context, *, refit: bool = True) -> bool:
     if moving and not refit:
         return False
     try:
-        return _plan(context, move.prepare(context) if moving else None)
-    except (move.Overtaken, Needless):
+        return _plan(context, relayout.prepare(context) if moving else None)
+    except (relayout.Overtaken, Needless):
         return True  # the next pass looks again
-    except move.CannotMove as failure:
+    except relayout.RelayoutBlocked as failure:
         _note_failure(context, str(failure))
         return False
     except StoreUnavailable as error:
@@ -47,7 +46,7 @@ def replan(context: Context, *, refit: bool = True) -> bool:
         return False
 
 
-def _plan(context: Context, prepared: move.Move | None) -> bool:
+def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
     artifact: layouts.Artifact | None = None
 
     def needed(session: ReadSession) -> bool:
@@ -59,19 +58,19 @@ def _plan(context: Context, prepared: move.Move | None) -> bool:
         with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
             require_bound(context, session)
             if prepared is not None:
-                changed = move.carry_out(context, session, prepared)
+                changed = relayout.carry_out(context, session, prepared)
                 artifact = layouts.put_in_force(
                     context, session, prepared.digest, prepared.layout, anchors=prepared.anchors
                 )
             elif layouts.is_in_force(context, session):
-                changed = recut(context, session)
-                layout_rows.note_failure(session, None)
+                changed = rebalance(context, session)
+                layout_state.note_failure(session, None)
             else:
-                raise move.Overtaken
+                raise relayout.Overtaken
             _plan_keys(context, session)
             prompts.drop_unserved(session)
             samples.prune_owners(session)
-            progress.note_plan(session, epoch=state.epoch(session), changed=changed)
+            erasure_progress.note_plan(session, epoch=state.epoch(session), changed=changed)
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
     except BaseException as error:
@@ -86,17 +85,17 @@ def _note_failure(context: Context, failure: str) -> None:
     """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
     with context.registry.read() as session:
         waiting = bool(erasures.counts(session).get(states.WITHDRAWN))
-        if layout_rows.failure(session) == failure and not waiting:
+        if layout_state.failure(session) == failure and not waiting:
             return  # it is on record already
     log.error("samples cannot be moved to another layout: %s", failure)
     with context.registry.write(exclusive=True) as session:
         require_bound(context, session)
-        layout_rows.note_failure(session, failure)
+        layout_state.note_failure(session, failure)
         samples.prune_owners(session)
-        progress.fail_unplanned(session)
+        erasure_progress.fail_unplanned(session)
 
 
-def key_of(context: Context, members: Sequence[samples.Member]) -> str:
+def key_of(context: Context, members: Sequence[samples.MemberRecord]) -> str:
     """The key of a prompt with these members, in arrival order."""
     return prompt_key(
         backbone_digest=context.backbone.digest,

@@ -36,7 +36,7 @@ class Check:
     """
 
     reading: Reading
-    held: dict[str, str]
+    returned: dict[str, str]
     seen: list[str]
     objects: list[str]
     unknown: list[str]
@@ -50,7 +50,7 @@ class Check:
 
     def lines(self) -> Iterator[str]:
         """Each thing that was found, in words; ids only."""
-        for sample_id, erasure_id in self.held.items():
+        for sample_id, erasure_id in self.returned.items():
             yield f"sample {sample_id} has come back: erasure {erasure_id} had taken it out"
         for sample_id in self.seen:
             yield f"sample {sample_id} was erased, and a prompt that has seen it has come back"
@@ -74,18 +74,18 @@ def check(context: Context, other: Store | None = None) -> Check:
     everything = _joined(reading, ledger.read(other)) if other is not None else reading
     erased = everything.samples()
     with context.registry.read() as session:
-        standings = rows.standings(session)
-        held = rows.held(session, erased)
+        ledger_states = rows.ledger_states(session)
+        returned = rows.recorded(session, erased)
         seen = rows.seen(session, erased)
-        owed = set(prompts.owed(session))
+        pending = set(prompts.pending_deletions(session))
     by_sample = {i: tombstone.erasure for tombstone in everything.tombstones.values() for i in tombstone.samples}
     return Check(
         reading=everything,
-        held={sample_id: by_sample[sample_id] for sample_id in sorted(held)},
-        seen=sorted(seen - held),
-        objects=sorted(_objects(context, erased - held) - owed),
-        unknown=sorted(set(everything.tombstones) - set(standings)),
-        unwritten=ledger.without_tombstone(context, reading, standings),
+        returned={sample_id: by_sample[sample_id] for sample_id in sorted(returned)},
+        seen=sorted(seen - returned),
+        objects=sorted(_objects(context, erased - returned) - pending),
+        unknown=sorted(set(everything.tombstones) - set(ledger_states)),
+        unwritten=ledger.without_tombstone(context, reading, ledger_states),
         illegible=everything.illegible,
     )
 
@@ -122,13 +122,13 @@ def apply(context: Context, found: Check) -> None:
             f"The service runs on this registry, or did until a moment ago: {', '.join(running)}. Stop it, wait for "
             f"{context.settings.worker.fresh.total_seconds():.0f} seconds, and try again; nothing has been changed."
         )
-    unknown, back = set(found.unknown), {*found.held, *found.seen}
+    unknown, back = set(found.unknown), {*found.returned, *found.seen}
     tombstones = found.reading.tombstones.values()
     _replay(context, [t for t in tombstones if t.erasure in unknown or not back.isdisjoint(t.samples)])
     damaged = [name.removeprefix(f"{ledger.PREFIX}/").removesuffix(".json") for name in found.illegible]
     with context.registry.write(exclusive=True) as session:
-        prompts.owe_destruction(session, found.objects)
-        known = rows.standings(session).keys()
+        prompts.schedule_deletion(session, found.objects)
+        known = rows.ledger_states(session).keys()
         rows.forget(session, [i for i in (*found.unwritten, *damaged) if i in known])
     reconcile(context, refit=False)  # plans, destroys, writes tombstones; what it leaves undone is on record
 

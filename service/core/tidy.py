@@ -7,8 +7,7 @@ from datetime import timedelta
 
 from service.artifacts import born
 from service.core.context import Context
-from service.registry import idempotency, leases, prompts, replicas, samples, workers
-from service.registry import layouts as layout_rows
+from service.registry import idempotency, layout_state, leases, prompts, replicas, samples, workers
 from service.registry.engine import ReadSession
 
 log = logging.getLogger(__name__)
@@ -64,12 +63,12 @@ def _destroy(context: Context, prefix: str, names: list[str]) -> int:
 
 
 def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
-    known = set(prompts.owed(session))  # a removed sample's may be needed yet (`prompts.destructible`)
+    known = set(prompts.pending_deletions(session))  # a removed sample's may be needed yet (`prompts.destructible`)
     if prefix == "samples":
         ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
         return known | {samples.object_name(sample.id) for sample in samples.find(session, ids)}
     if prefix == "layouts":
-        return known | {name for name in (layout_rows.current(session).object,) if name is not None}
+        return known | {name for name in (layout_state.current(session).object,) if name is not None}
     # A training under way stores its prompt under its lease, which may be old by then.
     known |= {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
     return known | prompts.known_objects(session, names)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from models import checkpoint
-from models.training import Member, TrainedPrompt, train
+from models.training import TrainedPrompt, TrainingExample, train
 from service import tracing
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import sample_file
@@ -22,18 +22,18 @@ from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, STORE_AWAY, Unavailable, is_disk_full, is_store_away
-from service.registry import clusters, leases, prompts, samples, state, tallies
+from service.registry import clusters, counters, leases, prompts, samples, state
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Prompt
-from service.registry.samples import Member as MemberRow
+from service.registry.samples import MemberRecord
 from service.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[str], None]  # told the name of each step as it begins; tests crash there
 Interrupted = Callable[[], bool]
-Held = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
+OnLease = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
 
 
 class LeaseLost(Exception):
@@ -63,7 +63,7 @@ def train_one(
     *,
     worker: str,
     step: Step = lambda name: None,
-    held: Held = lambda claim: None,
+    on_lease: OnLease = lambda claim: None,
     interrupted: Interrupted = lambda: False,
     urgent: bool = False,
 ) -> bool:
@@ -77,7 +77,7 @@ def train_one(
     claim = _claim(context, worker, urgent=urgent)
     if claim is None:
         return False
-    held(claim)
+    on_lease(claim)
     try:
         step("build")
         built = _build(context, claim, step, interrupted)
@@ -100,7 +100,7 @@ def train_one(
         reason = f"{type(error).__name__} while training; see the worker's log."
         _fail(context, claim, f"{DISK_FULL} It is tried again by itself." if is_disk_full(error) else reason)
     finally:
-        held(None)
+        on_lease(None)
     return True
 
 
@@ -138,7 +138,7 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
     put_aside = tries >= settings.attempts
     count = leases.fail if put_aside else leases.count_try
     count(session, claim, failure=leases.KILLED, retry_at=retry_at)
-    tallies.add(session, tallies.FAILURES)
+    counters.add(session, counters.FAILURES)
     return put_aside
 
 
@@ -157,7 +157,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
         if done * context.training.epochs % steps == 0:
             step(f"epoch {done * context.training.epochs // steps}")
             with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
-                hold(context, claim)
+                renew(context, claim)
 
     prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
     seconds = time.perf_counter() - started
@@ -173,27 +173,27 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
     return Built(prompt, artifact, tuple(row.id for row in rows), seconds)
 
 
-def hold(context: Context, claim: Claim) -> None:
+def renew(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
-    with context.registry.note() as session:
+    with context.registry.write_unfenced() as session:
         until = context.clock() + context.settings.worker.lease
         if not leases.renew(session, claim, until=until):
             raise LeaseLost
 
 
-def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
+def _load(context: Context, claim: Claim, row: MemberRecord) -> TrainingExample:
     try:
         data = context.store.get(samples.object_name(row.id))
         pixels = sample_file.decode(data, digest=row.digest).pixels
     except StoreUnavailable as error:
         raise _not_now(error) from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
-        hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
+        renew(context, claim)  # erased since the members were listed: no failure, the plan has changed
         reason = sample_file.words(error)
         raise CannotTrain(
             f"Sample {row.id} cannot be trained on: {reason}. Restore its file from a backup, or erase the sample."
         ) from None
-    return Member(pixels, row.label)
+    return TrainingExample(pixels, row.label)
 
 
 @tracing.traced("publish prompt")
@@ -228,8 +228,8 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
             stored = True
             context.store.put(name, built.artifact)
             prompts.drop_unserved(session)
-            tallies.observe(session, tallies.TRAINING, built.seconds)
-            tallies.add(session, tallies.SAMPLE_EPOCHS, record.sample_epochs)
+            counters.observe(session, counters.TRAINING, built.seconds)
+            counters.add(session, counters.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
     except BaseException as error:
         if stored and not isinstance(error, Unavailable):  # else it may be published, and nobody said so: `_give_up`
@@ -277,7 +277,7 @@ def _fail(context: Context, claim: Claim, failure: str, *, counted: bool = True)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
         if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause, counted=counted):
-            tallies.add(session, tallies.FAILURES)
+            counters.add(session, counters.FAILURES)
 
 
 def pause_after(settings: TrainingSettings, failures: int) -> timedelta:

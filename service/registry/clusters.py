@@ -17,7 +17,7 @@ from service.registry.tables import ClusterRow, UtcDateTime
 
 NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
 # settles_at stays: more members may have come while these were trained.
-SETTLED = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
+UP_TO_DATE = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
 FRESH = {"attempts": 0, "failure": None, "retry_at": None}
 
 
@@ -285,7 +285,7 @@ def to_plan(session: ReadSession, now: datetime) -> list[str]:
 
 def adopt(session: WriteSession, cluster_id: str, key: str) -> None:
     """Serve the desired prompt, which is already built."""
-    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **SETTLED))
+    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **UP_TO_DATE))
 
 
 def discard(session: WriteSession, prompt_key: str) -> None:

@@ -92,10 +92,10 @@ class Registry:
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.engine: sa.Engine = _make_sqlite(url) if self.is_sqlite else _make_postgres(url, options)
         read, write = ({}, {"oubli_write": True}) if self.is_sqlite else ({"isolation_level": "REPEATABLE READ"}, {})
-        glance = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        read_one = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader: sa.Engine = self.engine.execution_options(**read)
         self._writer: sa.Engine = self.engine.execution_options(**write)
-        self._glancer: sa.Engine = self.engine.execution_options(**glance)
+        self._autocommit: sa.Engine = self.engine.execution_options(**read_one)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -104,9 +104,9 @@ class Registry:
             yield session
 
     @contextmanager
-    def glance(self) -> Iterator[ReadSession]:
+    def read_one(self) -> Iterator[ReadSession]:
         """For one statement, which is its own snapshot: no transaction is begun or ended for it. Raises Unavailable."""
-        with _in_words(), ReadSession(self._glancer) as session:
+        with _in_words(), ReadSession(self._autocommit) as session:
             yield session
 
     @contextmanager
@@ -119,7 +119,7 @@ class Registry:
         needed     of one that wants to be alone: asked again when its turn has come. If it is no longer so, Needless is
                    raised, and nobody was held up: of several processes that see the same work, one does it.
         """
-        with self.note() as session:
+        with self.write_unfenced() as session:
             if exclusive:
                 if not self.is_sqlite:
                     session.execute(_IN_TURN, {"name": _TURN_LOCK})
@@ -130,7 +130,7 @@ class Registry:
             yield session
 
     @contextmanager
-    def note(self) -> Iterator[WriteSession]:
+    def write_unfenced(self) -> Iterator[WriteSession]:
         """A write that a change of the partition need not wait for, nor wait for it: heartbeats, leases, tickets."""
         with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             yield session

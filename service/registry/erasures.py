@@ -11,7 +11,7 @@ from uuid6 import uuid7
 
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Erasure, Page, Tombstone, TouchedCluster
+from service.registry.records import Erasure, ErasureCluster, Page, Tombstone
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
 _CHUNK = 500  # ids in one IN list
@@ -23,7 +23,7 @@ def create(
     *,
     owner: str | None,
     sample_ids: Sequence[str],
-    touched: Mapping[str, str | None],
+    affected: Mapping[str, str | None],
     now: datetime,
     due: timedelta,
     known_as: Tombstone | None = None,
@@ -52,7 +52,7 @@ def create(
     )
     session.add_all(
         ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, prompt_before=prompt, state="withdrawn")
-        for cluster, prompt in touched.items()
+        for cluster, prompt in affected.items()
     )
     session.flush()
     return erasure_id
@@ -165,13 +165,13 @@ def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasur
     rows = session.execute(statement).scalars().all()
     ids = [row.id for row in rows]
     samples: dict[str, int] = {}
-    clusters: dict[str, list[TouchedCluster]] = {erasure_id: [] for erasure_id in ids}
+    clusters: dict[str, list[ErasureCluster]] = {erasure_id: [] for erasure_id in ids}
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
         samples |= _count_samples(session, chunk)
-        touched = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
-        for row in session.execute(touched.order_by(ErasureClusterRow.cluster_id)).scalars():
-            record = TouchedCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
+        affected = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
+        for row in session.execute(affected.order_by(ErasureClusterRow.cluster_id)).scalars():
+            record = ErasureCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
             clusters[row.erasure_id].append(record)
     return [
         Erasure(

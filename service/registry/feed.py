@@ -37,9 +37,9 @@ class Changes:
     added: tuple[Added, ...]
     removed: tuple[str, ...]
 
-    def complete(self, held: Container[str]) -> bool:
+    def complete(self, known: Container[str]) -> bool:
         """Whether nothing is missing for one who had the sample objects `held` in at `since`."""
-        came_and_went = sum(name not in held for name in self.removed)
+        came_and_went = sum(name not in known for name in self.removed)
         return (
             len(self.removed) == self.now.removals - self.since.removals
             and len(self.added) + came_and_went == self.now.additions - self.since.additions

@@ -15,7 +15,7 @@ _CHUNK = 500  # ids in one IN list
 
 
 @dataclass(frozen=True)
-class Standing:
+class LedgerState:
     """How an erasure stands with the ledger."""
 
     completed: bool
@@ -61,13 +61,13 @@ def forget(session: WriteSession, erasure_ids: Sequence[str]) -> None:
         session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=False, ledger_attempts=0))
 
 
-def standings(session: ReadSession) -> dict[str, Standing]:
+def ledger_states(session: ReadSession) -> dict[str, LedgerState]:
     """Of every erasure on record, by its id."""
     columns = sa.select(ErasureRow.id, ErasureRow.state == "completed", ErasureRow.ledgered)
-    return {row[0]: Standing(row[1], row[2]) for row in session.execute(columns)}
+    return {row[0]: LedgerState(row[1], row[2]) for row in session.execute(columns)}
 
 
-def held(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
+def recorded(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
     """Those of the samples that are in the registry."""
     found: set[str] = set()
     for chunk in _chunks(list(sample_ids)):

@@ -83,7 +83,7 @@ def _give_way(session: WriteSession, key: str) -> list[str]:
     served = sa.update(ClusterRow).where(ClusterRow.serving_key == key).values(serving_key=None)
     holders = list(session.execute(served.returning(ClusterRow.id)).scalars())
     session.execute(sa.delete(PromptRow).where(PromptRow.key == key))
-    owe_destruction(session, [old])
+    schedule_deletion(session, [old])
     return holders
 
 
@@ -109,7 +109,7 @@ def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:
     return sorted(keys)
 
 
-def strays(session: ReadSession) -> list[tuple[str, str]]:
+def orphaned_members(session: ReadSession) -> list[tuple[str, str]]:
     """(prompt key, sample id) of every built prompt that has seen a sample which is not held."""
     columns = sa.select(PromptMemberRow.prompt_key, PromptMemberRow.sample_id)
     missing = ~sa.exists().where(SampleRow.id == PromptMemberRow.sample_id)
@@ -132,11 +132,11 @@ def drop_unserved(
         for start in range(0, len(rows), _CHUNK):
             chunk = [row[0] for row in rows[start : start + _CHUNK]]
             session.execute(sa.delete(PromptRow).where(PromptRow.key.in_(chunk)))
-        owe_destruction(session, [row[1] for row in rows], erasure_id=erasure_id)
+        schedule_deletion(session, [row[1] for row in rows], erasure_id=erasure_id)
     return [row[1] for row in rows]
 
 
-def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id: str | None = None) -> None:
+def schedule_deletion(session: WriteSession, objects: Sequence[str], *, erasure_id: str | None = None) -> None:
     """Note objects that must go. An erasure given here is not completed before they are gone."""
     if not objects:
         return
@@ -150,12 +150,12 @@ def owe_destruction(session: WriteSession, objects: Sequence[str], *, erasure_id
         session.execute(dialect.insert(DestructionRow).values(rows).on_conflict_do_nothing())
 
 
-def owed(session: ReadSession) -> list[str]:
+def pending_deletions(session: ReadSession) -> list[str]:
     """Objects that must be destroyed, sooner or later."""
     return list(session.execute(sa.select(DestructionRow.object_name)).scalars())
 
 
-def count_owed(session: ReadSession) -> int:
+def count_pending_deletions(session: ReadSession) -> int:
     """How many objects must be destroyed."""
     return session.execute(sa.select(sa.func.count()).select_from(DestructionRow)).scalar_one()
 
@@ -206,4 +206,4 @@ def unpublished_name(token: str) -> str:
 
 def destroy_unpublished(session: WriteSession, tokens: Sequence[str], *, erasure_id: str | None = None) -> None:
     """These leases have ended without a publication: whatever was stored under them must go."""
-    owe_destruction(session, [unpublished_name(token) for token in tokens], erasure_id=erasure_id)
+    schedule_deletion(session, [unpublished_name(token) for token in tokens], erasure_id=erasure_id)

@@ -19,7 +19,7 @@ _CHUNK = 500  # ids in one IN list; SQLite's parameter limit is 32,766
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberRecord:
     """What planning and training need to know of a sample; `seq` is its place in the order of arrival."""
 
     seq: int
@@ -29,7 +29,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Held:
+class SurvivorRecord:
     """What an audit needs to know of a sample."""
 
     id: str
@@ -40,12 +40,12 @@ class Held:
     cluster: str
 
 
-def every(session: ReadSession) -> list[Held]:
+def every(session: ReadSession) -> list[SurvivorRecord]:
     """All samples in arrival order."""
     row = SampleRow
     columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
     statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).order_by(row.seq)
-    return [Held(*found) for found in session.execute(statement)]
+    return [SurvivorRecord(*found) for found in session.execute(statement)]
 
 
 def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
@@ -197,13 +197,13 @@ def prune_owners(session: WriteSession) -> None:
     session.execute(sa.update(OwnerRow).where(OwnerRow.leaving).values(leaving=False))
 
 
-def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[Member]:
+def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[MemberRecord]:
     """A cluster's members in arrival order; those that came no later than `through`, if given."""
     columns = (SampleRow.seq, SampleRow.id, SampleRow.digest, SampleRow.label)
     statement = sa.select(*columns).where(SampleRow.cluster_id == cluster_id).order_by(SampleRow.seq)
     if through is not None:
         statement = statement.where(SampleRow.seq <= through)
-    return [Member(*row) for row in session.execute(statement)]
+    return [MemberRecord(*row) for row in session.execute(statement)]
 
 
 def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> list[Sample]:
@@ -275,7 +275,7 @@ def count(session: ReadSession) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
 
 
-def are_held(session: ReadSession) -> bool:
+def any_recorded(session: ReadSession) -> bool:
     """Whether there is any."""
     return session.execute(sa.select(sa.exists(sa.select(SampleRow.id)))).scalar_one()
 

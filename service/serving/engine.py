@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from models import fusion
-from models.bank import Row
+from models.bank import BankRow
 from models.embedding import SHAPES, DegenerateEmbedding, Described, Descriptor, Embedding, check, describe
 from service.core import layouts
 from service.core.context import Context
@@ -36,7 +36,7 @@ class _Vote:
 
     cluster: str | None
     degraded: bool
-    row: Row | None = None
+    row: BankRow | None = None
     heard: bool = False
     probabilities: Mapping[str, float] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class Engine:
         answers: list[Answer | ServiceError] | None = None
         routed_by, has_closed_form, removals = None, False, -1
         for _ in range(ROUNDS):
-            with self._context.registry.glance() as session:
+            with self._context.registry.read_one() as session:
                 fence = state.fence(session)
             snapshot, solved = self.refresh(fence.epoch), self._solved(fence.marks)
             # Votes of all earlier rounds: they have waited for the others.
@@ -191,16 +191,16 @@ class Engine:
         row = snapshot.rows[own] if own is not None else None
         if own is not None and row is not None:
             silent = solved is not None and fusion.weight(row.members, solved.samples) == 0.0
-            return _Vote(snapshot.held[own].id, degraded=False, row=None if silent else row)
+            return _Vote(snapshot.clusters[own].id, degraded=False, row=None if silent else row)
         if self._may_answer_alone(solved):
-            return _Vote(snapshot.held[own].id if own is not None else None, degraded=True)
+            return _Vote(snapshot.clusters[own].id if own is not None else None, degraded=True)
         if self._context.settings.serving.withdrawn == "abstain":
             return Unavailable("The cluster of this image serves no prompt just now; one is being trained.")
         if not snapshot.served or snapshot.layout is None:
             return Unavailable("Nothing is served yet: no prompt has been trained.")
         regions = [snapshot.region(index) for index in snapshot.served]
         nearest = snapshot.served[snapshot.layout.nearest(embedding, position, regions)]
-        return _Vote(snapshot.held[nearest].id, degraded=True, row=snapshot.rows[nearest])
+        return _Vote(snapshot.clusters[nearest].id, degraded=True, row=snapshot.rows[nearest])
 
 
 def _flaw(embedding: Embedding) -> Invalid | None:

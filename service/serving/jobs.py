@@ -19,7 +19,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class EmbedJob:
     """An image to be taken in: resized uint8 [3, s, s]."""
 
     image: Tensor
@@ -49,5 +49,5 @@ class Answer:
     degraded: bool
 
 
-Job = Query | Newcomer
+Job = Query | EmbedJob
 Outcome = Answer | Description | ServiceError

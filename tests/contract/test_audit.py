@@ -33,7 +33,7 @@ def used(world: World) -> World:
     """A service with a past: forty samples, ten of them forgotten."""
     world.add(40)
     world.settle()
-    for sample_id in random.Random(1).sample(list(world.held), 10):
+    for sample_id in random.Random(1).sample(list(world.survivors), 10):
         world.erase(sample_id)
     world.settle()
     return world
@@ -59,7 +59,7 @@ def test_a_flipped_byte_of_an_artifact_is_named(used: World) -> None:
 
 
 def test_a_missing_file_is_named(used: World) -> None:
-    lost = next(iter(used.held))
+    lost = next(iter(used.survivors))
     used.context.store.delete(samples.object_name(lost))
     found = findings(used)
     assert Finding(f"sample {lost}", "has no file in the store") in found

@@ -14,8 +14,8 @@ import pytest
 
 from service.clock import system_clock
 from service.core import training
-from service.core.queues import DELETIONS, QUEUES
 from service.errors import Misconfigured, Unavailable
+from service.messaging.queues import DELETIONS, QUEUES
 from service.registry import leases, workers
 from service.registry.engine import Registry, WriteSession
 from service.registry.leases import Claim

@@ -7,7 +7,7 @@ import pytest
 from service.core import training
 from service.core.states import cluster_state
 from service.errors import Unavailable
-from service.registry import leases, prompts, tallies
+from service.registry import counters, leases, prompts
 from service.registry.engine import Registry
 from service.registry.records import Cluster
 from tests.rows import LEASE, NOW, claim, make_cluster
@@ -41,7 +41,7 @@ def test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown(planned: 
     assert cluster.leased_until is None
     assert state_of(planned, cluster) == "failed"
     with planned.context.registry.read() as session:
-        assert tallies.every(session).plain(tallies.FAILURES).count == 3  # as operators are told
+        assert counters.every(session).plain(counters.FAILURES).count == 3  # as operators are told
     planned.time.advance(39)
     assert planned.reconcile() == 0
     planned.time.advance(1)
@@ -113,7 +113,7 @@ def test_a_worker_that_leaves_in_order_has_failed_at_nothing(registry: Registry)
 
 
 def test_a_training_that_a_deletion_overtakes_is_no_failed_try(planned: World) -> None:
-    planned.train(step=meanwhile("publish", lambda: planned.erase(next(iter(planned.held)))))
+    planned.train(step=meanwhile("publish", lambda: planned.erase(next(iter(planned.survivors)))))
     (cluster,) = planned.clusters()
     assert (cluster.attempts, cluster.failure) == (0, None)
     planned.settle()

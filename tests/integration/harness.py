@@ -298,7 +298,7 @@ class Service:
     def settle(self, *, seconds: float = DONE_SECONDS) -> list[dict[str, Any]]:
         """Wait until every cluster serves all of its samples and every erasure is completed; the clusters."""
 
-        def settled() -> list[dict[str, Any]] | None:
+        def idle() -> list[dict[str, Any]] | None:
             held = [cluster for cluster in self.pages("/clusters") if cluster["samples"]]
             trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in held)
             status = self.status()
@@ -307,7 +307,7 @@ class Service:
             whole = sum(cluster["samples"] for cluster in held) == status["samples"]
             return [{"clusters": held}] if trained and whole and not unfinished else None
 
-        found = until(settled, seconds=seconds, what=f"everything trained\n{self.log[-3000:]}")
+        found = until(idle, seconds=seconds, what=f"everything trained\n{self.log[-3000:]}")
         assert found is not None
         clusters: list[dict[str, Any]] = found[0]["clusters"]
         return clusters

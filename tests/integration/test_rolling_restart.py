@@ -28,7 +28,7 @@ from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate
 from tests import servers
 from tests.integration.harness import TINY, Picture, Service, oubli, until, upload
-from tests.integration.rolling import Member, Proxy
+from tests.integration.rolling import Proxy, TrainingExample
 
 pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis]
 
@@ -41,9 +41,9 @@ class Shop:
     """Everything that runs, and a client's view of it through the proxy."""
 
     env: dict[str, str]
-    apis: list[Member]
-    workers: list[Member]
-    beat: Member
+    apis: list[TrainingExample]
+    workers: list[TrainingExample]
+    beat: TrainingExample
     proxy: Proxy
     service: Service
 
@@ -77,9 +77,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def shop(env: dict[str, str], tmp_path: Path) -> Iterator[Shop]:
     folder = Path(env["OUBLI_DATA_DIR"]).parent
     with ExitStack() as stack:
-        apis = [Member("api", tmp_path, env, name) for name in ("api-1", "api-2")]
-        workers = [Member("worker", tmp_path, env, name) for name in ("worker-1", "worker-2")]
-        beat = Member("beat", tmp_path, env)
+        apis = [TrainingExample("api", tmp_path, env, name) for name in ("api-1", "api-2")]
+        workers = [TrainingExample("worker", tmp_path, env, name) for name in ("worker-1", "worker-2")]
+        beat = TrainingExample("beat", tmp_path, env)
         for member in (*apis, *workers, beat):
             stack.enter_context(member).start()
         proxy = stack.enter_context(Proxy(tmp_path, apis))
@@ -203,7 +203,10 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
 def test_a_worker_told_to_go_in_mid_training_gives_back_what_it_holds(env: dict[str, str], tmp_path: Path) -> None:
     # One batch is short, an epoch is long: it ends after the batch.
     slow = {**env, "OUBLI_TRAINING__EPOCHS": "1000", "OUBLI_TRAINING__BATCH_SIZE": "1"}
-    with Member("worker", tmp_path, slow, "slow") as worker, Member("api", tmp_path, slow, "api") as api:
+    with (
+        TrainingExample("worker", tmp_path, slow, "slow") as worker,
+        TrainingExample("api", tmp_path, slow, "api") as api,
+    ):
         worker.start()
         with Service(Path(env["OUBLI_DATA_DIR"]).parent, port=api.start().serving().port) as service:
             service.contribute([noise(random.Random(i)) for i in range(8)], "bela")

@@ -143,10 +143,10 @@ def test_nothing_of_keys_or_bucket_is_told_to_callers_and_no_secret_is_logged(pl
 def test_a_new_registry_does_not_take_over_what_another_one_holds(place: Place, service: Service) -> None:
     """Whatever it does not know it would destroy."""
     before = names(place)
-    newcomer = Service(service.folder / "other", env=service.env)
-    newcomer.start(ready=False)
-    assert newcomer.process.wait(60) == 2
-    assert "prefix of its own" in newcomer.log
+    new_sample = Service(service.folder / "other", env=service.env)
+    new_sample.start(ready=False)
+    assert new_sample.process.wait(60) == 2
+    assert "prefix of its own" in new_sample.log
     assert names(place) == before
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.spec import PromptSpec, TrainingSpec
-from models.training import Member, train
+from models.training import TrainingExample, train
 
 SPEC = TrainingSpec(epochs=3, batch_size=8, prompt=PromptSpec(size=3))
 
@@ -14,7 +14,7 @@ def toy_members(count, seed=0):
     noise = random.integers(0, 160, (count, 16, 16, 3), dtype=np.uint8)
     for index in range(count):
         noise[index, :, :, index % 2] += 60
-    return [Member(pixels, ("red", "green")[index % 2]) for index, pixels in enumerate(noise)]
+    return [TrainingExample(pixels, ("red", "green")[index % 2]) for index, pixels in enumerate(noise)]
 
 
 def bits_of(prompt):

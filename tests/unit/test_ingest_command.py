@@ -103,7 +103,7 @@ def test_it_is_contributed_once_however_often_it_is_sent(album: Path) -> None:
 @pytest.mark.parametrize("most", ["1", "8"])
 def test_copies_in_a_folder_are_copies_once(most: str, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same bytes, and other files of the same pixels; in one request, and in several at once."""
-    monkeypatch.setattr("service.cli.flight.CHUNK", 3)
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 3)
     put(album, **{f"cat__{i:02}": f"same|{i % 5}" for i in range(20)}, dog__a="same|0", cat__z="other")
     service = Holding()
     with answering(service) as url:
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_all_ends_it_soon_and_is_said(status: int, requests: 
 
 
 def test_a_busy_answer_for_one_file_is_not_the_end(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cli.flight.CHUNK", 2)
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 2)
     put(album, **{f"cat__{i}": str(i) for i in range(6)})
     service = Holding(lambda images: problem(503, "Going.") if b"\xff\xd8\xff2" in images else None)
     with answering(service) as url:

@@ -52,15 +52,15 @@ async def predict(
     answers = await _answers(service, request, await _files(raw, images))
     if problems := _problems(answers):
         if any(isinstance(error, Unavailable) for _, error in problems):
-            await run_in_threadpool(_refuse_if_nothing_is_held, service)
+            await run_in_threadpool(_refuse_if_nothing_is_recorded, service)
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
 
 
-def _refuse_if_nothing_is_held(service: Service) -> None:
+def _refuse_if_nothing_is_recorded(service: Service) -> None:
     """Waiting would not help. Raises Conflict."""
     with service.context.registry.read() as session:
-        if not samples.are_held(session):
+        if not samples.any_recorded(session):
             raise Conflict("Nothing has been contributed, so nothing can be predicted. Contribute images first.")
 
 

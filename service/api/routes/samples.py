@@ -27,9 +27,9 @@ from service.api.schemas.samples import (
     Sample,
     sample_of,
 )
-from service.core.held import Held
+from service.core.duplicates import AlreadyRecorded
 from service.core.idempotency import once, request_digest
-from service.core.intake import Newcomer, Upload, take_in
+from service.core.intake import NewSample, Upload, take_in
 from service.core.text import check_owner, check_text
 from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
@@ -87,7 +87,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
-        return result.sample if isinstance(result, Held) else result
+        return result.sample if isinstance(result, AlreadyRecorded) else result
 
 
 def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
@@ -129,7 +129,7 @@ async def create_samples(
 
 def _contribute_all(
     service: Service, request: Request, images: Sequence[UploadFile], metadata: str
-) -> list[records.Sample | Held | ServiceError]:
+) -> list[records.Sample | AlreadyRecorded | ServiceError]:
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -156,8 +156,8 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     return described
 
 
-def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> BatchItem:
-    if isinstance(result, Held):
+def _batch_item(result: records.Sample | AlreadyRecorded | ServiceError, instance: str) -> BatchItem:
+    if isinstance(result, AlreadyRecorded):
         return BatchItem(status=status.HTTP_200_OK, sample=sample_of(result.sample))
     if isinstance(result, ServiceError):
         return BatchItem(status=result.status, problem=problem_of(result, instance))
@@ -169,42 +169,42 @@ def _take_in(
     request: Request,
     uploads: list[Upload | ServiceError] | list[Upload],
     key_digest: str | None = None,
-) -> list[records.Sample | Held | ServiceError]:
+) -> list[records.Sample | AlreadyRecorded | ServiceError]:
     """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
     sent = [upload for upload in uploads if isinstance(upload, Upload)]
     described = iter(_describe(service, request, sent))
     ready = [upload if isinstance(upload, ServiceError) else next(described) for upload in uploads]
-    newcomers = [one for one in ready if isinstance(one, Newcomer)]
-    if not newcomers:
+    new_samples = [one for one in ready if isinstance(one, NewSample)]
+    if not new_samples:
         return [one for one in ready if isinstance(one, ServiceError)]
-    taken = iter(take_in(service.context, newcomers, idempotency_key=key_digest))
+    taken = iter(take_in(service.context, new_samples, idempotency_key=key_digest))
     service.reconciler.wake()
-    return [next(taken) if isinstance(one, Newcomer) else one for one in ready]
+    return [next(taken) if isinstance(one, NewSample) else one for one in ready]
 
 
-def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
+def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> list[NewSample | ServiceError]:
     """Each ready to be recorded, or why not. Raises what kept the backbone from all: nothing is recorded then."""
 
     async def outcomes() -> list[Result]:
         files = [upload.data for upload in uploads]
         work = service.preparer.outcomes(
-            files, lambda ready: jobs.Newcomer(ready.image), caller=caller(request), renewed=True
+            files, lambda ready: jobs.EmbedJob(ready.image), caller=caller(request), renewed=True
         )
         return await while_connected(request, work)
 
     found = anyio.from_thread.run(outcomes)
-    newcomers: list[Newcomer | ServiceError] = []
+    new_samples: list[NewSample | ServiceError] = []
     for upload, one in zip(uploads, found, strict=True):
         if isinstance(one, Unavailable):
             raise one
         if isinstance(one, ServiceError):
-            newcomers.append(one)
+            new_samples.append(one)
             continue
         prepared, outcome = one
         if isinstance(outcome, jobs.Description):  # a newcomer is answered with nothing else
             said = (outcome.embedding, outcome.descriptor, upload.label, upload.owner)
-            newcomers.append(Newcomer(prepared.picture, *said, unless_held=upload.unless_held))
-    return newcomers
+            new_samples.append(NewSample(prepared.picture, *said, unless_held=upload.unless_held))
+    return new_samples
 
 
 @router.get(

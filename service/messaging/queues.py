@@ -1,4 +1,4 @@
-"""The two queues that workers listen to, by name. Apart from `core.broker`, so that naming them loads no Celery."""
+"""The two queues that workers listen to, by name. Apart from `celery_app`, so that naming them loads no Celery."""
 
 DELETIONS = "deletions"
 ADDITIONS = "additions"

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.tables import TallyRow
+from service.registry.tables import CounterRow
 
 INFINITE = "+Inf"
-PLAIN = ""  # `le` of a tally that is no histogram
+PLAIN = ""  # `le` of a counter that is no histogram
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ FAILURES = "training_failures"
 
 
 @dataclass(frozen=True)
-class Tally:
+class CounterValue:
     """One count: how many, and the sum of what they were."""
 
     count: int
@@ -46,21 +46,21 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Tallies:
+class CounterValues:
     """All tallies at one moment, by name and bucket."""
 
-    rows: Mapping[tuple[str, str], Tally]
+    rows: Mapping[tuple[str, str], CounterValue]
 
-    def plain(self, name: str) -> Tally:
+    def plain(self, name: str) -> CounterValue:
         """A tally that is no histogram."""
-        return self.rows.get((name, PLAIN), Tally(0, 0.0))
+        return self.rows.get((name, PLAIN), CounterValue(0, 0.0))
 
     def buckets(self, histogram: Histogram) -> list[tuple[str, int]]:
         """(upper bound, how many were at most that), as Prometheus has them.
 
         Bounds of an earlier release that are on record stay, so nothing that was counted moves.
         """
-        found = {le: tally.count for (name, le), tally in self.rows.items() if name == histogram.name}
+        found = {le: counter.count for (name, le), counter in self.rows.items() if name == histogram.name}
         sizes = sorted({*map(_text, histogram.bounds), INFINITE, *found}, key=float)
         cumulative, counted = 0, []
         for le in sizes:
@@ -74,32 +74,32 @@ class Tallies:
 
     def total(self, histogram: Histogram) -> float:
         """The sum of all that there were."""
-        return sum(tally.total for (name, _), tally in self.rows.items() if name == histogram.name)
+        return sum(counter.total for (name, _), counter in self.rows.items() if name == histogram.name)
 
 
 def observe(session: WriteSession, histogram: Histogram, value: float) -> None:
     """Count one more of this size. Last in its transaction."""
-    raise_by(session, {(histogram.name, bucket(histogram, value)): Tally(1, max(value, 0.0))})
+    raise_by(session, {(histogram.name, bucket(histogram, value)): CounterValue(1, max(value, 0.0))})
 
 
 def add(session: WriteSession, name: str, amount: float = 1.0) -> None:
     """Count one more. Last in its transaction."""
-    raise_by(session, {(name, PLAIN): Tally(1, amount)})
+    raise_by(session, {(name, PLAIN): CounterValue(1, amount)})
 
 
-def raise_by(session: WriteSession, amounts: Mapping[tuple[str, str], Tally]) -> None:
+def raise_by(session: WriteSession, amounts: Mapping[tuple[str, str], CounterValue]) -> None:
     """Raise several tallies, in one order for everybody."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for (name, le), more in sorted(amounts.items()):
-        statement = dialect.insert(TallyRow).values(name=name, le=le, count=more.count, total=more.total)
-        raised = {"count": TallyRow.count + more.count, "total": TallyRow.total + more.total}
+        statement = dialect.insert(CounterRow).values(name=name, le=le, count=more.count, total=more.total)
+        raised = {"count": CounterRow.count + more.count, "total": CounterRow.total + more.total}
         session.execute(statement.on_conflict_do_update(index_elements=["name", "le"], set_=raised))
 
 
-def every(session: ReadSession) -> Tallies:
+def every(session: ReadSession) -> CounterValues:
     """All of them: a few dozen rows."""
-    rows: Sequence[TallyRow] = session.execute(sa.select(TallyRow)).scalars().all()
-    return Tallies({(row.name, row.le): Tally(row.count, row.total) for row in rows})
+    rows: Sequence[CounterRow] = session.execute(sa.select(CounterRow)).scalars().all()
+    return CounterValues({(row.name, row.le): CounterValue(row.count, row.total) for row in rows})
 
 
 def bucket(histogram: Histogram, value: float) -> str:

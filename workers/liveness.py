@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Lock
 
 
-class Hearing:
+class Liveness:
     """Told by tasks when they begin and end, asked by the heartbeat."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Hearing:
         with self._lock:
             self._busy = False
 
-    def is_deaf(self, *, work_waits: bool) -> bool:
+    def is_stalled(self, *, work_waits: bool) -> bool:
         """To be asked with every heartbeat. After half the time it rings by itself, to learn where the fault is."""
         now = self._clock()
         with self._lock:

@@ -17,7 +17,7 @@ from kombu.transport import redis, virtual
 log = logging.getLogger(__name__)
 
 
-class QoS(redis.QoS):
+class RedisQoS(redis.QoS):
     """Lets go of a message that cannot be acknowledged."""
 
     def ack(self, delivery_tag: str) -> None:
@@ -29,10 +29,10 @@ class QoS(redis.QoS):
             raise
 
 
-class Channel(redis.Channel):
+class RedisChannel(redis.Channel):
     """Reads what it can, and drops the rest."""
 
-    QoS = QoS
+    QoS = RedisQoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -42,7 +42,7 @@ class Channel(redis.Channel):
             return True  # something was read: the next poll goes on
 
 
-class Transport(redis.Transport):
+class RedisTransport(redis.Transport):
     """Named in Celery's `broker_transport`."""
 
-    Channel = Channel
+    Channel = RedisChannel

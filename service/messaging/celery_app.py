@@ -19,7 +19,7 @@ from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 
 from service import private
-from service.core.queues import ADDITIONS, QUEUES
+from service.messaging.queues import ADDITIONS, QUEUES
 from service.settings import Settings
 
 TRAIN = "oubli.train"
@@ -87,13 +87,13 @@ def make_celery(settings: Settings) -> Celery:
     )
     if settings.broker_url is None:
         app.conf.update(
-            broker_transport="service.core.folder_broker:Transport",
+            broker_transport="service.messaging.folder_transport:FolderTransport",
             broker_transport_options=_folder(settings),
         )
     else:
         scheme = settings.broker.partition("://")[0]
         if scheme in ("redis", "rediss"):
-            app.conf.update(broker_transport="service.core.redis_broker:Transport")
+            app.conf.update(broker_transport="service.messaging.redis_transport:RedisTransport")
         if scheme == "rediss":  # kombu alone would take any certificate; `ssl_…` in the URL adds to this, or loosens it
             app.conf.update(broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True})
         app.conf.update(broker_transport_options=redis_options(socket_timeout=5.0, connect_timeout=2.0))

@@ -19,20 +19,20 @@ from models.partition import Interval, Layout
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import layouts, sample_file
 from service.core.context import Context
-from service.core.recut import Change, reshape
+from service.core.rebalance import Change, reshape
 from service.errors import STORE_AWAY
 from service.registry import clusters, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Cluster
-from service.registry.samples import Held
+from service.registry.samples import SurvivorRecord
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # samples read at a time
-MOST_NEWCOMERS = 1000  # located within the transaction
+MOST_NEW_SAMPLES = 1000  # located within the transaction
 
 
-class CannotMove(Exception):
+class RelayoutBlocked(Exception):
     """Somebody cannot be located; the message says who, and what to do."""
 
 
@@ -41,7 +41,7 @@ class Overtaken(Exception):
 
 
 @dataclass(frozen=True)
-class Move:
+class Relayout:
     """A layout, the samples that it was fitted on, and where everybody stands in it."""
 
     digest: str
@@ -50,89 +50,91 @@ class Move:
     positions: dict[str, int]
 
 
-def prepare(context: Context) -> Move | None:
+def prepare(context: Context) -> Relayout | None:
     """The move that is needed; None if everybody stands where the survivors imply. Raises CannotMove."""
     with context.registry.read() as session:
         if layouts.is_in_force(context, session):
             return None
-        held = samples.every(session)
-    by_id = {sample.id: sample for sample in held}
+        survivors = samples.every(session)
+    by_id = {sample.id: sample for sample in survivors}
     blocked = by_id.get(context.layout_cache.blocked_by or "")
     if blocked is not None:
         _embedding(context, blocked)  # before everybody else is read: it may be damaged still
-    digest, anchors = _wanted(context, held)
-    log.info("moving %d samples to layout %s", len(held), digest[:12])
+    digest, anchors = _wanted(context, survivors)
+    log.info("moving %d samples to layout %s", len(survivors), digest[:12])
     dim = context.backbone.dim
     vectors = [vector for _, part in _embeddings(context, [by_id[anchor] for anchor in anchors]) for vector in part]
     layout = context.partition.fit(np.array(vectors, dtype=np.float32).reshape(-1, dim))
-    return Move(digest, layout, tuple(anchors), _locate(context, layout, held))
+    return Relayout(digest, layout, tuple(anchors), _locate(context, layout, survivors))
 
 
-def _wanted(context: Context, held: Sequence[Held]) -> tuple[str, list[str]]:
-    window = held[: context.partition.window(len(held))]
+def _wanted(context: Context, survivors: Sequence[SurvivorRecord]) -> tuple[str, list[str]]:
+    window = survivors[: context.partition.window(len(survivors))]
     return layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
 
 
-def _embeddings(context: Context, held: Sequence[Held]) -> Iterator[tuple[Sequence[Held], Embedding]]:
+def _embeddings(
+    context: Context, survivors: Sequence[SurvivorRecord]
+) -> Iterator[tuple[Sequence[SurvivorRecord], Embedding]]:
     """Recorded embeddings [n, dim], some samples at a time."""
-    for start in range(0, len(held), CHUNK):
-        chunk = held[start : start + CHUNK]
+    for start in range(0, len(survivors), CHUNK):
+        chunk = survivors[start : start + CHUNK]
         yield chunk, np.stack([_embedding(context, sample) for sample in chunk])
 
 
-def _embedding(context: Context, sample: Held) -> Embedding:
+def _embedding(context: Context, sample: SurvivorRecord) -> Embedding:
     try:
         embedding = sample_file.decode(
             context.store.get(samples.object_name(sample.id)), digest=sample.digest
         ).embedding
     except StoreUnavailable as error:
         log.error("a move to another layout waits for the store: %s", error.strerror)
-        raise CannotMove(f"{STORE_AWAY} It is tried again by itself.") from None
+        raise RelayoutBlocked(f"{STORE_AWAY} It is tried again by itself.") from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         with context.registry.read() as session:
             if samples.get(session, sample.id) is None:
                 raise Overtaken from None
         context.layout_cache.blocked_by = sample.id
         reason = sample_file.words(error)
-        raise CannotMove(
+        raise RelayoutBlocked(
             f"Sample {sample.id} cannot be located: {reason}. Restore its file from a backup, or erase the sample."
         ) from None
     return embedding
 
 
-def _locate(context: Context, layout: Layout, held: Sequence[Held]) -> dict[str, int]:
+def _locate(context: Context, layout: Layout, survivors: Sequence[SurvivorRecord]) -> dict[str, int]:
     positions: dict[str, int] = {}
-    for chunk, embeddings in _embeddings(context, held):
+    for chunk, embeddings in _embeddings(context, survivors):
         found = _located(layout, embeddings, chunk)
         positions.update(zip((sample.id for sample in chunk), found, strict=True))
     return positions
 
 
-def _located(layout: Layout, embeddings: Embedding, held: Sequence[Held]) -> list[int]:
-    found: list[int] = layout.locate(embeddings, [s.digest for s in held], [s.owner for s in held]).tolist()
+def _located(layout: Layout, embeddings: Embedding, survivors: Sequence[SurvivorRecord]) -> list[int]:
+    found: list[int] = layout.locate(embeddings, [s.digest for s in survivors], [s.owner for s in survivors]).tolist()
     return found
 
 
-def carry_out(context: Context, session: WriteSession, move: Move) -> dict[str, set[str]]:
+def carry_out(context: Context, session: WriteSession, relayout: Relayout) -> dict[str, set[str]]:
     """Everybody to their new places, in clusters of the new cut; for each changed cluster, where its samples were.
 
     Raises Overtaken. In an exclusive transaction, before `layouts.put_in_force`.
     """
-    held = samples.every(session)
-    if _wanted(context, held)[0] != move.digest:
+    survivors = samples.every(session)
+    if _wanted(context, survivors)[0] != relayout.digest:
         raise Overtaken
-    newcomers = [sample for sample in held if sample.id not in move.positions]
-    if len(newcomers) > MOST_NEWCOMERS:
+    arrived = [sample for sample in survivors if sample.id not in relayout.positions]
+    if len(arrived) > MOST_NEW_SAMPLES:
         raise Overtaken  # everybody else waits for this transaction
-    positions = {**move.positions, **_locate(context, move.layout, newcomers)}
-    samples.place(session, {s.id: positions[s.id] for s in held if s.position != positions[s.id]})
+    positions = {**relayout.positions, **_locate(context, relayout.layout, arrived)}
+    samples.place(session, {s.id: positions[s.id] for s in survivors if s.position != positions[s.id]})
     old = clusters.every(session)
-    changes = list(_changes(context, held, [positions[sample.id] for sample in held], {c.id: c for c in old}))
+    changes = list(_changes(context, survivors, [positions[sample.id] for sample in survivors], {c.id: c for c in old}))
     return reshape(context, session, changes, gone=old, share=0.5)
 
 
 def _changes(
-    context: Context, held: Sequence[Held], positions: Sequence[int], old: dict[str, Cluster]
+    context: Context, survivors: Sequence[SurvivorRecord], positions: Sequence[int], old: dict[str, Cluster]
 ) -> Iterator[Change]:
     """The regions of the new cut, with the clusters that their samples come from."""
     order = np.argsort(np.array(positions, dtype=np.int64), kind="stable")
@@ -147,7 +149,7 @@ def _changes(
 
     for region in context.partition.cut(count):
         first, last = bounds(*region)
-        taken = Counter(held[index].cluster for index in order[first:last].tolist())
+        taken = Counter(survivors[index].cluster for index in order[first:last].tolist())
         sources = sorted(((number, old[cluster]) for cluster, number in taken.items()), key=_most_first)
         yield Change(Interval(*region), last - first, tuple(sources))
 

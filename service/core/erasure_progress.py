@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from service.core import layouts, states
 from service.core.context import Context
-from service.registry import progress, prompts, tallies
+from service.registry import counters, erasure_progress, prompts
 from service.registry.engine import Needed, Needless, ReadSession
-from service.registry.progress import ClusterChange, Destructions, ErasureChange, Standing, Touched
+from service.registry.erasure_progress import AffectedCluster, ClusterChange, Destructions, ErasureChange, OpenErasure
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ def advance(context: Context) -> None:
         noticed = _cluster_changes(context, session)
         if not noticed and not _erasure_changes(context, session):
             return
-        accepted = {change.erasure for change in noticed} | {erasure.id for erasure in progress.standing(session)}
+        accepted = {change.erasure for change in noticed} | {
+            erasure.id for erasure in erasure_progress.open_erasures(session)
+        }
     stored = _stored_layouts(context)
     with suppress(Needless):
         for done in _note(context, needed, accepted=accepted, stored=stored):
@@ -56,39 +58,42 @@ def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Seque
               of those who are forgotten by these. Of others only what keeps them from being completed is noted.
     """
     with context.registry.write(exclusive=True, needed=needed) as session:
-        if left_behind := layouts.strays(session, stored or []):  # by a move that was killed: it may know anybody
-            prompts.owe_destruction(session, left_behind)
+        if left_behind := layouts.orphans(session, stored or []):  # by a move that was killed: it may know anybody
+            prompts.schedule_deletion(session, left_behind)
             return []
-        progress.note_clusters(session, _cluster_changes(context, session))
+        erasure_progress.note_clusters(session, _cluster_changes(context, session))
         changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())
-        progress.note_erasures(session, changes)
+        erasure_progress.note_erasures(session, changes)
         for change in changes:
             if change.completed_at is not None:
                 took = change.completed_at - change.accepted_at
-                tallies.observe(session, tallies.COMPLETION, took.total_seconds())
+                counters.observe(session, counters.COMPLETION, took.total_seconds())
     return [change.id for change in changes if change.completed_at is not None]
 
 
 def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:
     most = context.settings.training.attempts
-    found = [(touched, *_reached(touched, attempts=most)) for touched in progress.touched(session, attempts=most)]
+    found = [
+        (affected, *_reached(affected, attempts=most))
+        for affected in erasure_progress.affected_clusters(session, attempts=most)
+    ]
     return [
-        ClusterChange(touched.erasure, touched.cluster, state, prompt)
-        for touched, state, prompt in found
-        if state != touched.state
+        ClusterChange(affected.erasure, affected.cluster, state, prompt)
+        for affected, state, prompt in found
+        if state != affected.state
     ]
 
 
-def _reached(touched: Touched, *, attempts: int) -> tuple[str, str | None]:
+def _reached(affected: AffectedCluster, *, attempts: int) -> tuple[str, str | None]:
     """State of one touched cluster, and the prompt that it serves in place of the old one."""
-    if not touched.present:
+    if not affected.present:
         return states.REMOVED, None
-    if touched.serving_key is not None:
+    if affected.serving_key is not None:
         # Built after the plan that knew of the erasure, or just what that plan asks for.
-        later = touched.published_epoch is not None and touched.published_epoch > touched.planned_epoch
-        if later or touched.serving_key == touched.desired_key:
-            return states.COMPLETED, touched.serving_key
-    return (states.FAILED if touched.attempts >= attempts else states.RETRAINING), None
+        later = affected.published_epoch is not None and affected.published_epoch > affected.planned_epoch
+        if later or affected.serving_key == affected.desired_key:
+            return states.COMPLETED, affected.serving_key
+    return (states.FAILED if affected.attempts >= attempts else states.RETRAINING), None
 
 
 def _erasure_changes(
@@ -96,11 +101,11 @@ def _erasure_changes(
 ) -> list[ErasureChange]:
     """may_complete  None: any of them."""
     most = context.settings.training.attempts
-    owed = progress.destructions(session)
+    pending = erasure_progress.destructions(session)
     now = context.clock()
     changes = []
-    for erasure in progress.standing(session, everybody=owed.any_failed(most)):
-        state = _state(erasure, owed, attempts=most)
+    for erasure in erasure_progress.open_erasures(session, include_waiting=pending.any_failed(most)):
+        state = _state(erasure, pending, attempts=most)
         if state == states.COMPLETED and may_complete is not None and erasure.id not in may_complete:
             state = states.RETRAINING
         if states.may_change(erasure.state, state):
@@ -109,9 +114,9 @@ def _erasure_changes(
     return changes
 
 
-def _state(erasure: Standing, owed: Destructions, *, attempts: int) -> str:
-    failures = owed.failures(erasure.id, erasure.planned_epoch)
-    if failures is None and erasure.ledgered and not erasure.unsettled:
+def _state(erasure: OpenErasure, pending: Destructions, *, attempts: int) -> str:
+    failures = pending.failures(erasure.id, erasure.planned_epoch)
+    if failures is None and erasure.ledgered and not erasure.unfinished:
         return states.COMPLETED
     stuck = max(failures or 0, erasure.ledger_attempts) >= attempts
     return states.FAILED if stuck or erasure.failed else states.RETRAINING

@@ -1,4 +1,4 @@
-"""Giving clusters other regions: where counts have crossed a bound, and where everybody has moved (`core.move`)."""
+"""Giving clusters other regions: where counts have crossed a bound, and where everybody has moved (`core.relayout`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from service.registry.records import Cluster
 class CountFromClusters:
     """How many survivors stand in an interval, from the clusters' counts; partial clusters are counted in SQL."""
 
-    def __init__(self, session: ReadSession, held: Sequence[Cluster]) -> None:
+    def __init__(self, session: ReadSession, existing: Sequence[Cluster]) -> None:
         self._session = session
-        self._held = held
-        self._starts = [cluster.lo for cluster in held]
-        self._before = [0, *accumulate(cluster.samples for cluster in held)]
+        self._existing = existing
+        self._starts = [cluster.lo for cluster in existing]
+        self._before = [0, *accumulate(cluster.samples for cluster in existing)]
         self._known: dict[int, int] = {}
 
     def __call__(self, lo: int, hi: int) -> int:
@@ -38,7 +38,7 @@ class CountFromClusters:
         index = bisect_right(self._starts, position) - 1
         if index < 0:
             return 0
-        cluster = self._held[index]
+        cluster = self._existing[index]
         if position == cluster.lo:
             return self._before[index]
         if position >= cluster.hi:
@@ -54,7 +54,7 @@ class Change:
     count: int
     sources: tuple[tuple[int, Cluster], ...]  # (samples taken, cluster), most first
 
-    def heir_of(self, share: float) -> list[Cluster]:
+    def predecessors(self, share: float) -> list[Cluster]:
         """Clusters that this one may carry on, and serve the prompt of: they give at least this share of it."""
         return [cluster for taken, cluster in self.sources if taken >= share * self.count]
 
@@ -64,15 +64,15 @@ class Change:
         return not (len(self.sources) == 1 and self.sources[0][0] == self.sources[0][1].samples)
 
 
-def recut(context: Context, session: WriteSession) -> dict[str, set[str]]:
+def rebalance(context: Context, session: WriteSession) -> dict[str, set[str]]:
     """Cut the line by today's counts; for each cluster whose region is new or another, where its samples were."""
-    held = clusters.every(session)
-    count = CountFromClusters(session, held)
+    existing = clusters.every(session)
+    count = CountFromClusters(session, existing)
     cut = context.partition.cut(count)
-    old = {Interval(cluster.lo, cluster.hi): cluster for cluster in held}
+    old = {Interval(cluster.lo, cluster.hi): cluster for cluster in existing}
     kept = set(cut)
     gone = [cluster for region, cluster in old.items() if region not in kept]
-    if not gone and len(cut) == len(held):
+    if not gone and len(cut) == len(existing):
         return {}
     changes = [_change(region, gone, count) for region in cut if region not in old]
     return reshape(context, session, changes, gone=gone, share=0.0)
@@ -99,11 +99,11 @@ def reshape(
     left = {cluster.id: cluster for cluster in gone}
     changed = {}
     for change in sorted(changes, key=lambda change: -change.sources[0][0] if change.sources else 0):
-        heirs = change.heir_of(share)
-        kept = next((cluster for cluster in heirs if cluster.id in left), None)
+        predecessors = change.predecessors(share)
+        kept = next((cluster for cluster in predecessors if cluster.id in left), None)
         if kept is not None:
             del left[kept.id]
-        serving = next((cluster.serving_key for cluster in heirs if cluster.serving_key), None)
+        serving = next((cluster.serving_key for cluster in predecessors if cluster.serving_key), None)
         cluster_id = _apply(context, session, change, kept, serving)
         if change.is_real:
             changed[cluster_id] = {source.id for taken, source in change.sources if taken}

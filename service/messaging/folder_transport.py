@@ -31,7 +31,7 @@ class _InOrder(FairCycle):
         return super().get(callback, **keywords)
 
 
-class Channel(filesystem.Channel):
+class FolderChannel(filesystem.Channel):
     """Reads and writes messages as whole files."""
 
     def _reset_cycle(self) -> None:
@@ -60,10 +60,10 @@ class Channel(filesystem.Channel):
         raise Empty
 
 
-class Transport(filesystem.Transport):
+class FolderTransport(filesystem.Transport):
     """Named in Celery's `broker_transport`."""
 
-    Channel = Channel
+    Channel = FolderChannel
 
     def drain_events(  # type: ignore[override]  # as its parent does
         self, connection: Any, timeout: float | None = None

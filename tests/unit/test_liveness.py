@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.hearing import Hearing
+from workers.liveness import Liveness
 
 
 class Scene:
@@ -12,7 +12,7 @@ class Scene:
         self.now = 0.0
         self.takes = True
         self.rung = 0
-        self.hearing = Hearing(60, ring=self._ring, clock=lambda: self.now)
+        self.liveness = Liveness(60, ring=self._ring, clock=lambda: self.now)
 
     def _ring(self) -> bool:
         self.rung += 1
@@ -22,7 +22,7 @@ class Scene:
         """Seconds until it is deaf; None if it is not within those."""
         started = self.now
         for _ in range(seconds):
-            if self.hearing.is_deaf(work_waits=work_waits):
+            if self.liveness.is_stalled(work_waits=work_waits):
                 return self.now - started
             self.now += 1
         return None
@@ -69,23 +69,23 @@ def test_a_broker_that_comes_and_goes_is_not_deafness(scene: Scene) -> None:
 
 def test_a_bell_begins_it_all_anew(scene: Scene) -> None:
     assert scene.deaf_after(59) is None
-    scene.hearing.heard()
-    scene.hearing.done()
+    scene.liveness.heard()
+    scene.liveness.done()
     assert scene.deaf_after(100) == 60
 
 
 def test_a_long_training_is_no_deafness(scene: Scene) -> None:
-    scene.hearing.heard()
+    scene.liveness.heard()
     assert scene.deaf_after(5000) is None
-    scene.hearing.done()
+    scene.liveness.done()
     assert scene.deaf_after(100) == 60
 
 
 def test_a_ring_that_is_heard_while_it_is_rung_counts(scene: Scene) -> None:
     def ring() -> bool:
-        scene.hearing.heard()
-        scene.hearing.done()
+        scene.liveness.heard()
+        scene.liveness.done()
         return True
 
-    scene.hearing = Hearing(60, ring=ring, clock=lambda: scene.now)
+    scene.liveness = Liveness(60, ring=ring, clock=lambda: scene.now)
     assert scene.deaf_after(1000) is None

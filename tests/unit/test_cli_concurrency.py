@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.cli.flight import in_flight
+from service.cli.concurrency import in_flight
 
 
 def nobody() -> None:

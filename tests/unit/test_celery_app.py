@@ -11,7 +11,7 @@ import pytest
 from kombu.transport.redis import Channel
 from redis.connection import Connection, SSLConnection
 
-from service.core.broker import make_celery
+from service.messaging.celery_app import make_celery
 from service.settings import Settings
 
 
@@ -19,7 +19,7 @@ def connected(url: str, tmp_path: Path) -> dict[str, Any]:
     """What a connection to that broker is made with; by our transport, which outlives a Redis that hangs."""
     with make_celery(Settings(data_dir=tmp_path, broker_url=url)).connection() as connection:
         transport = connection.get_transport_cls()
-        assert (transport.__module__, transport.__name__) == ("service.core.redis_broker", "Transport")
+        assert (transport.__module__, transport.__name__) == ("service.messaging.redis_transport", "RedisTransport")
         channel = Channel.__new__(Channel)
         channel.connection = transport(connection)
         found: dict[str, Any] = channel._connparams()

@@ -13,12 +13,12 @@ from datetime import datetime
 
 from service.core import states
 from service.core.context import Context
-from service.registry import clusters, erasures, feed, prompts, replicas, state, tallies, workers
-from service.registry.tallies import Tallies
+from service.registry import clusters, counters, erasures, feed, prompts, replicas, state, workers
+from service.registry.counters import CounterValues
 
 
 @dataclass(frozen=True)
-class Facts:
+class Stats:
     """Counts and ages (seconds; 0 if nothing waits) at one moment.
 
     behind  by live replica: removed samples that its closed-form tier has not taken out yet.
@@ -34,11 +34,11 @@ class Facts:
     overdue: int
     workers: int
     behind: Mapping[str, int]
-    owed: int
-    tallies: Tallies
+    pending_deletions: int
+    counters: CounterValues
 
 
-def gather(context: Context) -> Facts:
+def collect(context: Context) -> Stats:
     """All of it, as of one moment."""
     now, fresh = context.clock(), context.settings.worker.fresh
     with context.registry.read() as session:
@@ -46,15 +46,15 @@ def gather(context: Context) -> Facts:
         waiting_since = clusters.waiting_since(session)
         backlog = erasures.backlog(session, now)
         removals = feed.marks(session).removals
-        happened = tallies.every(session)
+        happened = counters.every(session)
         by_state = Counter(dict.fromkeys(states.CLUSTER_STATES, 0))
         for alike in counted:
             name = states.state_of(
                 empty=alike.empty, failing=alike.failing, serving=alike.serving, withdrawn=alike.withdrawn
             )
             by_state[name] += alike.clusters
-        completed = {states.COMPLETED: happened.count(tallies.COMPLETION)}
-        return Facts(
+        completed = {states.COMPLETED: happened.count(counters.COMPLETION)}
+        return Stats(
             epoch=state.epoch(session),
             samples=sum(alike.samples for alike in counted),
             clusters=by_state,
@@ -68,8 +68,8 @@ def gather(context: Context) -> Facts:
                 for replica in replicas.every(session)
                 if replica.is_alive(now, fresh)
             },
-            owed=prompts.count_owed(session),
-            tallies=happened,
+            pending_deletions=prompts.count_pending_deletions(session),
+            counters=happened,
         )
 
 

@@ -19,11 +19,11 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.erasures import OPEN
 from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRow, ErasureRow, PromptRow
 
-SETTLED = ("completed", "removed")  # states of a touched cluster that are final
+FINAL = ("completed", "removed")  # states of a touched cluster that are final
 _CHUNK = 500
 
 
-class Touched(NamedTuple):
+class AffectedCluster(NamedTuple):
     """A cluster that an erasure waits for, and what it is and serves now; `present` is false once it is gone."""
 
     erasure: str
@@ -37,7 +37,7 @@ class Touched(NamedTuple):
     attempts: int
 
 
-class Standing(NamedTuple):
+class OpenErasure(NamedTuple):
     """An erasure, and how many of its clusters are not settled, or have failed."""
 
     id: str
@@ -46,7 +46,7 @@ class Standing(NamedTuple):
     accepted_at: datetime
     ledgered: bool
     ledger_attempts: int  # to write its tombstone, that have failed
-    unsettled: int
+    unfinished: int
     failed: int
 
 
@@ -83,9 +83,9 @@ class Destructions:
         whichever event withdrew them, they may have been built from its samples.
         """
         before = bisect_right(self.epochs, planned_epoch)
-        owed = [self.own[erasure]] if erasure in self.own else []
-        owed += [self.worst[before - 1]] if before else []
-        return max(owed, default=None)
+        failures = [self.own[erasure]] if erasure in self.own else []
+        failures += [self.worst[before - 1]] if before else []
+        return max(failures, default=None)
 
     def any_failed(self, times: int) -> bool:
         """Whether destroying anything has failed so often."""
@@ -103,7 +103,7 @@ def destructions(session: ReadSession) -> Destructions:
     return Destructions(own_failures, [row[0] for row in by_epoch], list(accumulate((row[1] for row in by_epoch), max)))
 
 
-def touched(session: ReadSession, *, attempts: int) -> list[Touched]:
+def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCluster]:
     """Clusters of planned erasures of which something new may be said.
 
     attempts  failed trainings after which a cluster counts as failed.
@@ -127,7 +127,7 @@ def touched(session: ReadSession, *, attempts: int) -> list[Touched]:
         .where(
             ErasureRow.state.in_(OPEN),
             ErasureRow.planned_epoch.is_not(None),
-            ErasureClusterRow.state.not_in(SETTLED),
+            ErasureClusterRow.state.not_in(FINAL),
             sa.or_(
                 ClusterRow.id.is_(None),
                 ClusterRow.serving_key.is_not(None),
@@ -136,26 +136,26 @@ def touched(session: ReadSession, *, attempts: int) -> list[Touched]:
             ),
         )
     )
-    return [Touched(*row) for row in session.execute(statement)]
+    return [AffectedCluster(*row) for row in session.execute(statement)]
 
 
-def standing(session: ReadSession, *, everybody: bool = False) -> list[Standing]:
+def open_erasures(session: ReadSession, *, include_waiting: bool = False) -> list[OpenErasure]:
     """Planned erasures whose state may have to change; `everybody`: also those that just wait for a training."""
-    unsettled = sa.func.count().filter(ErasureClusterRow.state.not_in(SETTLED))
+    unfinished = sa.func.count().filter(ErasureClusterRow.state.not_in(FINAL))
     failed = sa.func.count().filter(ErasureClusterRow.state == "failed")
     row = ErasureRow
     columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.ledgered, row.ledger_attempts)
     statement = (
-        sa.select(*columns, unsettled, failed)
+        sa.select(*columns, unfinished, failed)
         .outerjoin(ErasureClusterRow, ErasureClusterRow.erasure_id == ErasureRow.id)
         .where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None))
         .group_by(*columns)
         .order_by(ErasureRow.id)
     )
-    if not everybody:
-        waits = sa.and_(unsettled > 0, failed == 0, row.state == "retraining", row.ledger_attempts == 0)
+    if not include_waiting:
+        waits = sa.and_(unfinished > 0, failed == 0, row.state == "retraining", row.ledger_attempts == 0)
         statement = statement.having(~waits)
-    return [Standing(*row) for row in session.execute(statement)]
+    return [OpenErasure(*row) for row in session.execute(statement)]
 
 
 def _planned_epoch() -> sa.ColumnElement[int]:
@@ -196,10 +196,10 @@ def note_plan(session: WriteSession, *, epoch: int, changed: Mapping[str, set[st
     unplanned = (ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_(None))
     new = list(session.execute(sa.select(ErasureRow.id).where(*unplanned)).scalars())
     answers = {(erasure, cluster) for erasure in new for cluster in changed}
-    heirs = _heirs(changed)
-    for erasure, cluster in _unsettled_in(session, list(heirs)):
-        answers |= {(erasure, heir) for heir in heirs[cluster]}
-    _touch(session, sorted(answers))
+    successors = _successors(changed)
+    for erasure, cluster in _unfinished_in(session, list(successors)):
+        answers |= {(erasure, successor) for successor in successors[cluster]}
+    _add_affected(session, sorted(answers))
     session.execute(sa.update(ErasureRow).where(*unplanned).values(state="retraining", planned_epoch=epoch))
 
 
@@ -215,24 +215,22 @@ def fail_unplanned(session: WriteSession) -> None:
     session.execute(unplanned.values(state="failed"))
 
 
-def _heirs(changed: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    heirs: dict[str, set[str]] = {}
+def _successors(changed: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    successors: dict[str, set[str]] = {}
     for cluster, sources in changed.items():
         for source in sources:
-            heirs.setdefault(source, set()).add(cluster)
-    return heirs
+            successors.setdefault(source, set()).add(cluster)
+    return successors
 
 
-def _unsettled_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[str, str]]:
+def _unfinished_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[str, str]]:
     """(erasure, cluster) of older erasures that still wait for one of these clusters."""
     found: list[tuple[str, str]] = []
     columns = (ErasureClusterRow.erasure_id, ErasureClusterRow.cluster_id)
     statement = (
         sa.select(*columns)
         .join(ErasureRow, ErasureRow.id == ErasureClusterRow.erasure_id)
-        .where(
-            ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None), ErasureClusterRow.state.not_in(SETTLED)
-        )
+        .where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None), ErasureClusterRow.state.not_in(FINAL))
     )
     for start in range(0, len(clusters), _CHUNK):
         chunk = ErasureClusterRow.cluster_id.in_(clusters[start : start + _CHUNK])
@@ -240,7 +238,7 @@ def _unsettled_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[s
     return found
 
 
-def _touch(session: WriteSession, places: Sequence[tuple[str, str]]) -> None:
+def _add_affected(session: WriteSession, places: Sequence[tuple[str, str]]) -> None:
     """Add clusters that erasures turn out to change as well."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for start in range(0, len(places), _CHUNK):

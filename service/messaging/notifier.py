@@ -14,9 +14,9 @@ import threading
 
 from celery import Celery
 
-from service.core import trail
-from service.core.broker import TRAIN, make_celery, queue_name, redis_options
-from service.core.queues import ADDITIONS, DELETIONS, QUEUES
+from service.messaging import propagation
+from service.messaging.celery_app import TRAIN, make_celery, queue_name, redis_options
+from service.messaging.queues import ADDITIONS, DELETIONS, QUEUES
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ FAST = 0.5  # seconds that the broker has to answer
 MOST = 64  # rings that wait; there are no more workers than that to wake at once
 
 
-class Doorbell:
+class Notifier:
     """Rings for workers. Never raises and never waits: a bell that does not ring only delays training."""
 
     def __init__(self, settings: Settings) -> None:
@@ -40,14 +40,14 @@ class Doorbell:
         self._busy = False
         self._answers = True
 
-    def ring(self, times: int, *, urgent: bool = False) -> None:
+    def notify(self, times: int, *, urgent: bool = False) -> None:
         """Ask for `times` workers to look for work: `urgent` for a deletion's."""
         if times < 1:
             return
         queue = DELETIONS if urgent else ADDITIONS
         with self._changed:
             self._waiting[queue] = min(max(self._waiting[queue], times), MOST)
-            self._headers[queue] = trail.headers()
+            self._headers[queue] = propagation.headers()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._pass_on, name="doorbell", daemon=True)
                 self._thread.start()
@@ -58,9 +58,9 @@ class Doorbell:
         with self._changed:
             return self._changed.wait_for(lambda: not self._busy and not any(self._waiting.values()), seconds)
 
-    def ring_now(self, *, urgent: bool) -> bool:
+    def notify_now(self, *, urgent: bool) -> bool:
         """Ring once and wait for the broker, for a second or two; whether it has taken the ring."""
-        return self._send(DELETIONS if urgent else ADDITIONS, 1, trail.headers())
+        return self._send(DELETIONS if urgent else ADDITIONS, 1, propagation.headers())
 
     def _pass_on(self) -> None:
         while True:

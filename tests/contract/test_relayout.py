@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from service.core import layouts, move, reconcile, replan
+from service.core import layouts, reconcile, relayout, replan
 from service.core.intake import take_in
 from service.errors import Unavailable
 from service.registry.tables import PromptMemberRow
@@ -17,15 +17,15 @@ from tests.world import Killed, MakeWorld, World
 
 def interrupted_move(world: World, monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """Do something while the next move is being prepared."""
-    prepare = move.prepare
+    prepare = relayout.prepare
 
-    def prepared(context: Any) -> move.Move | None:
+    def prepared(context: Any) -> relayout.Relayout | None:
         monkeypatch.undo()
         found = prepare(context)
         what()
         return found
 
-    monkeypatch.setattr("service.core.move.prepare", prepared)
+    monkeypatch.setattr("service.core.relayout.prepare", prepared)
 
 
 # ------------------------------------------------------------------------------------------------- who serves meanwhile
@@ -89,7 +89,7 @@ def test_a_sample_located_by_the_old_layout_is_located_again(
     monkeypatch.setattr("service.core.intake.layouts.in_force", in_force)
     anchored.add(1)
     (other,) = others
-    other.held, other.vectors = anchored.held, anchored.vectors
+    other.survivors, other.vectors = anchored.survivors, anchored.vectors
     other.settle()
     other.check()
 
@@ -98,7 +98,7 @@ def test_layouts_that_change_all_the_time_are_a_503(anchored: World, monkeypatch
     monkeypatch.setattr("service.core.intake.layouts.in_force", lambda context: ("0" * 64, context.partition.fit([])))
     before = anchored.objects()
     with pytest.raises(Unavailable, match="divided anew"):
-        take_in(anchored.context, anchored.newcomers(2))
+        take_in(anchored.context, anchored.new_samples(2))
     assert anchored.objects() == before
 
 
@@ -145,7 +145,7 @@ def test_a_move_that_dies_has_moved_nobody(anchored: World, monkeypatch: pytest.
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.core.replan.progress.note_plan", die)
+        patch.setattr("service.core.replan.erasure_progress.note_plan", die)
         with pytest.raises(Killed):
             anchored.reconcile()
     assert (anchored.clusters(), anchored.samples()) == (clusters, samples)
@@ -189,7 +189,7 @@ def test_a_failure_is_forgotten_once_nobody_need_move(anchored: World) -> None:
 
 
 def test_a_damaged_sample_holds_the_move_up_and_says_so_until_it_is_erased(anchored: World) -> None:
-    damaged = anchored.held[no_anchor(anchored)]
+    damaged = anchored.survivors[no_anchor(anchored)]
     path = anchored.file_of(f"samples/{damaged.id}.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
     erased = anchors(anchored)[0]

@@ -40,7 +40,7 @@ from models.backbone import Backbone, load_backbone
 from models.embedding import describe
 from models.image import decode, pixel_digest
 from service.core import intake, sample_file
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.registry.engine import migrate
 from service.settings import Settings
 

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from models import determinism
 from service.core import erasure, intake
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.reconcile import reconcile
 from service.registry import samples
 from service.registry.engine import migrate

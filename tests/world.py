@@ -24,7 +24,8 @@ from models.image import pixel_digest
 from service.artifacts import Store
 from service.clock import system_clock
 from service.core import erasure, intake, reconcile, training
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
 from service.registry import clusters, erasures, layout_state, prompts, samples

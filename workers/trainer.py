@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from service.core import environment
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.reconcile import reconcile
 from service.core.training import LeaseLost, pause_after, renew, train_one
 from service.errors import Misconfigured

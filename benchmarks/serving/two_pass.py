@@ -25,7 +25,8 @@ from models.embedding import embed
 from models.image import decode
 from models.prompt import covered_pixels, expand
 from models.training import TrainedPrompt
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.registry import prompts
 from service.registry.records import Prompt
 from service.serving.snapshot import take_snapshot

@@ -33,8 +33,8 @@ from service.api.routes import erasures, health, keys, metrics, model, predict, 
 from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
 from service.api.threads import Threads
-from service.core.context import open_context
 from service.core.environment import configure
+from service.core.opening import open_context
 from service.core.reconciler import Reconciler
 from service.core.stats import collect
 from service.decoding.decoders import Decoders

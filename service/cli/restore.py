@@ -32,8 +32,8 @@ def restore_check(
     require_registry(settings)
     with loading():  # late, with torch: no other command of `oubli` waits for it
         from service.core import restore
-        from service.core.context import open_context, open_ledger
         from service.core.environment import configure
+        from service.core.opening import open_context, open_ledger
 
     other = open_ledger(ledger, s3=settings.s3, make=False) if ledger is not None else None
     configure(settings, threads=settings.training.threads)

@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from uuid6 import uuid7
@@ -21,33 +20,15 @@ from models.partition import Layout, layout_digest, make_partition
 from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing, born
+from service.core.context import Context
 from service.errors import Unavailable
 from service.registry import clusters, layout_state, prompts, samples, state
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
 
-if TYPE_CHECKING:
-    from service.core.context import Context
-
 log = logging.getLogger(__name__)
 
 MOVING = "The samples are being divided anew just now. Try again in a moment."
-
-
-class LayoutCache:
-    """The layout that was restored last, and the sample that the last move could not locate."""
-
-    def __init__(self) -> None:
-        self.blocked_by: str | None = None
-        self._cached: tuple[LayoutInForce, Layout] | None = None
-
-    def get(self, record: LayoutInForce) -> Layout | None:
-        """The layout of that record, if it is the one held."""
-        return self._cached[1] if self._cached is not None and self._cached[0] == record else None
-
-    def put(self, record: LayoutInForce, layout: Layout) -> None:
-        """Keep this one, and no other."""
-        self._cached = (record, layout)
 
 
 def in_force(context: Context) -> tuple[str | None, Layout | None]:

@@ -13,16 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from service.artifacts import ObjectMissing, Store
+from service.core.context import Context
 from service.errors import Unavailable
 from service.registry import ledger as rows
 from service.registry.records import Tombstone
-
-if TYPE_CHECKING:
-    from service.core.context import Context
 
 log = logging.getLogger(__name__)
 

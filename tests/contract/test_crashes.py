@@ -8,7 +8,7 @@ import pytest
 
 from service.clock import system_clock
 from service.core import training
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.registry import prompts
 from service.serving.snapshot import take_snapshot
 from service.settings import Settings

@@ -13,7 +13,7 @@ from uuid6 import uuid7
 
 from service.core import ledger
 from service.core.audit import Scope, audit
-from service.core.context import open_ledger
+from service.core.opening import open_ledger
 from service.core.tidy import tidy
 from service.errors import Misconfigured, Unavailable
 from service.registry import ledger as rows

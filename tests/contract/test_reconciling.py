@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from kombu import Message
 
 from service.core import training
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.core.reconciler import Reconciler
 from service.errors import Misconfigured
 from service.messaging.celery_app import TRAIN, make_celery, queue_name

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.core import erasure, ledger, restore
 from service.core.audit import Scope, audit
-from service.core.context import open_ledger
+from service.core.opening import open_ledger
 from service.core.restore import Check
 from service.core.tidy import tidy
 from service.errors import Conflict, Unavailable

@@ -6,7 +6,7 @@ import pytest
 
 from models.training import TrainedPrompt
 from service.core import training
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.errors import Misconfigured
 from service.registry import clusters, prompts, samples
 from service.registry.leases import Claim

@@ -48,7 +48,7 @@ ERASING = [  # at once, everywhere, for good
             "service/core/erasure_progress.py",
             "erasure.id not in may_complete", "not may_complete",
             "contract/test_store_away.py::test_an_erasure_accepted_after_the_look_is_not_completed_by_it[sqlite]"),
-    mutant("foreign-store", "a new registry destroys nothing of another one's", "service/core/context.py",
+    mutant("foreign-store", "a new registry destroys nothing of another one's", "service/core/opening.py",
             "            _require_empty(context)\n", "            pass\n",
             "contract/test_store_away.py::test_a_new_registry_refuses_what_another_one_holds[sqlite]"),
     mutant("epoch-before", "the serving epoch is checked before a batch", "service/serving/snapshot.py",

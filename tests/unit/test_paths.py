@@ -14,7 +14,7 @@ from service.artifacts import open_store
 from service.artifacts.opening import parse_store_url
 from service.clock import system_clock
 from service.core import access
-from service.core.context import open_ledger
+from service.core.opening import open_ledger
 from service.errors import Misconfigured
 from service.messaging.notifier import Notifier
 from service.registry.engine import Registry, check_migrations, is_migrated, migrate

@@ -72,7 +72,7 @@ def _tell(found: Check, again: bool, running: Sequence[str], as_json: bool) -> N
             {
                 "clean": found.is_clean,
                 "tombstones": len(found.reading.tombstones),
-                "come_back": sorted(found.held),
+                "come_back": sorted(found.returned),
                 "findings": list(found.lines()),
                 "erased_again": again,
                 "running": list(running),
@@ -89,4 +89,4 @@ def _tell(found: Check, again: bool, running: Sequence[str], as_json: bool) -> N
 def _report(found: Check) -> None:
     for line in found.lines():
         say(plain(line))
-    say(f"{len(found.reading.tombstones)} tombstones, {len(found.held)} samples have come back.")
+    say(f"{len(found.reading.tombstones)} tombstones, {len(found.returned)} samples have come back.")

@@ -28,7 +28,7 @@ from service.core.context import Context
 from service.core.opening import open_context
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
-from service.registry import clusters, erasures, layout_state, prompts, samples
+from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
@@ -195,7 +195,7 @@ class World:
 
     def is_idle(self) -> bool:
         with self.context.registry.read() as session:
-            owed = prompts.pending_deletions(session)
+            owed = destructions.pending(session)
             return not (clusters.unfinished(session) or erasures.oldest_unfinished(session) or owed)
 
     # ---------------------------------------------------------------------------------------------- looking

@@ -26,7 +26,7 @@ from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
-from service.registry import clusters, erasures, feed, layout_state, prompts, replicas, samples
+from service.registry import clusters, destructions, erasures, feed, layout_state, prompts, replicas, samples
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
 from service.registry.samples import SurvivorRecord
 
@@ -62,7 +62,7 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         orphans = prompts.orphaned_members(session)
         risen = erasures.risen(session)
         erased = erasures.erased_samples(session)
-        pending = set(prompts.pending_deletions(session))
+        pending = set(destructions.pending(session))
         record = layout_state.current(session)
         anchors = layout_state.anchors(session)
         crew, marks = replicas.every(session), feed.marks(session)

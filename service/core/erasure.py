@@ -19,6 +19,7 @@ from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import (
     clusters,
+    destructions,
     erasure_progress,
     erasures,
     feed,
@@ -162,7 +163,7 @@ def _erase(
         erasure_progress.note_planned(session, erasure_id, epoch=state.epoch(session))
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
-    prompts.schedule_deletion(session, objects, erasure_id=erasure_id)
+    destructions.schedule(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
     feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)

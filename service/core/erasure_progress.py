@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from service.core import layouts, states
 from service.core.context import Context
-from service.registry import counters, erasure_progress, prompts
+from service.registry import counters, destructions, erasure_progress
 from service.registry.engine import Needed, Needless, ReadSession
 from service.registry.erasure_progress import AffectedCluster, ClusterChange, Destructions, ErasureChange, OpenErasure
 
@@ -59,7 +59,7 @@ def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Seque
     """
     with context.registry.write(exclusive=True, needed=needed) as session:
         if left_behind := layouts.orphans(session, stored or []):  # by a move that was killed: it may know anybody
-            prompts.schedule_deletion(session, left_behind)
+            destructions.schedule(session, left_behind)
             return []
         erasure_progress.note_clusters(session, _cluster_changes(context, session))
         changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())

@@ -22,7 +22,7 @@ from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing, born
 from service.core.context import Context
 from service.errors import Unavailable
-from service.registry import clusters, layout_state, prompts, samples, state
+from service.registry import clusters, destructions, layout_state, samples, state
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
 
@@ -92,7 +92,7 @@ def put_in_force(
         anchors=anchors,
     )
     if replaced is not None:
-        prompts.schedule_deletion(session, [replaced])
+        destructions.schedule(session, [replaced])
     return artifact
 
 
@@ -104,7 +104,7 @@ def orphans(session: ReadSession, stored: Sequence[str]) -> list[str]:
     """
     if not stored:
         return []
-    known = {layout_state.current(session).object, *prompts.pending_deletions(session)}
+    known = {layout_state.current(session).object, *destructions.pending(session)}
     return [name for name in stored if name not in known and born(name) is not None]
 
 

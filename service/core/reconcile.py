@@ -20,7 +20,7 @@ from service.core.context import Context
 from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.core.training import pause_after
-from service.registry import clusters, leases, prompts, replicas
+from service.registry import clusters, destructions, leases, replicas
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def destroy_pending(context: Context) -> int:
     """
     with context.registry.read() as session:
         applied = replicas.applied(session, now=context.clock(), fresh=context.settings.worker.fresh)
-        pending = prompts.destructible(session, applied=applied)
+        pending = destructions.due(session, applied=applied)
     if not pending:
         return 0
     gone = _destroy(context, pending)
@@ -70,8 +70,8 @@ def destroy_pending(context: Context) -> int:
     if not scrubbed:
         log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
     with context.registry.write_unfenced() as session:
-        prompts.destroyed(session, sorted(gone) if scrubbed else [])
-        prompts.not_destroyed(session, failed)
+        destructions.done(session, sorted(gone) if scrubbed else [])
+        destructions.failed(session, failed)
     return len(gone) if scrubbed else 0
 
 

@@ -16,8 +16,8 @@ from service.core.context import Context
 from service.core.ledger import Reading
 from service.core.reconcile import reconcile
 from service.errors import Conflict
+from service.registry import destructions, replicas, samples, workers
 from service.registry import ledger as rows
-from service.registry import prompts, replicas, samples, workers
 from service.registry.records import Tombstone
 
 CHUNK = 50  # erasures replayed in one transaction
@@ -77,7 +77,7 @@ def check(context: Context, other: Store | None = None) -> Check:
         ledger_states = rows.ledger_states(session)
         returned = rows.recorded(session, erased)
         seen = rows.seen(session, erased)
-        pending = set(prompts.pending_deletions(session))
+        pending = set(destructions.pending(session))
     by_sample = {i: tombstone.erasure for tombstone in everything.tombstones.values() for i in tombstone.samples}
     return Check(
         reading=everything,
@@ -127,7 +127,7 @@ def apply(context: Context, found: Check) -> None:
     _replay(context, [t for t in tombstones if t.erasure in unknown or not back.isdisjoint(t.samples)])
     damaged = [name.removeprefix(f"{ledger.PREFIX}/").removesuffix(".json") for name in found.illegible]
     with context.registry.write(exclusive=True) as session:
-        prompts.schedule_deletion(session, found.objects)
+        destructions.schedule(session, found.objects)
         known = rows.ledger_states(session).keys()
         rows.forget(session, [i for i in (*found.unwritten, *damaged) if i in known])
     reconcile(context, refit=False)  # plans, destroys, writes tombstones; what it leaves undone is on record

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from service.core import states
 from service.core.context import Context
-from service.registry import clusters, counters, erasures, feed, prompts, replicas, state, workers
+from service.registry import clusters, counters, destructions, erasures, feed, replicas, state, workers
 from service.registry.counters import CounterValues
 
 
@@ -68,7 +68,7 @@ def collect(context: Context) -> Stats:
                 for replica in replicas.every(session)
                 if replica.is_alive(now, fresh)
             },
-            pending_deletions=prompts.count_pending_deletions(session),
+            pending_deletions=destructions.count(session),
             counters=happened,
         )
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from service.artifacts import born
 from service.core.context import Context
-from service.registry import idempotency, layout_state, leases, prompts, replicas, samples, workers
+from service.registry import destructions, idempotency, layout_state, leases, prompts, replicas, samples, workers
 from service.registry.engine import ReadSession
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _destroy(context: Context, prefix: str, names: list[str]) -> int:
 
 
 def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
-    known = set(prompts.pending_deletions(session))  # a removed sample's may be needed yet (`prompts.destructible`)
+    known = set(destructions.pending(session))  # a removed sample's may be needed yet (`destructions.due`)
     if prefix == "samples":
         ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
         return known | {samples.object_name(sample.id) for sample in samples.find(session, ids)}

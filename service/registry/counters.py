@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.statements import upsert
 from service.registry.tables import CounterRow
 
 INFINITE = "+Inf"
@@ -89,11 +89,10 @@ def add(session: WriteSession, name: str, amount: float = 1.0) -> None:
 
 def raise_by(session: WriteSession, amounts: Mapping[tuple[str, str], CounterValue]) -> None:
     """Raise several tallies, in one order for everybody."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for (name, le), more in sorted(amounts.items()):
-        statement = dialect.insert(CounterRow).values(name=name, le=le, count=more.count, total=more.total)
+        new = {"name": name, "le": le, "count": more.count, "total": more.total}
         raised = {"count": CounterRow.count + more.count, "total": CounterRow.total + more.total}
-        session.execute(statement.on_conflict_do_update(index_elements=["name", "le"], set_=raised))
+        upsert(session, CounterRow, new, key=["name", "le"], otherwise=raised)
 
 
 def every(session: ReadSession) -> CounterValues:

@@ -13,14 +13,13 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.erasures import OPEN
+from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRow, ErasureRow, PromptRow
 
 FINAL = ("completed", "removed")  # states of a touched cluster that are final
-_CHUNK = 500
 
 
 class AffectedCluster(NamedTuple):
@@ -232,18 +231,14 @@ def _unfinished_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[
         .join(ErasureRow, ErasureRow.id == ErasureClusterRow.erasure_id)
         .where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None), ErasureClusterRow.state.not_in(FINAL))
     )
-    for start in range(0, len(clusters), _CHUNK):
-        chunk = ErasureClusterRow.cluster_id.in_(clusters[start : start + _CHUNK])
-        found += [(row[0], row[1]) for row in session.execute(statement.where(chunk))]
+    for chunk in chunked(clusters):
+        concerned = statement.where(ErasureClusterRow.cluster_id.in_(chunk))
+        found += [(row[0], row[1]) for row in session.execute(concerned)]
     return found
 
 
 def _add_affected(session: WriteSession, places: Sequence[tuple[str, str]]) -> None:
     """Add clusters that erasures turn out to change as well."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    for start in range(0, len(places), _CHUNK):
-        rows = [
-            {"erasure_id": erasure, "cluster_id": cluster, "state": "withdrawn"}
-            for erasure, cluster in places[start : start + _CHUNK]
-        ]
-        session.execute(dialect.insert(ErasureClusterRow).values(rows).on_conflict_do_nothing())
+    for chunk in chunked(places):
+        rows = [{"erasure_id": erasure, "cluster_id": cluster, "state": "withdrawn"} for erasure, cluster in chunk]
+        session.execute(insert_or_ignore(session, ErasureClusterRow).values(rows))

@@ -12,9 +12,9 @@ from uuid6 import uuid7
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Erasure, ErasureCluster, Page, Tombstone
+from service.registry.statements import chunked
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
-_CHUNK = 500  # ids in one IN list
 OPEN = ("withdrawn", "retraining", "failed")
 
 
@@ -166,8 +166,7 @@ def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasur
     ids = [row.id for row in rows]
     samples: dict[str, int] = {}
     clusters: dict[str, list[ErasureCluster]] = {erasure_id: [] for erasure_id in ids}
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
+    for chunk in chunked(ids):
         samples |= _count_samples(session, chunk)
         affected = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
         for row in session.execute(affected.order_by(ErasureClusterRow.cluster_id)).scalars():

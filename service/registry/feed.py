@@ -15,9 +15,8 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Marks
+from service.registry.statements import chunked
 from service.registry.tables import DestructionRow, SampleRow, StateRow
-
-_CHUNK = 500
 
 
 class Added(NamedTuple):
@@ -57,18 +56,16 @@ def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
         return
     statement = sa.update(StateRow).values(additions=StateRow.additions + len(sample_ids))
     mark = session.execute(statement.returning(StateRow.additions)).scalar_one()
-    for start in range(0, len(sample_ids), _CHUNK):
-        chunk = SampleRow.id.in_(sample_ids[start : start + _CHUNK])
-        session.execute(sa.update(SampleRow).where(chunk).values(addition=mark))
+    for chunk in chunked(sample_ids):
+        session.execute(sa.update(SampleRow).where(SampleRow.id.in_(chunk)).values(addition=mark))
 
 
 def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
     """The samples of these objects, which are owed to destruction, have gone. Last in their transaction."""
     statement = sa.update(StateRow).values(removals=StateRow.removals + len(objects))
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
-    for start in range(0, len(objects), _CHUNK):
-        chunk = DestructionRow.object_name.in_(objects[start : start + _CHUNK])
-        session.execute(sa.update(DestructionRow).where(chunk).values(removal=mark))
+    for chunk in chunked(objects):
+        session.execute(sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk)).values(removal=mark))
 
 
 def since(session: ReadSession, then: Marks) -> Changes:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import Conflict
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import IdempotencyRow
-
-_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,9 @@ class First:
 
 def begin(session: WriteSession, key_digest: str, request_digest: str, *, now: datetime) -> First | None:
     """Claim a key. None: the caller is first; otherwise the request that was."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = (
-        dialect.insert(IdempotencyRow)
+        insert_or_ignore(session, IdempotencyRow, key=["key_digest"])
         .values(key_digest=key_digest, request_digest=request_digest, created_at=now)
-        .on_conflict_do_nothing(index_elements=["key_digest"])
         .returning(IdempotencyRow.key_digest)
     )
     if session.execute(statement).one_or_none() is not None:
@@ -69,8 +65,7 @@ def abandon(session: WriteSession, key_digest: str) -> None:
 
 def forget_requests(session: WriteSession, resource_ids: Sequence[str]) -> None:
     """These samples are erased: keep their random id, drop what describes the image."""
-    for start in range(0, len(resource_ids), _CHUNK):
-        chunk = list(resource_ids[start : start + _CHUNK])
+    for chunk in chunked(resource_ids):
         session.execute(
             sa.update(IdempotencyRow).where(IdempotencyRow.resource_id.in_(chunk)).values(request_digest=None)
         )

@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
+from service.registry.statements import chunked
 from service.registry.tables import LayoutAnchorRow, StateRow
-
-_CHUNK = 500
 
 
 def current(session: ReadSession) -> LayoutInForce:
@@ -64,8 +63,7 @@ def forget_anchors(session: WriteSession, sample_ids: Sequence[str]) -> bool:
     the erased picture comes to be an anchor, and the layout that is wanted has the old name.
     """
     gone = 0
-    for start in range(0, len(sample_ids), _CHUNK):
-        chunk = list(sample_ids[start : start + _CHUNK])
+    for chunk in chunked(sample_ids):
         statement = sa.delete(LayoutAnchorRow).where(LayoutAnchorRow.sample_id.in_(chunk))
         gone += len(session.execute(statement.returning(LayoutAnchorRow.place)).all())
     if gone:

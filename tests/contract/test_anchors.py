@@ -9,7 +9,7 @@ from service.core import erasure, layouts, reconcile
 from service.core.audit import Scope, audit
 from service.core.tidy import UNRECORDED_KEPT, destroy_unrecorded
 from service.errors import Unavailable
-from service.registry import prompts
+from service.registry import destructions
 from service.serving.engine import Answer, Engine
 from tests.layouts import KINDS, anchors, no_anchor, predict, record
 from tests.world import MakeWorld, World, accepted
@@ -82,9 +82,9 @@ def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_comp
 def test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it(anchored: World) -> None:
     old, context = record(anchored).object, anchored.context
     with context.registry.write(exclusive=True) as session:
-        assert old not in prompts.pending_deletions(session)
+        assert old not in destructions.pending(session)
         layouts.put_in_force(context, session, "another", layouts.public(context))
-        assert old in prompts.pending_deletions(session)
+        assert old in destructions.pending(session)
         session.rollback()
 
 

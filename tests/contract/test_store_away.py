@@ -20,7 +20,7 @@ from service.core.audit import Scope, audit
 from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.errors import STORE_AWAY, Conflict, Misconfigured
-from service.registry import prompts, samples
+from service.registry import destructions, samples
 from service.registry.records import Sample
 from service.serving.snapshot import take_snapshot
 from tests.disks import small_disk
@@ -142,7 +142,7 @@ def test_a_prompt_that_was_stored_without_an_answer_is_owed_to_destruction(waiti
         assert waiting.train()
     assert len(prompt_objects(waiting)) == 1
     with waiting.context.registry.read() as session:
-        assert prompts.pending_deletions(session) == prompt_objects(waiting)
+        assert destructions.pending(session) == prompt_objects(waiting)
     waiting.reconcile()
     assert prompt_objects(waiting) == []
     pass_by(waiting)
@@ -155,7 +155,7 @@ def test_a_prompt_that_may_yet_arrive_is_owed_to_destruction(waiting: World, awa
     with away.during("put"):
         assert waiting.train()
     with waiting.context.registry.read() as session:
-        (owed,) = prompts.pending_deletions(session)
+        (owed,) = destructions.pending(session)
     waiting.context.store.put(owed, b"arrives late")
     waiting.reconcile()
     assert prompt_objects(waiting) == []

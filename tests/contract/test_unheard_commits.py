@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from service.core import erasure, intake, layouts, training
 from service.core.audit import Scope, audit
 from service.errors import NotFound, Unavailable
-from service.registry import prompts
+from service.registry import destructions
 from tests.layouts import anchors
 from tests.world import World, postgres_only
 
@@ -74,7 +74,7 @@ def test_a_prompt_that_is_published_stays(planned: World, unheard: Unheard) -> N
     (cluster,) = planned.clusters()
     assert cluster.serving_key == cluster.desired_key
     with planned.context.registry.read() as session:
-        assert prompts.pending_deletions(session) == []
+        assert destructions.pending(session) == []
     planned.reconcile()
     assert differences(planned) == []
     planned.check()

@@ -5,7 +5,7 @@ from tests.safeguards.mutant import mutant
 _CLUSTERS = "service/registry/clusters.py"
 _ENGINE = "service/registry/engine.py"
 _ERASURE = "service/core/erasure.py"
-_PROMPTS = "service/registry/prompts.py"
+_DESTRUCTIONS = "service/registry/destructions.py"
 _TIER = "service/serving/closed_form.py"
 _TRAIN_ONE = "service/core/training.py"
 
@@ -70,13 +70,13 @@ ERASING = [  # at once, everywhere, for good
             "prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_accepting_withdraws_every_prompt_that_has_seen_the_sample[sqlite]"),
     mutant("owed", "accepting an erasure owes the destruction of the sample's object", _ERASURE,
-            "prompts.schedule_deletion(session, objects, erasure_id=erasure_id)", "pass",
+            "destructions.schedule(session, objects, erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_"
             "serves[sqlite]"),
     mutant("owed-unpublished", "accepting an erasure owes the destruction of what its training stored", _ERASURE,
             "prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)", "pass",
             "contract/test_crashes.py::test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample[sqlite-commit]"),
-    mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _PROMPTS,
+    mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _DESTRUCTIONS,
             "sa.select(DestructionRow.object_name).where(~unplanned)", "sa.select(DestructionRow.object_name)",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-bytes before plan]"),
     mutant("raced", "two erasures of one sample are one", _ERASURE,
@@ -100,7 +100,7 @@ ERASING = [  # at once, everywhere, for good
             "if failures is None and erasure.ledgered and not", "if erasure.ledgered and not",
             "contract/test_erasure.py::test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed[sqlite]"),
     mutant("completion-scrub", "no erasure is completed before the database is scrubbed", "service/core/reconcile.py",
-            "prompts.destroyed(session, sorted(gone) if scrubbed else [])", "prompts.destroyed(session, sorted(gone))",
+            "destructions.done(session, sorted(gone) if scrubbed else [])", "destructions.done(session, sorted(gone))",
             "contract/test_erasure.py::test_an_erasure_waits_while_a_reader_keeps_old_pages_alive[sqlite]"),
     mutant("scrub", "deleted rows leave nothing in the database's file", _ENGINE,
             'cursor.execute("VACUUM")', "pass",
@@ -133,7 +133,7 @@ RESTORING = [  # what was erased does not come back with a backup
             "contract/test_restore.py::test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did_not_"
             "come_back[sqlite]"),
     mutant("replay-objects", "objects that came back without their rows are destroyed", "service/core/restore.py",
-            "prompts.schedule_deletion(session, found.objects)", "pass",
+            "destructions.schedule(session, found.objects)", "pass",
             "contract/test_restore.py::test_objects_without_rows_are_destroyed_at_once[sqlite]"),
     mutant("replay-alone", "nothing is replayed under a running service", "service/core/restore.py",
             "if running := heard_from(context):", "if running := list[str]():",
@@ -145,7 +145,7 @@ SUBTRACTING = [
             "if not changes.complete(self._labels):", "if False:",
             "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
             "[sqlite]"),
-    mutant("acknowledged", "a removed sample's object waits for every live replica", _PROMPTS,
+    mutant("acknowledged", "a removed sample's object waits for every live replica", _DESTRUCTIONS,
             "if applied is not None:", "if False:",
             "contract/test_closed_form.py::test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_"
             "for_it[sqlite]"),

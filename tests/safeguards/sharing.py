@@ -123,7 +123,7 @@ DIVIDING = [  # positions mean one thing at a time, and only survivors have a sa
             "hashlib.sha256(data).hexdigest() != record.checksum", "False",
             "contract/test_anchors.py::test_a_damaged_layout_is_made_again_and_nothing_is_trained_for_it[sqlite-flip]"),
     mutant("layout-owed", "the layout that knows an erased anchor is destroyed", "service/core/layouts.py",
-            "prompts.schedule_deletion(session, [replaced])", "pass",
+            "destructions.schedule(session, [replaced])", "pass",
             "contract/test_anchors.py::"
             "test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it[sqlite]"),
     mutant("older-debts", "an erasure waits for what was owed before it was planned",
@@ -131,7 +131,7 @@ DIVIDING = [  # positions mean one thing at a time, and only survivors have a sa
             "failures += [self.worst[before - 1]] if before else []", "",
             "contract/test_anchors.py::test_an_erasure_waits_for_an_object_that_another_one_owes[sqlite]"),
     mutant("rebuilt-owed", "a prompt that is built again leaves nothing behind", _PROMPTS,
-            "    schedule_deletion(session, [old])\n", "",
+            "    destructions.schedule(session, [old])\n", "",
             "contract/test_environment.py::"
             "test_rebuilt_prompts_are_served_until_their_successors_are_and_then_destroyed[sqlite]"),
     mutant("proof", "a worker that does not repeat itself does not start", "service/core/environment.py",

@@ -17,12 +17,12 @@ import numpy as np
 
 from models import determinism
 from models.backbone import Backbone, load_backbone
-from models.data_sets import DataSet, load_data_set
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
 from models.training import TrainingExample, train, values_digest
 from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
+from service.evaluation.data_sets import DataSet, load_data_set
 from service.evaluation.method import Budget, Method, Setting
 from service.evaluation.methods import METHODS, make_method
 from service.evaluation.pool import Pool, describe_pool

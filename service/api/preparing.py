@@ -23,7 +23,7 @@ from service.core.context import Context
 from service.core.intake import DecodedImage
 from service.decoding.decoders import Decoders
 from service.decoding.protocol import Decoded, Rules
-from service.decoding.turns import Part
+from service.decoding.turns import Replies
 from service.errors import ClientGone, ServiceError, TooLarge, Unavailable
 from service.serving.batcher import Announcement, Batcher
 from service.serving.jobs import Job, Outcome
@@ -87,7 +87,9 @@ class Preparer:
                     task.cancel()  # of no effect on those that are done
         return [found[place] for place in range(len(files))]
 
-    async def _parts(self, files: Sequence[bytes], *, caller: str, renewed: bool) -> AsyncGenerator[Part[Found], None]:
+    async def _parts(
+        self, files: Sequence[bytes], *, caller: str, renewed: bool
+    ) -> AsyncGenerator[Replies[Found], None]:
         """Which file is what, as soon as it is known."""
         sound = [place for place, data in enumerate(files) if len(data) <= self._limit]
         error = TooLarge(f"The file is larger than {self._limit:,} bytes.")
@@ -103,7 +105,7 @@ class Preparer:
     async def _submit(
         self,
         announcement: Announcement[Job, Outcome],
-        part: Part[Found],
+        part: Replies[Found],
         job: Callable[[Prepared], Job],
         since: float,
     ) -> list[tuple[int, Result]]:

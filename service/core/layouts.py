@@ -21,7 +21,6 @@ from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing, born
 from service.core.context import Context
-from service.errors import Unavailable
 from service.registry import clusters, destructions, layout_state, samples, state
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
@@ -164,10 +163,3 @@ def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str]
 def is_in_force(context: Context, session: ReadSession) -> bool:
     """Whether positions on record are those that the survivors imply."""
     return layout_state.digest(session) == wanted_now(context, session)[0]
-
-
-def require(layout: Layout | None) -> Layout:
-    """The layout itself. Raises Unavailable for None."""
-    if layout is None:
-        raise Unavailable(MOVING)
-    return layout

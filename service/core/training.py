@@ -49,7 +49,7 @@ class NotNow(Exception):
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPrompt:
     """A trained prompt, its artifact, and the samples it has seen."""
 
     prompt: TrainedPrompt
@@ -143,7 +143,7 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
 
 
 @tracing.traced("build prompt")
-def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> Built:
+def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> BuiltPrompt:
     with context.registry.read() as session:
         rows = samples.members(session, claim.cluster, through=claim.through)
     if key_of(context, rows) != claim.key:
@@ -170,7 +170,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
         fingerprint=fingerprint(context),
         seconds=seconds,
     )
-    return Built(prompt, artifact, tuple(row.id for row in rows), seconds)
+    return BuiltPrompt(prompt, artifact, tuple(row.id for row in rows), seconds)
 
 
 def renew(context: Context, claim: Claim) -> None:
@@ -197,7 +197,7 @@ def _load(context: Context, claim: Claim, row: MemberRecord) -> TrainingExample:
 
 
 @tracing.traced("publish prompt")
-def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
+def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> None:
     """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
 
     So a fenced-off worker never stores anything; and what a worker leaves that dies between storing and committing

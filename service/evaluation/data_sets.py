@@ -74,10 +74,10 @@ def load_data_set(
     return DataSet(path.stem if name not in NAMES else name, *chosen)
 
 
-Part = tuple[Sequence[Any], Sequence[str], Callable[[Any], Pixels]]  # sources of images, labels, how one is read
+Split = tuple[Sequence[Any], Sequence[str], Callable[[Any], Pixels]]  # sources of images, labels, how one is read
 
 
-def _choose(part: Part, most: int | None, random: np.random.Generator) -> list[TrainingExample]:
+def _choose(part: Split, most: int | None, random: np.random.Generator) -> list[TrainingExample]:
     """Some at random, in random order; only they are read."""
     sources, labels, read = part
     return [TrainingExample(read(sources[i]), labels[i]) for i in random.permutation(len(sources))[:most]]
@@ -86,26 +86,26 @@ def _choose(part: Part, most: int | None, random: np.random.Generator) -> list[T
 # --------------------------------------------------------------------------------------------------- by torchvision
 
 
-def _cifar(kind: type[datasets.CIFAR10]) -> Callable[..., Part]:
-    def read(root: Path, training: bool, download: bool) -> Part:
+def _cifar(kind: type[datasets.CIFAR10]) -> Callable[..., Split]:
+    def read(root: Path, training: bool, download: bool) -> Split:
         found = kind(str(root), train=training, download=download)
         return found.data, [found.classes[target] for target in found.targets], np.ascontiguousarray
 
     return read
 
 
-def _svhn(root: Path, training: bool, download: bool) -> Part:
+def _svhn(root: Path, training: bool, download: bool) -> Split:
     found = datasets.SVHN(str(root), split="train" if training else "test", download=download)
     return found.data.transpose(0, 2, 3, 1), [str(label) for label in found.labels.tolist()], np.ascontiguousarray
 
 
-def _gtsrb(root: Path, training: bool, download: bool) -> Part:
+def _gtsrb(root: Path, training: bool, download: bool) -> Split:
     found = datasets.GTSRB(str(root), split="train" if training else "test", download=download)
     labels = [f"{target:02d}" for _, target in found._samples]
     return range(len(found)), labels, lambda index: np.asarray(found[index][0], dtype=np.uint8)
 
 
-def _digits(_root: Path, training: bool, _download: bool) -> Part:
+def _digits(_root: Path, training: bool, _download: bool) -> Split:
     """1,797 grey digits of 8 x 8 pixels, which every scikit-learn has; enlarged four times."""
     from sklearn.datasets import load_digits
 
@@ -119,7 +119,7 @@ def _digits(_root: Path, training: bool, _download: bool) -> Part:
 
 @dataclass(frozen=True)
 class _Named:
-    read: Callable[[Path, bool, bool], Part]
+    read: Callable[[Path, bool, bool], Split]
     files: str  # below the root
 
 
@@ -133,7 +133,7 @@ _NAMED = {
 NAMES = tuple(_NAMED)
 
 
-def _named(name: str, root: Path, download: bool) -> tuple[Part, Part]:
+def _named(name: str, root: Path, download: bool) -> tuple[Split, Split]:
     one = _NAMED[name]
     try:
         return one.read(root, True, download), one.read(root, False, download)
@@ -150,7 +150,7 @@ def _first_line(error: Exception) -> str:
 # -------------------------------------------------------------------------------------------------- files and folders
 
 
-def _npz(path: Path) -> tuple[Part, Part]:
+def _npz(path: Path) -> tuple[Split, Split]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
@@ -168,14 +168,14 @@ def _npz(path: Path) -> tuple[Part, Part]:
             )
     names = arrays.get("classes")
 
-    def part_of(part: str) -> Part:
+    def part_of(part: str) -> Split:
         labels = arrays[f"{part}_labels"]
         return arrays[f"{part}_images"], [str(i if names is None else names[i]) for i in labels], np.ascontiguousarray
 
     return part_of("train"), part_of("test")
 
 
-def _folder(path: Path) -> tuple[Part, Part]:
+def _folder(path: Path) -> tuple[Split, Split]:
     test = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     if (path / "train").is_dir() and test is not None:
         return _files(_labelled(path / "train")), _files(_labelled(test))
@@ -196,7 +196,7 @@ def _labelled(path: Path) -> Iterator[tuple[Path, str]]:
             yield entry.path, ""
 
 
-def _files(pairs: Iterator[tuple[Path, str]] | list[tuple[Path, str]]) -> Part:
+def _files(pairs: Iterator[tuple[Path, str]] | list[tuple[Path, str]]) -> Split:
     pairs = list(pairs)
     return [file for file, _ in pairs], [label for _, label in pairs], _read_file
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from models.image import decode, pixel_digest, resized
 from models.spec import KNOWN_FORMATS, ImageLimits
-from service.decoding.decoders import Decoders, Result
+from service.decoding.decoders import DecodeResult, Decoders
 from service.decoding.protocol import Decoded, Rules
 from service.errors import Invalid, ServiceError, Unavailable, UnsupportedMedia
 from tests.odd_files import SCENE, encoded, scans, slow
@@ -37,11 +37,11 @@ def decoders() -> Iterator[Decoders]:
     made.stop()
 
 
-def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120.0) -> list[list[Result]]:
+def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120.0) -> list[list[DecodeResult]]:
     """Of each request's files, all requests at once, each of a caller of its own."""
 
-    async def one(number: int, files: Sequence[bytes]) -> list[Result]:
-        found: dict[int, Result] = {}
+    async def one(number: int, files: Sequence[bytes]) -> list[DecodeResult]:
+        found: dict[int, DecodeResult] = {}
         async with aclosing(decoders.decode(files, caller=str(number), seconds=seconds)) as parts:
             async for part in parts:
                 assert not found.keys() & dict(part).keys()
@@ -49,7 +49,7 @@ def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120
         assert sorted(found) == list(range(len(files)))
         return [found[place] for place in range(len(files))]
 
-    async def all_of_them() -> list[list[Result]]:
+    async def all_of_them() -> list[list[DecodeResult]]:
         return await asyncio.gather(*(one(number, files) for number, files in enumerate(requests)))
 
     return asyncio.run(all_of_them())
@@ -168,7 +168,7 @@ def busy(decoders: Decoders) -> int:
     return until(lambda: next((pid for pid in decoders.busy if sum(psutil.Process(pid).cpu_times()[:2]) > 0.1), 0))
 
 
-def while_decoding(decoders: Decoders, files: Sequence[bytes], work: Callable[[], None]) -> list[Result]:
+def while_decoding(decoders: Decoders, files: Sequence[bytes], work: Callable[[], None]) -> list[DecodeResult]:
     """What became of the files, with something done meanwhile on another thread."""
     thread = threading.Thread(target=work)
     thread.start()
@@ -232,13 +232,13 @@ def test_what_waits_for_too_long_is_told_so_and_no_longer_decoded(decoders: Deco
 
 
 def test_patience_is_for_the_whole_wait_or_for_each_part_of_it(decoders: Decoders) -> None:
-    async def waited(*, seconds: float, renewed: bool) -> list[Result]:
+    async def waited(*, seconds: float, renewed: bool) -> list[DecodeResult]:
         files = [slow(200)] * 16
-        parts: AsyncIterator[list[tuple[int, Result]]]
+        parts: AsyncIterator[list[tuple[int, DecodeResult]]]
         async with aclosing(decoders.decode(files, caller="me", seconds=seconds, renewed=renewed)) as parts:
             return [one async for part in parts for _, one in part]
 
-    async def scene() -> tuple[list[Result], list[Result]]:
+    async def scene() -> tuple[list[DecodeResult], list[DecodeResult]]:
         loop = asyncio.get_running_loop()
         started = loop.time()
         found = await waited(seconds=120, renewed=False)
@@ -254,7 +254,7 @@ def test_patience_is_for_the_whole_wait_or_for_each_part_of_it(decoders: Decoder
 def test_a_slow_request_leaves_a_decoder_to_others(decoders: Decoders) -> None:
     """Whoever sends nothing but slow pictures holds two of three."""
 
-    async def scene() -> Result:
+    async def scene() -> DecodeResult:
         parts = decoders.decode([MANY_SECONDS] * 9, caller="slow", seconds=600)
         first = asyncio.create_task(anext(parts))
         await asyncio.to_thread(until, lambda: len(decoders.busy) == 2)

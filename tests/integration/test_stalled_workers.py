@@ -18,7 +18,7 @@ ENV = {
     "OUBLI_WORKER__HEARTBEAT_SECONDS": "1",
     "OUBLI_WORKER__DEAF_SECONDS": "8",
 }
-DEAF = "the broker takes rings and none arrives here"
+STALLED = "the broker takes notifications, and none arrives here"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         server.close()
 
 
-def test_a_deaf_worker_starts_anew_and_one_without_a_broker_waits(redis: RedisServer, tmp_path: Path) -> None:
+def test_a_stalled_worker_starts_anew_and_one_without_a_broker_waits(redis: RedisServer, tmp_path: Path) -> None:
     proxy = Proxy(redis.port)
     pictures = digit_pictures(40)
     with Service(tmp_path / "data", env={**ENV, "OUBLI_BROKER_URL": proxy.url}) as service:
@@ -47,18 +47,18 @@ def test_a_deaf_worker_starts_anew_and_one_without_a_broker_waits(redis: RedisSe
         assert status["heard_at"]
         assert status["queues"] == ["deletions", "additions"]
 
-        redis.kill()  # much longer than a deaf worker is given
+        redis.kill()  # much longer than a stalled worker is given
         service.contribute(pictures[12:16], "ann")
-        refused = service.log.count(DEAF)
+        refused = service.log.count(STALLED)
         until(lambda: service.log.count("Cannot connect to") > 8, what="tries to connect")
         redis.start()
         service.settle()
-        assert service.log.count(DEAF) == refused == 0
+        assert service.log.count(STALLED) == refused == 0
         assert (service.child("worker").pid, service.child("beat").pid) == (worker.pid, beat.pid)
 
         proxy.deaf = True
         service.contribute(pictures[16:24], "ann")
-        until(lambda: DEAF in service.log, seconds=40, what="a worker that finds itself deaf")
+        until(lambda: STALLED in service.log, seconds=40, what="a worker that finds itself stalled")
         until(lambda: "worker ended (status 75)" in service.log, seconds=30, what="its end")
         proxy.deaf = False
         service.settle()

@@ -52,6 +52,10 @@ class Snapshot:
         """Rows that hold what is served."""
         return frozenset(self.loaded.values())
 
+    def serves(self, row: BankRow) -> bool:
+        """Whether this very row holds what is served; not one of the same key that has been dropped or filled again."""
+        return row in self.live
+
     @property
     def served(self) -> list[int]:
         """Indices of the clusters that serve a prompt."""

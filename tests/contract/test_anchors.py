@@ -107,11 +107,11 @@ def test_no_answer_is_routed_by_an_anchor_that_has_gone(anchored: World, monkeyp
     layouts_used = []
     route = Engine._route
 
-    def routed(self: Engine, snapshot: Any, *asked: Any) -> Any:
+    def routed(self: Engine, now: Any, *asked: Any) -> Any:
         if not layouts_used:
             anchored.erase(elsewhere)
-        layouts_used.append(snapshot.layout.points)
-        return route(self, snapshot, *asked)
+        layouts_used.append(now.snapshot.layout.points)
+        return route(self, now, *asked)
 
     monkeypatch.setattr(Engine, "_route", routed)
     assert isinstance(predict(anchored, engine, new_sample), Answer)

@@ -21,7 +21,7 @@ from uuid6 import uuid7
 from models.partition.tree import BELOW_LEAF
 from service.clock import system_clock
 from service.core.context import Context
-from service.core.intake import DecodedImage, NewSample
+from service.core.intake import NewSample
 
 PER_OWNER = 10
 NOW = system_clock().isoformat()
@@ -60,8 +60,8 @@ def new_sample(context: Context, number: int) -> NewSample:
     pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     embedding = random.standard_normal(context.backbone.dim, dtype=np.float32)
     descriptor = random.standard_normal(context.backbone.descriptor_width, dtype=np.float32)
-    picture = DecodedImage(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
-    return NewSample(picture, embedding, descriptor, "new", f"newcomer-{number}")
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return NewSample(pixels, digest, embedding, descriptor, "new", f"newcomer-{number}")
 
 
 # ------------------------------------------------------------------------------------------------------------- rows

@@ -35,6 +35,6 @@ def no_anchor(world: World) -> str:
 
 def predict(world: World, engine: Engine, new_sample: NewSample | None = None) -> Any:
     new_sample = new_sample or world.new_sample()
-    resized = world.context.backbone.preprocessing.resize(new_sample.picture.pixels)
-    (answer,) = engine.run([Query(resized, new_sample.picture.digest)])
+    resized = world.context.backbone.preprocessing.resize(new_sample.pixels)
+    (answer,) = engine.run([Query(resized, new_sample.digest)])
     return answer

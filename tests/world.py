@@ -122,18 +122,18 @@ class World:
         pixels = noise.astype(np.uint8)
         resized = self.context.backbone.preprocessing.resize(pixels)
         (vector,), (descriptor,) = embedding.describe(self.context.backbone, [resized])
-        picture = intake.DecodedImage(pixels, pixel_digest(pixels))
-        self.vectors[picture.digest] = vector
-        self.descriptors[picture.digest] = descriptor
-        return intake.NewSample(picture, vector, descriptor, label, owner)
+        digest = pixel_digest(pixels)
+        self.vectors[digest] = vector
+        self.descriptors[digest] = descriptor
+        return intake.NewSample(pixels, digest, vector, descriptor, label, owner)
 
     def new_samples(self, count: int, owner: str = "ann") -> list[intake.NewSample]:
         """Newcomers of two labels, so that every cluster has something to learn."""
         return [self.new_sample(("cat", "dog")[i % 2], owner) for i in range(count)]
 
     def take_in(self, new_samples: Sequence[intake.NewSample]) -> list[Sample | ServiceError]:
-        self.vectors |= {new_sample.picture.digest: new_sample.embedding for new_sample in new_samples}
-        self.descriptors |= {new_sample.picture.digest: new_sample.descriptor for new_sample in new_samples}
+        self.vectors |= {new_sample.digest: new_sample.embedding for new_sample in new_samples}
+        self.descriptors |= {new_sample.digest: new_sample.descriptor for new_sample in new_samples}
         results = intake.take_in(self.context, new_samples)
         self.survivors.update({result.id: result for result in results if isinstance(result, Sample)})
         return results

@@ -28,7 +28,6 @@ from service.api.middleware import (
     SafeHeaders,
 )
 from service.api.paths import Paths
-from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, keys, metrics, model, predict, samples
 from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
@@ -44,7 +43,9 @@ from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, replica_name
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.ingest import Ingest
 from service.serving.lanes import limits, make_lanes, portion
+from service.serving.preprocess import AT_ONCE, Preprocessor, rules
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         updater.afterwards = reconciler.wake
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
     metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher))
+    preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,
         engine=engine,
@@ -177,8 +179,9 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         closed_form=tier,
         updater=updater,
         batcher=batcher,
-        preparer=Preparer(context, batcher, decoders),
-        intake=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
+        preprocessor=preprocessor,
+        ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
+        intake_threads=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
         key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )
@@ -189,7 +192,7 @@ async def _shut_down(service: Service) -> None:
     await service.key_checks.finish()
     if service.updater is not None:
         await asyncio.to_thread(service.updater.stop)
-    await asyncio.to_thread(service.preparer.stop)
+    await asyncio.to_thread(service.preprocessor.stop)
     await asyncio.to_thread(service.reconciler.stop)
     service.lanes.shutdown(wait=True)
     if service.closed_form is not None:

@@ -12,7 +12,6 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from service.api.key_checks import KeyChecks
-from service.api.preparing import Preparer
 from service.api.threads import Threads
 from service.core.context import Context
 from service.core.reconciler import Reconciler
@@ -21,7 +20,9 @@ from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
+from service.serving.preprocess import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Service:
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
     batcher: Batcher[Job, Outcome]
-    preparer: Preparer
-    intake: Threads
+    preprocessor: Preprocessor
+    ingest: Ingest
+    intake_threads: Threads
     key_checks: KeyChecks
     reconciler: Reconciler
 

@@ -33,31 +33,15 @@ TRIES = 5
 
 
 @dataclass(frozen=True)
-class Upload:
-    """An image as it came, and what the sender says of it."""
+class NewSample:
+    """A decoded and described image that is ready to be recorded as a sample.
 
-    data: bytes
-    label: str
-    owner: str
-    unless_held: int | None = None  # see Newcomer
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """A decoded image."""
+    digest       of the pixels (`models.image.pixel_digest`).
+    unless_held  do not record it if so many samples of its owner under its label are this very image.
+    """
 
     pixels: Pixels
     digest: str
-
-
-@dataclass(frozen=True)
-class NewSample:
-    """A sample that is ready to be recorded.
-
-    unless_held  it is not to be, if so many samples of its owner under its label are this very picture.
-    """
-
-    picture: DecodedImage
     embedding: Embedding
     descriptor: Descriptor
     label: str
@@ -113,7 +97,7 @@ def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
     part: list[tuple[str, bytes]] = []
     size = 0
     for sample_id, new_sample in sound:
-        data = sample_file.encode(new_sample.picture.pixels, new_sample.embedding, new_sample.descriptor)
+        data = sample_file.encode(new_sample.pixels, new_sample.embedding, new_sample.descriptor)
         if part and size + len(data) > _ENCODED:
             context.store.put_many(part)
             part, size = [], 0
@@ -159,7 +143,7 @@ def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
         embeddings = np.stack([new_samples[place].embedding for place in sound])
-        digests, owners = zip(*((new_samples[i].picture.digest, new_samples[i].owner) for i in sound), strict=True)
+        digests, owners = zip(*((new_samples[i].digest, new_samples[i].owner) for i in sound), strict=True)
         found = layout.locate(embeddings, digests, owners)
         for place, position in zip(sound, found.tolist(), strict=True):
             positions[place] = position
@@ -226,9 +210,7 @@ def _record_all(
     most = context.partition.max_copies
     if layout_state.digest(session) != located.layout:
         raise _Moved
-    duplicates = DuplicateCheck(
-        session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in new_samples]
-    )
+    duplicates = DuplicateCheck(session, [((one.owner, one.label, one.digest), one.unless_held) for one in new_samples])
     known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
     places = _refuse_copies(context, session, new_samples, known)
     taken = zip(new_samples, places, strict=True)
@@ -290,7 +272,7 @@ def _most_copies(session: WriteSession, new_samples: Sequence[NewSample]) -> int
 
 def _copy(new_sample: NewSample) -> tuple[str, str]:
     """Whose it is, and which picture: what one owner may give so often, and no more."""
-    return new_sample.owner, new_sample.picture.digest
+    return new_sample.owner, new_sample.digest
 
 
 def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
@@ -310,7 +292,7 @@ def _sample(new_sample: NewSample, sample_id: str, position: int, cluster: str, 
         id=sample_id,
         owner=new_sample.owner,
         label=new_sample.label,
-        digest=new_sample.picture.digest,
+        digest=new_sample.digest,
         cluster=cluster,
         created_at=now,
         position=position,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from models.image import ImageError, NotAnImage
 from service.decoding import protocol
-from service.decoding.protocol import Decoded, Rules
+from service.decoding.protocol import DecodedImage, Rules
 from service.decoding.turns import Piece, Replies, Request, Turns
 from service.errors import Invalid, ServiceError, Unavailable, UnsupportedMedia
 
@@ -37,7 +37,7 @@ DYING_SECONDS = 1.0  # until a process whose socket is closed has ended
 _ROOT = Path(__file__).parents[2]  # where Python finds `service`
 _ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHON", "COVERAGE")  # no secrets of ours
 
-DecodeResult = Decoded | ServiceError
+DecodeResult = DecodedImage | ServiceError
 
 
 class Decoders:

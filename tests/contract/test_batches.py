@@ -28,7 +28,7 @@ def engine(idle: World) -> Engine:
 
 def jobs_of(world: World, count: int) -> tuple[list[torch.Tensor], list[Query | EmbedJob]]:
     """Every other one is to be classified."""
-    pictures = [new_sample.picture for new_sample in world.new_samples(count)]
+    pictures = world.new_samples(count)
     images = [world.context.backbone.preprocessing.resize(picture.pixels) for picture in pictures]
     return images, [
         Query(image, picture.digest) if place % 2 else EmbedJob(image)

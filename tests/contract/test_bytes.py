@@ -15,12 +15,12 @@ def test_no_file_holds_anything_of_an_erased_sample(world: World, hasty: bool) -
     stranger = world.new_sample(STRANGE_LABEL, STRANGE_OWNER)
     (sample,) = map(accepted, world.take_in([stranger]))
     traces = {
-        "pixels": stranger.picture.pixels.tobytes()[:96],
+        "pixels": stranger.pixels.tobytes()[:96],
         "embedding": stranger.embedding.tobytes(),
         "owner": STRANGE_OWNER.encode(),
         "label": STRANGE_LABEL.encode(),
         "escaped label": STRANGE_LABEL.encode("ascii", "backslashreplace"),
-        "digest": stranger.picture.digest.encode(),
+        "digest": stranger.digest.encode(),
     }
     world.settle()
     assert world.found_in_files(traces["pixels"])

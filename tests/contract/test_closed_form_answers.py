@@ -25,7 +25,7 @@ def untrained(world: World) -> World:
 
 
 def query(world: World, new_sample: NewSample) -> Query:
-    return Query(world.context.backbone.preprocessing.resize(new_sample.picture.pixels), new_sample.picture.digest)
+    return Query(world.context.backbone.preprocessing.resize(new_sample.pixels), new_sample.digest)
 
 
 def queries(world: World, count: int) -> list[Query]:

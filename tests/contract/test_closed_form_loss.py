@@ -125,7 +125,7 @@ def test_while_a_damaged_survivor_silences_it_prompts_answer(idle: World, monkey
     tier = ClosedFormTier(idle.context, name="one")
     tier.keep()
     engine = Engine(idle.context, tier)
-    picture = idle.new_sample().picture
+    picture = idle.new_sample()
     asked = Query(idle.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
     (answer,) = engine.run([asked])
     assert isinstance(answer, Answer)

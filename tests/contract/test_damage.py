@@ -23,7 +23,7 @@ from tests.world import DAY, World, sqlite_only
 def answer(world: World, engine: Engine, count: int = 24) -> list[Answer]:
     """Answers to pictures from all over the line, each by a prompt that is served."""
     resize = world.context.backbone.preprocessing.resize
-    pictures = [new_sample.picture for new_sample in world.new_samples(count)]
+    pictures = world.new_samples(count)
     answers = engine.run([Query(resize(picture.pixels), picture.digest) for picture in pictures])
     assert [type(found) for found in answers] == [Answer] * count
     assert {found.prompt for found in answers if isinstance(found, Answer)} <= set(world.serving_keys())

@@ -33,13 +33,13 @@ FIRST, OTHER = request_digest(b"body"), request_digest(b"other body")
 def test_what_is_taken_in_can_be_read_back(world: World) -> None:
     new_sample = world.new_sample("dog", "bob")
     (sample,) = map(accepted, world.take_in([new_sample]))
-    assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", new_sample.picture.digest)
+    assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", new_sample.digest)
     with world.context.registry.read() as session:
         assert samples.get(session, sample.id) == sample
     pixels, embedding, descriptor = sample_file.decode(
         world.context.store.get(samples.object_name(sample.id)), digest=sample.digest
     )
-    assert np.array_equal(pixels, new_sample.picture.pixels)
+    assert np.array_equal(pixels, new_sample.pixels)
     assert embedding.tobytes() == new_sample.embedding.tobytes()
     assert descriptor is not None
     assert descriptor.tobytes() == new_sample.descriptor.tobytes()
@@ -48,7 +48,7 @@ def test_what_is_taken_in_can_be_read_back(world: World) -> None:
 def test_a_batch_keeps_its_order(world: World) -> None:
     new_samples = world.new_samples(20)
     results = [accepted(result) for result in world.take_in(new_samples)]
-    assert [sample.digest for sample in results] == [new_sample.picture.digest for new_sample in new_samples]
+    assert [sample.digest for sample in results] == [new_sample.digest for new_sample in new_samples]
     assert [sample.id for sample in world.samples()] == [sample.id for sample in results]
 
 

@@ -26,8 +26,8 @@ def engine(idle: World) -> Engine:
 
 
 def query(world: World, new_sample: NewSample) -> Query:
-    resized = world.context.backbone.preprocessing.resize(new_sample.picture.pixels)
-    return Query(resized, new_sample.picture.digest)
+    resized = world.context.backbone.preprocessing.resize(new_sample.pixels)
+    return Query(resized, new_sample.digest)
 
 
 def queries(world: World, count: int) -> list[Query]:
@@ -54,7 +54,7 @@ def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(idle: Worl
     assert len({answer.cluster for answer in answers}) > 1
     held = {cluster.id: cluster for cluster in idle.clusters()}
     for new_sample, answer in zip(new_samples, answers, strict=True):
-        (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.picture.digest])
+        (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.digest])
         own = held[answer.cluster]
         assert own.lo <= position < own.hi
         assert (answer.prompt, answer.tier, answer.degraded) == (own.serving_key, "prompt", False)
@@ -151,7 +151,7 @@ def test_an_image_whose_cluster_serves_nothing_is_answered_by_the_nearest_that_d
     regions = [Interval(cluster.lo, cluster.hi) for cluster in left]
     for new_sample, answer in zip(new_samples, answered(engine.run(asked)), strict=True):
         if answer.degraded:
-            (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.picture.digest])
+            (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.digest])
             nearest = left[idle.context.partition.nearest(new_sample.embedding, int(position), regions)]
             assert (answer.cluster, answer.prompt) == (nearest.id, nearest.serving_key)
 

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from models.image import decode, pixel_digest
-from service.api.preparing import AT_ONCE, Prepared, Preparer, rules
 from service.core import sample_file
-from service.decoding.decoders import SHARE, Decoders
+from service.decoding.decoders import SHARE, DecodeResult, Decoders
+from service.decoding.protocol import DecodedImage
 from service.errors import Busy, Invalid, ServiceError, TooLarge, Unavailable, UnsupportedMedia
 from service.serving.batcher import Batcher, Limits
+from service.serving.preprocess import AT_ONCE, Preprocessor, rules
 from tests.odd_files import slow
 from tests.world import MakeWorld, World, settings, sqlite_only
 
@@ -31,7 +32,7 @@ def file(index: int, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-Found = list[Prepared | ServiceError]
+Found = list[DecodeResult]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def prepare(world: World, decoders: Decoders, *requests: Sequence[bytes], deadli
             limits = Limits(max_batch=16, max_queue=10_000, deadline=deadline)
             batcher: Batcher[Any, Any] = Batcher(list, limits, executor=lane)
             batcher.start()
-            preparer = Preparer(world.context, batcher, decoders)
-            found = await asyncio.gather(*(preparer.outcomes(files, lambda ready: ready) for files in requests))  # type: ignore[arg-type,return-value]
+            preprocessor = Preprocessor(world.context, batcher, decoders)
+            found = await asyncio.gather(*(preprocessor.outcomes(files, lambda ready: ready) for files in requests))  # type: ignore[arg-type,return-value]
             await batcher.stop()
         assert all(one[0] is one[1] for each in found for one in each if isinstance(one, tuple))
         return [[one[0] if isinstance(one, tuple) else one for one in each] for each in found]
@@ -65,31 +66,31 @@ def test_each_is_prepared_as_if_alone_and_in_order(world: World, decoders: Decod
     assert len(found) == count
     for data, result in zip(files, found, strict=True):
         pixels = decode(data)
-        assert isinstance(result, Prepared)
-        assert result.picture.digest == pixel_digest(pixels)
-        assert np.array_equal(result.picture.pixels, pixels)
+        assert isinstance(result, DecodedImage)
+        assert result.digest == pixel_digest(pixels)
+        assert np.array_equal(result.pixels, pixels)
 
 
 def test_what_is_served_and_what_is_trained_on_are_the_same_pixels(world: World, decoders: Decoders) -> None:
     ((found,),) = prepare(world, decoders, [file(0, "JPEG")])
-    assert isinstance(found, Prepared)
+    assert isinstance(found, DecodedImage)
     nothing = np.zeros(world.context.backbone.dim, np.float32)
-    stored = sample_file.decode(sample_file.encode(found.picture.pixels, nothing, nothing), digest=found.picture.digest)
+    stored = sample_file.decode(sample_file.encode(found.pixels, nothing, nothing), digest=found.digest)
     trained_on = world.context.backbone.preprocessing.resize(stored.pixels)
-    assert torch.equal(found.image, trained_on)
+    assert torch.equal(torch.from_numpy(found.resized), trained_on)
 
 
 def test_a_bad_file_fails_alone(world: World, decoders: Decoders) -> None:
     files = [file(0), b"no image", file(1), file(2)[:60], file(3)]
     (found,) = prepare(world, decoders, files)
-    assert [type(result) for result in found] == [Prepared, UnsupportedMedia, Prepared, Invalid, Prepared]
-    assert all(isinstance(result, Prepared | ServiceError) for result in found)
+    assert [type(result) for result in found] == [DecodedImage, UnsupportedMedia, DecodedImage, Invalid, DecodedImage]
+    assert all(isinstance(result, DecodedImage | ServiceError) for result in found)
 
 
 def test_a_file_that_is_too_large_is_refused_alone_and_unseen(make_world: MakeWorld, decoders: Decoders) -> None:
     world = make_world(intake={"max_bytes": 5000})
     (found,) = prepare(world, decoders, [file(0), bytes(5001), file(1)])
-    assert [type(result) for result in found] == [Prepared, TooLarge, Prepared]
+    assert [type(result) for result in found] == [DecodedImage, TooLarge, DecodedImage]
     assert "5,000 bytes" in str(found[1])
 
 

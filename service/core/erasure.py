@@ -134,22 +134,39 @@ def _erase(
     owner: str | None = None,
     replayed: Tombstone | None = None,
 ) -> Erasure:
-    """The accepting transaction. Cluster rows are locked in the order of their ids, as everywhere."""
+    """The accepting transaction: once it commits, nothing that knows the samples is used any more.
+
+    1. Lock the clusters concerned, in the order of their ids, as every transaction does.
+    2. End the trainings of clusters that lose samples, and delete the samples' rows.
+    3. Withdraw every prompt that has seen one of the samples.
+    4. Move the serving epoch on, so that no replica answers with what was withdrawn.
+    5. Forget the digests of the requests that made the samples.
+    6. Record the erasure, with the clusters that it changes.
+    7. Schedule the deletion of prompts, of the samples' objects and of what ended trainings have stored.
+    8. Number the removals for the closed-form tiers of all replicas.
+
+    replayed  accept again the erasure of this tombstone, which the registry has lost with a restored backup.
+    """
     now = context.clock()
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
+    # 1. Lock the clusters.
     gone = Counter(sample.cluster for sample in found)
     clusters.lock(session, list(gone), serving=prompts.containing(session, ids))
+    # 2. End trainings, delete rows.
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
         raise _Raced
+    # 3. Withdraw the prompts.
     seen_by = prompts.containing(session, ids)
     withdrawn = clusters.withdraw(session, seen_by, now=now)
     if replayed is not None:  # a restored prompt may have seen samples whose rows were not restored
         leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
-    # An anchor has no say any more in where others are routed.
+    # 4. Move the serving epoch on. An erased anchor no longer has a say in where other samples are routed.
     if layout_state.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
+    # 5. Forget requests.
     idempotency.forget_requests(session, ids)
+    # 6. Record the erasure.
     erasure_id = erasures.create(
         session,
         owner=owner,
@@ -159,15 +176,17 @@ def _erase(
         due=timedelta(days=context.settings.erasure_due_days),
         known_as=replayed if replayed and erasures.get(session, replayed.erasure) is None else None,
     )
-    if not gone and not withdrawn:  # no plan is out of date: none will come to take note of it
+    if not gone and not withdrawn:  # no plan is out of date, so no new plan will take note of this erasure
         erasure_progress.note_planned(session, erasure_id, epoch=state.epoch(session))
+    # 7. Schedule deletions.
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
     destructions.schedule(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
+    # 8. Number the removals: last, because other transactions wait for the numbers.
     feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)
-    assert accepted is not None  # made three lines above
+    assert accepted is not None  # made in step 6
     return accepted
 
 

@@ -47,16 +47,30 @@ def replan(context: Context, *, refit: bool = True) -> bool:
 
 
 def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
+    """The planning transaction; exclusive, so that counts and positions hold still. True: there was something to plan.
+
+    1. Check that the registry still belongs to these settings.
+    2. Divide the samples: by the prepared layout, which is put in force, or else by today's counts.
+    3. Compute the keys of clusters that have changed, and serve those prompts that are built already.
+    4. Drop prompts that no cluster serves any more, and schedule the deletion of their artifacts.
+    5. Delete owners who have no samples left.
+    6. Note for open erasures which clusters they now wait for.
+    7. Store the layout's artifact: last, so that a process that dies before has left nothing behind.
+
+    Raises Needless if another process has planned meanwhile, Overtaken if the survivors imply another layout by now.
+    """
     artifact: layouts.Artifact | None = None
 
     def needed(session: ReadSession) -> bool:
         return bool(clusters.to_plan(session, context.clock()))
 
     if prepared is not None:
-        context.store.check()  # while nobody waits: one that hangs would hold up every writer
+        context.store.check()  # while nobody waits: a store that hangs would hold up every writer
     try:
         with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
+            # 1. Check the settings.
             require_bound(context, session)
+            # 2. Divide the samples.
             if prepared is not None:
                 changed = relayout.carry_out(context, session, prepared)
                 artifact = layouts.put_in_force(
@@ -67,15 +81,21 @@ def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
                 layout_state.note_failure(session, None)
             else:
                 raise relayout.Overtaken
+            # 3. Compute keys.
             _plan_keys(context, session)
+            # 4. Drop prompts.
             prompts.drop_unserved(session)
+            # 5. Delete owners.
             samples.prune_owners(session)
+            # 6. Note it for erasures.
             erasure_progress.note_plan(session, epoch=state.epoch(session), changed=changed)
+            # 7. Store the layout.
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
     except BaseException as error:
-        if artifact is not None and not isinstance(error, Unavailable):  # else it may be in force, and nobody said so
-            with suppress(OSError):  # `layouts.strays` will find what is left
+        # After Unavailable the commit may have succeeded without our hearing of it: the layout may be in force.
+        if artifact is not None and not isinstance(error, Unavailable):
+            with suppress(OSError):  # `layouts.orphans` will find what is left
                 context.store.delete(artifact.name)
         raise
     return True

@@ -198,17 +198,24 @@ def _load(context: Context, claim: Claim, row: MemberRecord) -> TrainingExample:
 
 @tracing.traced("publish prompt")
 def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> None:
-    """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
+    """The publishing transaction: the cluster serves the new prompt, if that is still desired and the lease is ours.
 
-    So a fenced-off worker never stores anything; and what a worker leaves that dies between storing and committing
-    is destroyed with its lease.
+    1. Lock the cluster, before the serving epoch: the order in which an erasure locks them.
+    2. Record the prompt and the samples that it has seen, at a new serving epoch.
+    3. Let the cluster serve it, by a compare-and-swap that fails once the lease or the plan is another.
+    4. Store the artifact. A worker that has lost its lease gets no further than step 3, so it stores nothing; what a
+       worker stores that dies before it commits is deleted with its lease.
+    5. Drop the prompt that is no longer served, and schedule the deletion of its artifact.
+    6. Count the training.
     """
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
-        context.store.check()  # while nobody waits for our locks: one that hangs would hold up erasures
+        context.store.check()  # while nobody waits for our locks: a store that hangs would hold up erasures
         with context.registry.write() as session:
-            clusters.lock(session, [claim.cluster])  # before the epoch: the order that an erasure locks in
+            # 1. Lock the cluster.
+            clusters.lock(session, [claim.cluster])
+            # 2. Record the prompt.
             record = Prompt(
                 key=claim.key,
                 object_name=name,
@@ -222,12 +229,16 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
                 fingerprint=fingerprint(context),
             )
             prompts.insert(session, record, member_ids=built.member_ids)
+            # 3. Serve it.
             if not leases.publish(session, claim):
                 raise LeaseLost
+            # 4. Store the artifact.
             step("store")
             stored = True
             context.store.put(name, built.artifact)
+            # 5. Drop its predecessor.
             prompts.drop_unserved(session)
+            # 6. Count the training.
             counters.observe(session, counters.TRAINING, built.seconds)
             counters.add(session, counters.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")

@@ -86,7 +86,7 @@ ERASING = [  # at once, everywhere, for good
             "idempotency.forget_requests(session, ids)", "pass",
             "contract/test_intake.py::test_a_late_retry_does_not_bring_an_erased_sample_back[sqlite]"),
     mutant("owners", "an owner goes with their last sample", "service/core/replan.py",
-            "samples.prune_owners(session)\n            erasure_progress", "erasure_progress",
+            "            samples.prune_owners(session)\n            # 6.", "            # 6.",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-in turn]"),
     mutant("one-of-two", "of a request taken for dead and its retry only one makes a sample",
             "service/registry/idempotency.py",

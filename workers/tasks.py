@@ -1,4 +1,4 @@
-"""Two tasks without arguments. They only say "look": what there is to do stands in the registry."""
+"""The two Celery tasks, without arguments: a message only says "look", the registry says what there is to do."""
 
 from __future__ import annotations
 

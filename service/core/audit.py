@@ -1,9 +1,9 @@
-"""Does the service serve what its survivors imply, and nothing else? Recomputed from nothing, difference by difference.
+"""The audit: whether the service serves what its survivors imply, and nothing else. Reads only.
 
-Three questions, each answered without the books that the service keeps for itself. Is the plan the one that `core.plan`
-computes from the survivors, and are their pixels (on request, their embeddings) what the registry says? Is every served
-prompt the artifact it is said to be (on request, what training from nothing gives)? Is anything left that mentions an
-erased sample? Reads only.
+Three questions, each answered from the samples alone, without the service's own counts and plans. Is the plan the one
+that `core.plan` computes from the survivors, and are their pixels (on request, their embeddings) what the registry
+says? Is every served prompt the recorded artifact (on request, what training from scratch gives)? Is anything left that
+mentions an erased sample?
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Advance = Callable[[str, int, int], None]  # (what is being checked, done, of ho
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, or (`comparable` False) that cannot be told on this machine."""
+    """A difference; or, with `comparable` False, something that cannot be compared on this machine."""
 
     subject: str
     reason: str
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scope:
-    """How deep to look: embeddings again; prompts rebuilt: all, the first so many, or one cluster's."""
+    """What to recompute: embeddings, and prompts: all, the first so many, or one cluster's."""
 
     embeddings: bool = False
     rebuild_all: bool = False
@@ -53,8 +53,8 @@ class Scope:
 
 
 def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, done, total: None) -> Iterator[Finding]:
-    """Every difference, as it is found. A service at rest has none; one at work is reported as unfinished."""
-    tombs, failure = _read_ledger(context)  # before the registry: which then knows all of them
+    """Every difference, as it is found. A service without open work has none; open work is reported as unfinished."""
+    tombs, failure = _read_ledger(context)  # before the registry, which then knows all of these erasures
     with context.registry.read() as session:
         survivors = samples.every(session)
         served = clusters.every(session)
@@ -83,7 +83,7 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     yield from _prompts(context, served, built, advance)
     yield from _rebuilt(context, survivors, served, planned, built, scope, advance)
     for key, sample_id in orphans:
-        yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
+        yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not in the registry")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
     pending |= {record.object} if record.object is not None else set()
@@ -138,9 +138,9 @@ def _objects(
     vectors: dict[str, Embedding],
     sums: Accumulators,
 ) -> Iterator[Finding]:
-    """Pixels by their digest; on request what the backbone says of them, by asking again.
+    """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
-    Recorded embeddings are put into `vectors`, recorded descriptors into `sums`.
+    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`.
     """
     for done, sample in enumerate(survivors, start=1):
         advance("samples", done, len(survivors))
@@ -167,13 +167,13 @@ def _objects(
             try:
                 sums.add(descriptor[None], [sample.label])
             except ValueError:
-                yield Finding(f"sample {sample.id}", "has a descriptor that is none of this backbone's")
+                yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
 def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
-    """Does the closed-form tier of every live replica know the survivors, and nobody else?
+    """Live replicas whose closed-form tier does not know exactly the survivors.
 
-    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has recorded none.
+    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has not recorded it.
     """
     expected = sums.digest() if sums is not None else None
     for replica in crew:
@@ -188,9 +188,9 @@ def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Acc
 
 
 def _places(context: Context, survivors: Sequence[SurvivorRecord], vectors: Mapping[str, Embedding]) -> list[int]:
-    """Where everybody stands, from nothing; a sample whose file is damaged stands where it is said to."""
+    """Positions of the survivors, recomputed; of a sample whose file is damaged, the recorded position."""
     if len(vectors) < len(survivors) and context.partition.window(len(survivors)):
-        return [sample.position for sample in survivors]  # it may have been an anchor: the layout cannot be fitted
+        return [sample.position for sample in survivors]  # the damaged one may be an anchor: no layout can be fitted
     whole = [sample for sample in survivors if sample.id in vectors]
     embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
     found = locate(
@@ -210,7 +210,7 @@ def _layout(
     record: LayoutInForce,
     anchors: Sequence[tuple[int, str]],
 ) -> Iterator[Finding]:
-    """Is the layout in force the one that the survivors imply, fitted on survivors only, and whole?"""
+    """Differences of the layout in force from the one that the survivors imply; damage to its file."""
     window = survivors[: context.partition.window(len(survivors))]
     digest, wanted = layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
     if record.failure is not None:
@@ -236,7 +236,7 @@ def _positions(
     survivors: Sequence[SurvivorRecord], served: Sequence[Cluster], places: Sequence[int]
 ) -> Iterator[Finding]:
     if any(cluster.unplanned for cluster in served):
-        return  # everybody may be about to move
+        return  # a new layout may be about to give every sample another position
     for sample, place in zip(survivors, places, strict=True):
         if place != sample.position:
             yield Finding(f"sample {sample.id}", "stands at another position than its embedding implies")
@@ -272,7 +272,7 @@ def _rebuilt(
     scope: Scope,
     advance: Advance,
 ) -> Iterator[Finding]:
-    """Train from nothing what the plan asks for, and compare tensor bytes."""
+    """Served prompts whose tensor bytes differ from what training from scratch gives."""
     wanted = {cluster.key: cluster for cluster in planned}
     serving = [cluster for cluster in served if cluster.serving_key in wanted]
     if scope.rebuild_cluster is not None:
@@ -303,8 +303,10 @@ def _member(context: Context, sample: SurvivorRecord) -> TrainingExample:
 def _orphans(
     context: Context, survivors: Sequence[SurvivorRecord], built: dict[str, Prompt], pending: set[str], erased: set[str]
 ) -> Iterator[Finding]:
-    """Objects that no row knows. A newcomer's is stored before its row: a young one may have its row in a moment, or
-    belongs to a request that was killed there; then it goes by itself (`tidy`). An erased sample's never may be there.
+    """Objects that belong to no row.
+
+    A new sample's object is stored before its row. A young object may get its row in a moment, or its request was
+    killed in between; then `tidy` deletes it. The object of an erased sample is a difference however young it is.
     """
     known = {samples.object_name(sample.id) for sample in survivors}
     known |= {prompt.object_name for prompt in built.values()} | pending
@@ -326,7 +328,7 @@ def _orphans(
 
 
 def _messages(context: Context, erased: set[str]) -> Iterator[Finding]:
-    """Messages of the embedded broker that mention an erased sample; ours never mention any."""
+    """Messages of the embedded broker that mention an erased sample; no message should mention any sample."""
     folder: Path = context.settings.data_dir / "queue"
     for path in sorted(folder.rglob("*.msg")):
         text = path.read_text(errors="replace") if path.exists() else ""

@@ -1,4 +1,4 @@
-"""What every use case is handed: settings, registry, store, clock and the public side of the model."""
+"""The context that every use case is given: settings, registry, store, clock and the public side of the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Context:
 
     @property
     def identity(self) -> Identity:
-        """What an artifact must have been built from."""
+        """The identity that a prompt's artifact must have to be accepted here."""
         return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
 
 

@@ -1,8 +1,8 @@
-"""Pictures that are held already: whoever sends the same folder again is answered with what it made.
+"""Images that are recorded already: a client that sends the same folder again gets the samples that it made before.
 
-A newcomer may say how many samples must be its very picture, of its owner and under its label, for it to be left alone
-(`unless_held`). What is held is asked within the transaction that records, so that a request which is still under way,
-of a sender that was killed, is no way to be recorded twice.
+A new sample may say how many samples of its owner under its label must be this very image for it not to be recorded
+again (`unless_held`). The registry is asked within the transaction that records: so a second request cannot record an
+image twice while the first one, of a client that was killed, is still under way.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ PictureKey = tuple[str, str, str]  # owner, label, digest
 
 @dataclass(frozen=True)
 class AlreadyRecorded:
-    """Nothing was recorded: the picture is this sample already."""
+    """Nothing was recorded: the image is this sample already."""
 
     sample: Sample
 
 
 @dataclass(frozen=True)
 class RepeatedInRequest:
-    """Nothing is recorded: the picture is the newcomer at that place of the same request."""
+    """Nothing is recorded: the same request has the same image, at this place."""
 
     place: int
 
 
 class DuplicateCheck:
-    """Whatever samples the pictures of a request are, on record and in the request itself.
+    """The images of a request that are recorded already, or come more than once in the request.
 
-    pictures  each with how many must be held for it to be left alone; None: whatever is held.
-    found     for each what it is already; None if it is new.
+    pictures  each with its `unless_held`; None: record it in any case.
+    found     for each image the sample, or the place in the request, that it duplicates; None if it is new.
     """
 
     def __init__(self, session: ReadSession, pictures: Sequence[tuple[PictureKey, int | None]]) -> None:
@@ -58,7 +58,7 @@ class DuplicateCheck:
         return AlreadyRecorded(known) if isinstance(known, Sample) else RepeatedInRequest(known)
 
     def is_outdated(self, session: ReadSession) -> bool:
-        """Whether others have recorded one of these pictures since; once ours are recorded."""
+        """Whether other requests have recorded one of these images meanwhile; asked after ours are recorded."""
         now: dict[PictureKey, int] = defaultdict(int)
         for sample in samples.alike(session, self._asked):
             now[sample.owner, sample.label, sample.digest] += 1
@@ -68,7 +68,7 @@ class DuplicateCheck:
 def resolve_repeats(
     results: Sequence[Sample | AlreadyRecorded | RepeatedInRequest | ServiceError],
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
-    """With what became of its twin in place of each twin: its sample, or why it was refused."""
+    """The results, with each repeated image answered as the image that it repeats: its sample, or its refusal."""
     found: list[Sample | AlreadyRecorded | ServiceError] = []
     for result in results:
         if isinstance(result, RepeatedInRequest):

@@ -1,7 +1,8 @@
 """Accepting erasures, and quoting them.
 
-Accepting is one transaction: rows gone, every prompt that has seen them withdrawn, the serving epoch moved on. What
-follows (planning, destroying bytes, retraining) is owed on record and done by `core.reconcile` and the workers.
+Accepting is one transaction: the samples' rows are deleted, every prompt that has seen them is withdrawn, the serving
+epoch moves on. The rest (planning, deleting bytes, retraining) is recorded as open work for `core.reconcile` and the
+workers.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ TRIES = 5
 
 
 class _Raced(Exception):
-    """Another erasure took one of these samples first."""
+    """Another erasure has deleted one of these samples first."""
 
 
 def erase_sample(context: Context, sample_id: str) -> Erasure:
-    """Forget one sample. Raises NotFound, also once it has been forgotten."""
+    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for(session, sample_id)
@@ -52,7 +53,7 @@ def erase_sample(context: Context, sample_id: str) -> Erasure:
 
 
 def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = None) -> Erasure:
-    """Forget everything one owner ever gave. Raises NotFound if there is nothing."""
+    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for_owner(session, owner)
@@ -65,7 +66,7 @@ def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = N
 
 
 def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_key: str | None = None) -> Erasure:
-    """Forget these samples, all or none. Raises NotFound, naming those that are not held."""
+    """Accept the erasure of these samples, all or none. Raises NotFound, naming those that do not exist."""
 
     def find(session: ReadSession) -> list[Sample]:
         found = samples.find(session, sample_ids)
@@ -78,7 +79,7 @@ def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_ke
 
 
 def require_all(sample_ids: Sequence[str], found: Sequence[Sample]) -> None:
-    """Raise NotFound, naming up to ten ids that are not held."""
+    """Raise NotFound, naming up to ten ids that were not found."""
     missing = sorted(set(sample_ids) - {sample.id for sample in found})
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
@@ -112,12 +113,12 @@ def _accept(
 
 
 def replay(context: Context, session: WriteSession, tombstone: Tombstone) -> Erasure | None:
-    """Accept an erasure again that a restored registry has forgotten, under its old id if that is not known.
+    """Accept an erasure again that a restored registry has lost; under its old id, unless that is on record.
 
-    None if there is nothing to forget, and the erasure is on record.
+    None if the erasure is on record and nothing of its samples has come back.
 
-    In an exclusive transaction, so that nobody replays it at the same time. Samples that are not held count as well: a
-    prompt may have seen them, an object of theirs may be there.
+    In an exclusive transaction, so that no other process replays it at the same time. Samples without a row count as
+    well: a prompt may have seen them, and their objects may exist.
     """
     found = samples.find(session, tombstone.samples)
     is_back = found or prompts.containing(session, tombstone.samples)
@@ -192,7 +193,7 @@ def _erase(
 
 @dataclass(frozen=True)
 class Quote:
-    """What an erasure would cost. `seconds` is None before anything has been trained."""
+    """The estimated cost of an erasure. `seconds` is None before anything has been trained."""
 
     samples: int
     clusters: tuple[str, ...]
@@ -202,9 +203,9 @@ class Quote:
 
 
 def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None = None) -> Quote:
-    """Cut the line as it would be, and count what would have to be retrained. Changes nothing.
+    """The cost of an erasure: cuts the line as it would be cut, and counts samples to be trained on. Changes nothing.
 
-    Where the erasure would change a fitted layout, everybody may move: then the quote is everything, an upper bound.
+    Where the erasure would change a fitted layout, any sample may move: then the quote is an upper bound, everything.
     """
     with context.registry.read() as session:
         if owner is not None:

@@ -1,4 +1,4 @@
-"""Taking samples in: decoded, embedded and located before the transaction; stored, then recorded, in it."""
+"""Recording new samples: located and stored before the transaction, recorded in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from service.registry.records import Sample
 
 log = logging.getLogger(__name__)
 
-_ENCODED = 32 << 20  # bytes of encoded samples that are held at once, beside their pixels
+_ENCODED = 32 << 20  # bytes of encoded samples in memory at once, beside their pixels
 WHOLE_LINE = (0, 2**63 - 1)
 TRIES = 5
 
@@ -53,10 +53,11 @@ class NewSample:
 def take_in(
     context: Context, new_samples: Sequence[NewSample], *, idempotency_key: str | None = None
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
-    """Store and record newcomers in order, in one transaction; for each, the sample or why not.
+    """Store new samples and record them in order, in one transaction; for each the sample, or why it is refused.
 
-    Objects are written first: what the registry knows is always in the store. If the transaction fails they are
-    destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
+    Objects are stored first, so every recorded sample has its object. If the transaction fails, they are deleted again.
+
+    idempotency_key  digest of the request's key, which the transaction ties to its one sample.
     """
     ids = _ids(len(new_samples))
     begun = context.clock()
@@ -75,16 +76,16 @@ def take_in(
 
 
 def _ids(count: int) -> list[str]:
-    """UUIDs of version 7 (RFC 9562), all ending alike: their objects then share a folder of `FolderStore`.
+    """UUIDs of version 7 (RFC 9562) with the same last byte: their objects then share a folder of `FolderStore`.
 
-    A new file in each of 200 folders costs twice what 200 in one do. 66 random bits in every millisecond remain.
+    200 new files in 200 folders cost twice what 200 in one folder do. 66 random bits in every millisecond remain.
     """
     end = secrets.token_hex(1)
     return [f"{str(uuid7())[:-2]}{end}" for _ in range(count)]
 
 
 def _destroy(context: Context, names: Sequence[str]) -> None:
-    """What is on no record. What the store does not destroy just now, `tidy` will: no answer depends on it."""
+    """Delete objects that are not recorded. Those that the store cannot delete now are left to `tidy`."""
     try:
         for name in names:
             context.store.delete(name)
@@ -93,7 +94,7 @@ def _destroy(context: Context, names: Sequence[str]) -> None:
 
 
 def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
-    """Many at once, and never a copy of more than `_ENCODED` bytes of pixels, or one picture, beside themselves."""
+    """Store many samples at once; never more than `_ENCODED` bytes, or one sample, encoded at a time."""
     part: list[tuple[str, bytes]] = []
     size = 0
     for sample_id, new_sample in sound:
@@ -107,11 +108,11 @@ def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
 
 
 def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str], *, doubtful: bool) -> None:
-    """After a failed transaction. A commit may have succeeded and only its acknowledgement be lost: ask.
+    """Delete objects after a failed transaction, but those of samples that are recorded: the commit may have succeeded.
 
-    If the registry does not answer, the objects stay until `destroy_unrecorded` can ask.
+    If the registry does not answer, the objects stay until `destroy_unrecorded` can ask it.
 
-    doubtful  The commit may even be under way still: ask when nobody else writes.
+    doubtful  the commit may still be under way: ask in an exclusive transaction.
     """
     with suppress(Exception):
         with context.registry.write(exclusive=True) if doubtful else context.registry.read() as session:
@@ -120,7 +121,7 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
 
 
 def _flaw(new_sample: NewSample) -> Invalid | None:
-    """Why this one cannot be located by anything."""
+    """Why this sample has no place in any layout; None if it has."""
     try:
         check(new_sample.embedding, new_sample.descriptor)
     except DegenerateEmbedding as error:
@@ -130,14 +131,14 @@ def _flaw(new_sample: NewSample) -> Invalid | None:
 
 @dataclass(frozen=True)
 class _Located:
-    """Where newcomers stand, or why not, in the layout of that digest."""
+    """Positions of new samples in the layout of that digest, or why a sample has none."""
 
     layout: str | None
     positions: Sequence[int | ServiceError]
 
 
 def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
-    """While positions mean nothing, any will do: everybody is about to be located anew."""
+    """Positions in the layout in force. Without one they are 0, of no meaning: all samples are to be located anew."""
     digest, layout = layouts.in_force(context)
     positions: list[int | ServiceError] = [_flaw(new_sample) or 0 for new_sample in new_samples]
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
@@ -154,7 +155,8 @@ _Place = int | AlreadyRecorded | RepeatedInRequest | ServiceError  # a position;
 
 
 class _MustBeAlone(Exception):
-    """There is no cluster yet, or others bring copies of the same picture just now: not with others at once."""
+    """There is no cluster yet, or other requests are recording copies of the same image: an exclusive transaction is
+    needed."""
 
 
 class _Moved(Exception):
@@ -190,9 +192,9 @@ def _record(
 def _store_again(
     context: Context, new_samples: Sequence[NewSample], results: Sequence[Sample | AlreadyRecorded | ServiceError]
 ) -> None:
-    """The clock has leapt, or the machine slept: `tidy` may have taken the objects for a dead process's.
+    """Store the objects again: the clock has leapt or the machine slept, and `tidy` may have deleted them as abandoned.
 
-    Within the transaction that records them, while which it destroys nothing.
+    To be called within the transaction that records the samples, during which `tidy` deletes nothing.
     """
     pairs = zip(new_samples, results, strict=True)
     _store(context, [(result.id, new_sample) for new_sample, result in pairs if isinstance(result, Sample)])
@@ -225,9 +227,9 @@ def _record_all(
     samples.insert_all(session, accepted, owners)
     arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
-    for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
+    for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
         clusters.added(session, cluster, count, settles_at=settles_at, now=now)
-    # An owner's copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
+    # An owner's copies share a cluster, which is locked by now: copies that other requests have added are visible.
     if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone
     if not exclusive and duplicates.is_outdated(session):
@@ -242,22 +244,22 @@ def _refuse_copies(
     new_samples: Sequence[NewSample],
     positions: Sequence[_Place],
 ) -> list[_Place]:
-    """The positions, with a Conflict in place of those that are one copy of a picture too many of its owner.
+    """The positions, with a Conflict in place of each copy of an image that is one too many for its owner.
 
-    What others hold is not looked at: a refusal would tell of it, and anybody could spoil a picture for everybody else.
+    Other owners' copies do not count: a refusal would reveal them, and one owner could block an image for all others.
     """
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming = samples.copies(session, map(_copy, new_samples))  # and those before, here
+    coming = samples.copies(session, map(_copy, new_samples))  # and those before it in this request
     places: list[_Place] = []
     for new_sample, position in zip(new_samples, positions, strict=True):
         if isinstance(position, int):
             copy = _copy(new_sample)
             if coming[copy] >= most:
                 position = Conflict(
-                    f"{most} copies of this very image are held for this owner already; more could not be divided into "
-                    "clusters of the allowed size."
+                    f"This owner has {most} copies of this very image already; more could not be divided into clusters "
+                    "of the allowed size."
                 )
             else:
                 coming[copy] += 1
@@ -266,17 +268,20 @@ def _refuse_copies(
 
 
 def _most_copies(session: WriteSession, new_samples: Sequence[NewSample]) -> int:
-    """Of what is coming: how often an owner has what they have most often."""
+    """The largest number of copies that an owner has of one of these images."""
     return max(samples.copies(session, map(_copy, new_samples)).values(), default=0)
 
 
 def _copy(new_sample: NewSample) -> tuple[str, str]:
-    """Whose it is, and which picture: what one owner may give so often, and no more."""
+    """(owner, image digest): what `partition.max_copies` limits."""
     return new_sample.owner, new_sample.digest
 
 
 def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
-    """The cluster that covers each position, "" for what has none. While there is none, one for all is made: alone."""
+    """The cluster that covers each position; "" where there is no position.
+
+    The first samples make the first cluster, in an exclusive transaction. Raises _MustBeAlone in any other.
+    """
     positions = [place for place in places if isinstance(place, int)]
     covered = clusters.covering(session, positions)
     if None in covered and not exclusive:

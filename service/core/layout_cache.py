@@ -7,16 +7,16 @@ from service.registry.records import LayoutInForce
 
 
 class LayoutCache:
-    """The layout that was restored last, and the sample that the last move could not locate."""
+    """The layout that was restored last, and the sample that blocked the last move to another layout."""
 
     def __init__(self) -> None:
         self.blocked_by: str | None = None
         self._cached: tuple[LayoutInForce, Layout] | None = None
 
     def get(self, record: LayoutInForce) -> Layout | None:
-        """The layout of that record, if it is the one held."""
+        """The layout of that record, if it is the cached one."""
         return self._cached[1] if self._cached is not None and self._cached[0] == record else None
 
     def put(self, record: LayoutInForce, layout: Layout) -> None:
-        """Keep this one, and no other."""
+        """Cache this layout in place of the previous one."""
         self._cached = (record, layout)

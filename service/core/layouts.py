@@ -1,7 +1,7 @@
-"""What positions on record mean: restoring the layout in force, and knowing which one the survivors imply.
+"""Layouts: what recorded positions mean. Restoring the layout in force, and computing which one the survivors imply.
 
-A process reads the registry by the layout that is in force there, whatever its own settings want. The two differ after
-a change of settings, and whenever a fitted layout's anchors have changed; then `core.relayout` brings them together.
+A process reads positions by the layout that the registry says is in force, whatever its own settings ask for. The two
+differ after a change of settings, and when a fitted layout's anchors have changed; `core.relayout` then replaces it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from service.registry.records import LayoutInForce
 
 log = logging.getLogger(__name__)
 
-MOVING = "The samples are being divided anew just now. Try again in a moment."
+MOVING = "The samples are being divided into new clusters just now. Try again in a moment."
 
 
 def in_force(context: Context) -> tuple[str | None, Layout | None]:
-    """Digest of the layout in force, and the layout; None for both while positions mean nothing."""
+    """(digest, layout) that are in force; None for both while positions mean nothing."""
     with context.registry.read() as session:
         record = layout_state.current(session)
     return record.digest, restore(context, record)
 
 
 def restore(context: Context, record: LayoutInForce) -> Layout | None:
-    """The layout of that record. None if positions mean nothing, or it has just been replaced.
+    """The layout of that record. None if positions mean nothing, or the layout has just been replaced.
 
-    One that is damaged, or that this release computes otherwise, is given up: everybody is located anew.
+    A layout that is damaged, or that this release computes differently, is given up: all samples are located anew.
     """
     if record.digest is None:
         return None
@@ -55,7 +55,7 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
         log.error("the layout in force cannot be read just now: %s", error.strerror)
         return None
     except (ObjectMissing, ValueError):
-        # Exclusive: every cluster is about to be changed, and erasures lock them before the state.
+        # Exclusive: every cluster is changed after the state row, and erasures lock clusters before it.
         with context.registry.write(exclusive=True) as session:
             now = layout_state.current(session)
             if (now.digest, now.object) == (record.digest, record.object):
@@ -67,9 +67,9 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An object to be stored as the last step of the transaction that puts its layout in force.
+    """A layout's object, to be stored as the last step of the transaction that puts the layout in force.
 
-    So a process that is killed during the transaction leaves nothing behind, but in that last moment (`strays`).
+    So a process that is killed during the transaction leaves no object, unless in that last moment (`orphans`).
     """
 
     name: str
@@ -79,7 +79,7 @@ class Artifact:
 def put_in_force(
     context: Context, session: WriteSession, digest: str, layout: Layout, *, anchors: Sequence[str] = ()
 ) -> Artifact | None:
-    """Record the layout that positions are about to have; what must be stored. What the old one left must go."""
+    """Record another layout as in force; its artifact, to be stored. The old artifact is scheduled for deletion."""
     data = layout.save()
     artifact = Artifact(f"layouts/{uuid7()}.safetensors", data) if data is not None else None
     replaced = layout_state.put_in_force(
@@ -96,10 +96,10 @@ def put_in_force(
 
 
 def orphans(session: ReadSession, stored: Sequence[str]) -> list[str]:
-    """Those of the stored layouts that are neither in force nor owed to destruction.
+    """Those of the stored layouts that are neither in force nor scheduled for deletion.
 
-    In an exclusive transaction, when no move is under way. A move that had stored one before has been carried out by
-    then, or has failed.
+    To be called in an exclusive transaction, so that no relayout is under way: whichever had stored one of these has
+    been committed by now, or has failed.
     """
     if not stored:
         return []
@@ -108,14 +108,14 @@ def orphans(session: ReadSession, stored: Sequence[str]) -> list[str]:
 
 
 def lose(session: WriteSession) -> None:
-    """Positions mean nothing any more: plan from nothing."""
+    """Give the layout in force up: positions mean nothing any more, and every cluster is to be planned anew."""
     layout_state.lose(session)
     clusters.forget_plans(session)
     state.bump_epoch(session)
 
 
 def public(context: Context) -> Layout:
-    """Our partition's layout without anchors."""
+    """The layout of the configured partition, without anchors."""
     return context.partition.fit(_no_embeddings(context))
 
 
@@ -134,16 +134,16 @@ def _load(context: Context, record: LayoutInForce) -> Layout:
     if spec.kind == "anchors":
         return AnchorLayout.load(data, record.kept)
     made = make_partition(spec, context.backbone.prototypes, centroids=data, cache=context.settings.cache)
-    # Were another SciPy to order the tree otherwise, its positions would mean something else.
+    # Another version of SciPy may order the tree differently; positions would then mean something else.
     if made.line_digest != record.digest:
-        raise ValueError("the layout is computed otherwise here")
+        raise ValueError("this release computes the layout differently")
     return made.fit(_no_embeddings(context))
 
 
 def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
-    """Digest of the layout that survivors imply, and the ids of its anchors.
+    """Digest of the layout that the survivors imply, and the sample ids of its anchors.
 
-    arrivals  (id, image digest) of the survivors in arrival order, of the window at least.
+    arrivals  (id, image digest) of the survivors in arrival order; those of the window are enough.
     """
     chosen = context.partition.anchors([digest for _, digest in arrivals])
     ids = [arrivals[index][0] for index in chosen]
@@ -151,7 +151,7 @@ def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, 
 
 
 def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """The same for the survivors on record, or for what would be left of them."""
+    """`wanted` for the recorded survivors; `without` some of them."""
     window = context.partition.window(clusters.count_samples(session) - len(without))
     if window == 0:
         return context.partition.line_digest, []
@@ -161,5 +161,5 @@ def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str]
 
 
 def is_in_force(context: Context, session: ReadSession) -> bool:
-    """Whether positions on record are those that the survivors imply."""
+    """Whether the layout in force is the one that the survivors imply."""
     return layout_state.digest(session) == wanted_now(context, session)[0]

@@ -1,4 +1,4 @@
-"""Opening what a process works with, and checking that registry, store and settings belong together."""
+"""Opening a process's context, and checking that registry, store and settings belong together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.settings import S3Settings, Settings
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The registry, talked to as these settings say."""
+    """The registry, with the connections that these settings ask for."""
     chosen = settings.registry
     options = ConnectionOptions(
         pool=chosen.pool,
@@ -40,7 +40,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
 
     Raises Misconfigured; Unavailable if the store does not answer.
 
-    read_only  change nothing: settings other than those that the registry was made with are refused.
+    read_only  change nothing; refuse settings other than those that the registry was made with.
     """
     try:
         backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)
@@ -80,13 +80,13 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
 def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
     """The store of an erasure ledger. Raises Misconfigured; Unavailable if a bucket's server does not answer.
 
-    make  False: it must be there. A place that holds no ledger would say that nothing was ever erased.
+    make  False: the ledger must exist. An empty place would claim that nothing was ever erased.
     """
     folder = ledger_folder(url)
     if folder is None:
         bucket = open_store(url, folder=Path(), s3=s3, read_only=not make)
         if not make and next(iter(bucket.names("ledger")), None) is None:
-            raise Misconfigured(f"There is no ledger in {url}: it holds nothing under `ledger`.")
+            raise Misconfigured(f"There is no ledger in {url}: nothing is stored under `ledger`.")
         return bucket
     try:
         if not make and not (folder / "ledger").is_dir():
@@ -103,9 +103,9 @@ def check_bound(context: Context) -> None:
 
 
 def bind(context: Context) -> None:
-    """Record what the registry is made with; make every plan anew where that has changed.
+    """Record the settings that the registry is used with; discard every plan where they have changed.
 
-    Another partition is put in force by a worker, in one move (`core.relayout`); until then the old one is.
+    A changed partition is put in force later, by a worker (`core.relayout`); until then the old one stays in force.
     Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
     """
     with context.registry.write(exclusive=True) as session:
@@ -133,10 +133,10 @@ def bind(context: Context) -> None:
 
 
 def _require_empty(context: Context) -> None:
-    """A new registry knows none of what lies in a store: as another service's it would be destroyed by `tidy`."""
+    """Raise Misconfigured if the store is in use: `tidy` would delete another service's objects as unknown ones."""
     for prefix in ("samples", "prompts", "layouts"):
         if next(iter(context.store.names(prefix)), None) is not None:
             raise Misconfigured(
-                f"This registry is new, and {context.settings.store_url} holds {prefix} of another one. Use that "
+                f"This registry is new, and {context.settings.store_url} contains {prefix} of another one. Use that "
                 "registry, or a prefix of its own for this one; nothing has been changed."
             )

@@ -1,4 +1,4 @@
-"""Giving clusters other regions: where counts have crossed a bound, and where everybody has moved (`core.relayout`)."""
+"""Rebalancing: clusters get other regions where counts have crossed a bound, or after a relayout (`core.relayout`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.registry.records import Cluster
 
 
 class CountFromClusters:
-    """How many survivors stand in an interval, from the clusters' counts; partial clusters are counted in SQL."""
+    """The number of survivors in an interval: from the clusters' counts, and from SQL where a cluster is cut."""
 
     def __init__(self, session: ReadSession, existing: Sequence[Cluster]) -> None:
         self._session = session
@@ -48,24 +48,24 @@ class CountFromClusters:
 
 @dataclass(frozen=True)
 class Change:
-    """A region that some cluster is to have, with the clusters that its samples come from."""
+    """A region that a cluster is to have, with the clusters that its samples come from."""
 
     region: Interval
     count: int
     sources: tuple[tuple[int, Cluster], ...]  # (samples taken, cluster), most first
 
     def predecessors(self, share: float) -> list[Cluster]:
-        """Clusters that this one may carry on, and serve the prompt of: they give at least this share of it."""
+        """Clusters that give at least this share of the samples: it may keep the row of one, and serve its prompt."""
         return [cluster for taken, cluster in self.sources if taken >= share * self.count]
 
     @property
     def is_real(self) -> bool:
-        """Whether it has other members than any cluster had."""
+        """Whether the region has other members than any cluster had before."""
         return not (len(self.sources) == 1 and self.sources[0][0] == self.sources[0][1].samples)
 
 
 def rebalance(context: Context, session: WriteSession) -> dict[str, set[str]]:
-    """Cut the line by today's counts; for each cluster whose region is new or another, where its samples were."""
+    """Cut the line by the present counts; for each cluster with a new region, the clusters that its samples were in."""
     existing = clusters.every(session)
     count = CountFromClusters(session, existing)
     cut = context.partition.cut(count)
@@ -91,10 +91,11 @@ def _change(region: Interval, candidates: Sequence[Cluster], count: CountFromClu
 def reshape(
     context: Context, session: WriteSession, changes: Sequence[Change], *, gone: Sequence[Cluster], share: float
 ) -> dict[str, set[str]]:
-    """Carry changes out, and delete what is left of the clusters `gone`; for each changed cluster, its sources.
+    """Carry changes out, and delete those of the clusters `gone` that no region keeps; sources, by changed cluster.
 
-    Rows are kept for the region that takes most of their samples, so that a split or a merge moves few ids. `share` is
-    the least part of a region's samples that must come from a cluster for its row, or its prompt, to be taken over.
+    A row is kept for the region that takes most of its samples, so that a split or a merge moves few of them.
+
+    share  the least part of a region's samples that must come from a cluster for its row, or its prompt, to be kept.
     """
     left = {cluster.id: cluster for cluster in gone}
     changed = {}
@@ -113,7 +114,7 @@ def reshape(
 
 
 def _apply(context: Context, session: WriteSession, change: Change, kept: Cluster | None, serving: str | None) -> str:
-    """Make the cluster of a changed region. It inherits what is served there, which only survivors have built."""
+    """Make the cluster of a changed region; its id. It goes on serving what was served there, built of survivors."""
     givers = [cluster for taken, cluster in change.sources if taken]
     timing = Timing(
         urgent=any(cluster.urgent for cluster in givers),

@@ -1,8 +1,8 @@
-"""Moving everybody to another layout: prepared at leisure from recorded embeddings, carried out in one transaction.
+"""A relayout: all samples move to another layout, prepared from recorded embeddings, carried out in one transaction.
 
-Needed when settings name another partition, and when the anchors of a fitted one have changed. Until the transaction
-commits, everybody is served by the old layout; after it, by the new one. What arrives or goes while the move is being
-prepared is noticed in the transaction: it must still be the layout that the survivors imply.
+Needed when settings name another partition, and when the anchors of a fitted layout have changed. Until the transaction
+commits, queries are answered by the old layout; after it, by the new one. The transaction checks that the survivors,
+some of which may have come or gone during the preparation, still imply the prepared layout.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MOST_NEW_SAMPLES = 1000  # located within the transaction
 
 
 class RelayoutBlocked(Exception):
-    """Somebody cannot be located; the message says who, and what to do."""
+    """A sample cannot be located; the message says which, and what to do."""
 
 
 class Overtaken(Exception):
-    """Survivors have changed meanwhile, and imply yet another layout."""
+    """The survivors have changed meanwhile, and imply yet another layout."""
 
 
 @dataclass(frozen=True)
 class Relayout:
-    """A layout, the samples that it was fitted on, and where everybody stands in it."""
+    """A layout, the ids of the samples that it was fitted on, and the positions of all samples in it, by id."""
 
     digest: str
     layout: Layout
@@ -51,7 +51,7 @@ class Relayout:
 
 
 def prepare(context: Context) -> Relayout | None:
-    """The move that is needed; None if everybody stands where the survivors imply. Raises CannotMove."""
+    """The relayout that is needed; None if the right layout is in force. Raises RelayoutBlocked or Overtaken."""
     with context.registry.read() as session:
         if layouts.is_in_force(context, session):
             return None
@@ -59,7 +59,7 @@ def prepare(context: Context) -> Relayout | None:
     by_id = {sample.id: sample for sample in survivors}
     blocked = by_id.get(context.layout_cache.blocked_by or "")
     if blocked is not None:
-        _embedding(context, blocked)  # before everybody else is read: it may be damaged still
+        _embedding(context, blocked)  # first: its file may still be damaged, and reading all others would be wasted
     digest, anchors = _wanted(context, survivors)
     log.info("moving %d samples to layout %s", len(survivors), digest[:12])
     dim = context.backbone.dim
@@ -76,7 +76,7 @@ def _wanted(context: Context, survivors: Sequence[SurvivorRecord]) -> tuple[str,
 def _embeddings(
     context: Context, survivors: Sequence[SurvivorRecord]
 ) -> Iterator[tuple[Sequence[SurvivorRecord], Embedding]]:
-    """Recorded embeddings [n, dim], some samples at a time."""
+    """Samples and their recorded embeddings [n, dim], chunk by chunk."""
     for start in range(0, len(survivors), CHUNK):
         chunk = survivors[start : start + CHUNK]
         yield chunk, np.stack([_embedding(context, sample) for sample in chunk])
@@ -88,7 +88,7 @@ def _embedding(context: Context, sample: SurvivorRecord) -> Embedding:
             context.store.get(samples.object_name(sample.id)), digest=sample.digest
         ).embedding
     except StoreUnavailable as error:
-        log.error("a move to another layout waits for the store: %s", error.strerror)
+        log.error("a relayout waits for the store: %s", error.strerror)
         raise RelayoutBlocked(f"{STORE_AWAY} It is tried again by itself.") from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
         with context.registry.read() as session:
@@ -116,16 +116,16 @@ def _located(layout: Layout, embeddings: Embedding, survivors: Sequence[Survivor
 
 
 def carry_out(context: Context, session: WriteSession, relayout: Relayout) -> dict[str, set[str]]:
-    """Everybody to their new places, in clusters of the new cut; for each changed cluster, where its samples were.
+    """Give all samples their new positions and clusters; for each changed cluster, the clusters that they were in.
 
-    Raises Overtaken. In an exclusive transaction, before `layouts.put_in_force`.
+    Raises Overtaken. To be called in an exclusive transaction, before `layouts.put_in_force`.
     """
     survivors = samples.every(session)
     if _wanted(context, survivors)[0] != relayout.digest:
         raise Overtaken
     arrived = [sample for sample in survivors if sample.id not in relayout.positions]
     if len(arrived) > MOST_NEW_SAMPLES:
-        raise Overtaken  # everybody else waits for this transaction
+        raise Overtaken  # locating so many here would hold up every other writer
     positions = {**relayout.positions, **_locate(context, relayout.layout, arrived)}
     samples.place(session, {s.id: positions[s.id] for s in survivors if s.position != positions[s.id]})
     old = clusters.every(session)

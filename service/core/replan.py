@@ -1,7 +1,8 @@
-"""Keeping the plan, as samples come and go: regions where they must change, and the keys of changed clusters.
+"""Updating the plan as samples come and go: the regions that must change, and the keys of changed clusters.
 
-Must arrive at what `core.plan` computes from nothing. It does so from the clusters' own counts, looking into a cluster
-only where the cut divides it, and it moves only the samples whose cluster changes. One exclusive transaction.
+The result must equal what `core.plan` computes from the survivors alone. It is reached from the clusters' own counts,
+with a look into a cluster only where the cut divides it, and moves only samples whose cluster changes. One exclusive
+transaction.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 def replan(context: Context, *, refit: bool = True) -> bool:
     """Bring the plan up to date; whether anything had changed.
 
-    refit  Move everybody if another layout is wanted. That can take a while, so an API process leaves it to a worker:
-           then nothing is planned until it has been done.
+    refit  carry out a relayout if one is needed. That can take a while, so an API process leaves it to a worker; until
+           a worker has done it, nothing is planned.
     """
     with context.registry.read() as session:
         if not clusters.to_plan(session, context.clock()):
@@ -65,7 +66,7 @@ def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
         return bool(clusters.to_plan(session, context.clock()))
 
     if prepared is not None:
-        context.store.check()  # while nobody waits: a store that hangs would hold up every writer
+        context.store.check()  # while no writer waits: a store that hangs would hold up every writer
     try:
         with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
             # 1. Check the settings.
@@ -102,12 +103,12 @@ def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
 
 
 def _note_failure(context: Context, failure: str) -> None:
-    """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
+    """Record why nothing can be planned. Erasures that wait for a plan show as failed; their objects are deleted."""
     with context.registry.read() as session:
         waiting = bool(erasures.counts(session).get(states.WITHDRAWN))
         if layout_state.failure(session) == failure and not waiting:
             return  # it is on record already
-    log.error("samples cannot be moved to another layout: %s", failure)
+    log.error("the relayout is blocked: %s", failure)
     with context.registry.write(exclusive=True) as session:
         require_bound(context, session)
         layout_state.note_failure(session, failure)
@@ -116,7 +117,7 @@ def _note_failure(context: Context, failure: str) -> None:
 
 
 def key_of(context: Context, members: Sequence[samples.MemberRecord]) -> str:
-    """The key of a prompt with these members, in arrival order."""
+    """The key of a prompt that is trained on these members, in arrival order."""
     return prompt_key(
         backbone_digest=context.backbone.digest,
         training=context.training,
@@ -125,7 +126,7 @@ def key_of(context: Context, members: Sequence[samples.MemberRecord]) -> str:
 
 
 def _plan_keys(context: Context, session: WriteSession) -> None:
-    """Compute the keys of clusters that have changed; serve those that happen to be built already."""
+    """Compute the keys of clusters that have changed; serve prompts that are built already."""
     for cluster_id in clusters.to_plan(session, context.clock()):
         members = samples.members(session, cluster_id)
         key = key_of(context, members)

@@ -1,7 +1,7 @@
-"""What the registry says of the service as a whole, for /metrics: the same from every replica, and cheap.
+"""Statistics of the whole service, from the registry, for /metrics: the same from every replica, and cheap.
 
-A few small rows, whatever there is: clusters are counted by the database, samples by their clusters, completed erasures
-by their tally. Nothing here names a person, a label or a sample.
+A few small rows, however many samples there are: clusters are counted by the database, samples by their clusters,
+completed erasures by a counter. Nothing here names a person, a label or a sample.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from service.registry.counters import CounterValues
 class Stats:
     """Counts and ages (seconds; 0 if nothing waits) at one moment.
 
-    behind  by live replica: removed samples that its closed-form tier has not taken out yet.
-    owed    objects that must be destroyed.
+    behind             by live replica: removed samples that its closed-form tier has not subtracted yet.
+    pending_deletions  objects that are to be deleted from the store.
     """
 
     epoch: int
@@ -39,7 +39,7 @@ class Stats:
 
 
 def collect(context: Context) -> Stats:
-    """All of it, as of one moment."""
+    """The statistics of one moment."""
     now, fresh = context.clock(), context.settings.worker.fresh
     with context.registry.read() as session:
         counted = clusters.census(session, now=now, attempts=context.settings.training.attempts)

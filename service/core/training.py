@@ -211,7 +211,7 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
-        context.store.check()  # while nobody waits for our locks: a store that hangs would hold up erasures
+        context.store.check()  # while no writer waits for our locks: a store that hangs would hold up erasures
         with context.registry.write() as session:
             # 1. Lock the cluster.
             clusters.lock(session, [claim.cluster])

@@ -1,11 +1,12 @@
-"""How Celery talks to its broker here: two queues, and connections that keep trying.
+"""The Celery application: two queues, and connections that keep trying.
 
-Deletions and additions are rung for apart, so that a worker hears of a deletion first whatever waits behind it, and so
-that some workers may be kept for deletions. What to train still stands in the registry.
+Deletions and additions have a queue each, so that a worker is notified of a deletion first, whatever waits behind it,
+and so that some workers can be kept for deletions. What to train is recorded in the registry alone.
 
-Measured with Celery 5.7, kombu 5.7, redis 8.1. Their defaults wait up to 30 s between two attempts to connect and give
+Measured with Celery 5.7, kombu 5.7, redis 8.1: their defaults wait up to 30 s between two attempts to connect and give
 up after the hundredth; a worker that takes a message while Redis is full dies of it; one whose socket is half-open
-waits for 25 s. Bells go to the anonymous exchange, which needs no binding: FLUSHALL takes none that anybody misses.
+waits for 25 s. Messages go to the anonymous exchange, which needs no binding, so FLUSHALL deletes nothing that is
+needed.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ TRAIN = "oubli.train"
 RECONCILE = "oubli.reconcile"
 
 LONGEST_PAUSE = 2  # seconds between two attempts to connect
-VISIBILITY_SECONDS = 6 * 3600  # above every training: an unacknowledged bell is not handed out again meanwhile
+VISIBILITY_SECONDS = 6 * 3600  # longer than any training: meanwhile an unacknowledged message is not redelivered
 SOFT_SHUTDOWN_SECONDS = 5.0
 
 
 class PatientConnection(Connection):
-    """Tries to connect every few seconds, for as long as it is told to."""
+    """A connection that tries to connect every few seconds, for as long as it is told to."""
 
     def _ensure_connection(
         self,
@@ -58,7 +59,7 @@ class Amqp(AMQP):
 
 
 def queue_name(queue: str) -> str:
-    """A queue as it is called at the broker, which others may use too."""
+    """The name of a queue at the broker, which other programs may use too."""
     return f"oubli.{queue}"
 
 
@@ -81,8 +82,8 @@ def make_celery(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_SECONDS,
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,  # for ever: its default ends the process after 100
-        broker_channel_error_retry=True,  # Redis is full, or loads its file: that passes
+        broker_connection_max_retries=None,  # no limit: the default ends the process after 100
+        broker_channel_error_retry=True,  # Redis is full, or still loading its file: both end
         enable_utc=True,
     )
     if settings.broker_url is None:
@@ -94,14 +95,14 @@ def make_celery(settings: Settings) -> Celery:
         scheme = settings.broker.partition("://")[0]
         if scheme in ("redis", "rediss"):
             app.conf.update(broker_transport="service.messaging.redis_transport:RedisTransport")
-        if scheme == "rediss":  # kombu alone would take any certificate; `ssl_…` in the URL adds to this, or loosens it
+        if scheme == "rediss":  # kombu alone would accept any certificate; `ssl_…` in the URL can loosen this
             app.conf.update(broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True})
         app.conf.update(broker_transport_options=redis_options(socket_timeout=5.0, connect_timeout=2.0))
     return app
 
 
 def redis_options(*, socket_timeout: float, connect_timeout: float) -> dict[str, Any]:
-    """Of a connection to Redis: no socket hangs for long, and a half-open one is found out."""
+    """Options of a connection to Redis: no socket hangs for long, and a half-open one is noticed. Times in seconds."""
     return {
         "visibility_timeout": VISIBILITY_SECONDS,
         "socket_timeout": socket_timeout,

@@ -1,8 +1,8 @@
 """The embedded broker: kombu's filesystem transport, with messages that appear whole (docs/decisions/0001).
 
 The stock transport creates a message under its final name and then writes it; a worker that looks in between reads an
-empty file and dies. Here a message is written beside and renamed, and one that cannot be read is dropped: it is only a
-doorbell.
+empty file and dies. Here a message is written beside and renamed, and one that cannot be read is dropped: any
+notification may be lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_LOOK = 0.3  # seconds
 
 
 class _InOrder(FairCycle):
-    """Looks into the first queue first, every time: deletions before additions, not in turn."""
+    """A cycle that asks the first queue first, every time: deletions before additions, not in turn."""
 
     def get(self, callback: Any, **keywords: Any) -> Any:
         self.pos = 0
@@ -32,7 +32,7 @@ class _InOrder(FairCycle):
 
 
 class FolderChannel(filesystem.Channel):
-    """Reads and writes messages as whole files."""
+    """A channel that reads and writes messages as whole files."""
 
     def _reset_cycle(self) -> None:
         self._cycle = _InOrder(self._get_and_deliver, self._active_queues, Empty)
@@ -68,5 +68,5 @@ class FolderTransport(filesystem.Transport):
     def drain_events(  # type: ignore[override]  # as its parent does
         self, connection: Any, timeout: float | None = None
     ) -> None:
-        """Look for messages. Celery waits 2 s, and only then sees that the worker was told to stop."""
+        """Look for messages, but briefly: Celery would wait 2 s before it sees that the worker was told to stop."""
         super().drain_events(connection, timeout=min(timeout, LONGEST_LOOK) if timeout is not None else None)

@@ -1,8 +1,8 @@
-"""Celery as a doorbell: a message says "look", never what to do. Losing all of them loses nothing.
+"""Notifications to workers, by Celery: a message says "look at the registry", never what to do, so any may be lost.
 
-Whoever rings does not wait, whatever the broker does: a thread of the bell's own talks to it. Rings that come faster
-than they can be passed on are one ring; a broker that does not take one is told nothing until the next look at the
-registry rings again.
+The caller never waits, whatever the broker does: a thread of the notifier's own talks to the broker. Notifications that
+come faster than the broker takes them are merged. One that the broker does not take is dropped: the next pass over the
+registry notifies again.
 
 Embedded: kombu's filesystem transport, in a folder of the data folder (docs/decisions/0001-embedded-broker.md).
 """
@@ -22,11 +22,11 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 FAST = 0.5  # seconds that the broker has to answer
-MOST = 64  # rings that wait; there are no more workers than that to wake at once
+MOST = 64  # notifications that wait, at most: no service has more workers than that to wake at once
 
 
 class Notifier:
-    """Rings for workers. Never raises and never waits: a bell that does not ring only delays training."""
+    """Notifies workers. Never raises and never waits: a notification that is lost only delays training."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -34,14 +34,14 @@ class Notifier:
         self._app: Celery | None = None
         self._lock = threading.Lock()  # of the application: one thread talks to the broker
         self._waiting = dict.fromkeys(QUEUES, 0)
-        self._headers: dict[str, dict[str, object]] = {}  # of the latest ring: on whose behalf
+        self._headers: dict[str, dict[str, object]] = {}  # of the latest notification: which requests it is for
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
         self._answers = True
 
     def notify(self, times: int, *, urgent: bool = False) -> None:
-        """Ask for `times` workers to look for work: `urgent` for a deletion's."""
+        """Ask `times` workers to look for work; `urgent`: a deletion's."""
         if times < 1:
             return
         queue = DELETIONS if urgent else ADDITIONS
@@ -49,17 +49,17 @@ class Notifier:
             self._waiting[queue] = min(max(self._waiting[queue], times), MOST)
             self._headers[queue] = propagation.headers()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._pass_on, name="doorbell", daemon=True)
+                self._thread = threading.Thread(target=self._pass_on, name="notifier", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the broker has taken what was rung, or refused it; False if that takes longer."""
+        """Wait until the broker has taken or refused all notifications; False if that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._busy and not any(self._waiting.values()), seconds)
 
     def notify_now(self, *, urgent: bool) -> bool:
-        """Ring once and wait for the broker, for a second or two; whether it has taken the ring."""
+        """Notify one worker and wait for the broker, for a second or two; whether the broker has taken the message."""
         return self._send(DELETIONS if urgent else ADDITIONS, 1, propagation.headers())
 
     def _pass_on(self) -> None:
@@ -69,15 +69,15 @@ class Notifier:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: any(self._waiting.values()))
                 self._busy = True
-                rung, self._waiting = self._waiting, dict.fromkeys(QUEUES, 0)
+                waiting, self._waiting = self._waiting, dict.fromkeys(QUEUES, 0)
                 headers, self._headers = self._headers, {}
-            for queue, times in rung.items():
+            for queue, times in waiting.items():
                 if times and not self._send(queue, times, headers.get(queue, {})):
                     break
 
     def _send(self, queue: str, times: int, headers: dict[str, object]) -> bool:
         with self._lock:
-            for second in (False, True):  # the first may find a connection that a restart has cut
+            for second in (False, True):  # the first attempt may find a connection that a restart has cut
                 try:
                     app = self._connected()
                     for _ in range(times):
@@ -94,9 +94,9 @@ class Notifier:
         return False
 
     def _note(self, error: Exception | None) -> None:
-        """Say so when the broker goes and when it comes back, not with every ring between."""
+        """Log when the broker stops answering and when it answers again, not every notification in between."""
         if error is not None and self._answers:
-            log.warning("the broker does not answer (%s); the next look rings again", type(error).__name__)
+            log.warning("the broker does not answer (%s); the next pass notifies again", type(error).__name__)
         elif error is None and not self._answers:
             log.info("the broker answers again")
         self._answers = error is None
@@ -105,7 +105,8 @@ class Notifier:
         if self._app is None:
             self._app = make_celery(self._settings)
             if self._settings.broker_url is not None:
-                # A bell is rung fast or not at all; a worker, which waits for messages, has more patience.
+                # Short timeouts, and no retries: another notification follows. A worker, which waits for messages, has
+                # longer ones.
                 fast = redis_options(socket_timeout=FAST, connect_timeout=FAST)
                 self._app.conf.update(
                     broker_connection_timeout=FAST, broker_transport_options={**fast, "max_retries": 0}
@@ -113,7 +114,7 @@ class Notifier:
         return self._app
 
     def _disconnect(self) -> None:
-        """Begin anew with the next ring: what a connection remembers of the broker may be wrong by now."""
+        """Drop the connection: what it knows of the broker may be wrong by now. The next message makes a new one."""
         app, self._app = self._app, None
         try:
             if app is not None:

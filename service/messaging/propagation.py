@@ -1,7 +1,7 @@
-"""From a request to the work that it causes elsewhere: what a message's headers say of where it comes from.
+"""Propagation: a message's headers say which requests it is sent for, so that a worker's log and traces name them.
 
-Ids only: the requests' own, bounded in number, and the trace that they are part of. A message without them, or with
-nonsense in them, is as good as any other.
+Ids only: of the requests, bounded in number, and of the trace that they are part of. A message without these headers,
+or with unusable ones, is served like any other.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ REQUESTS = "oubli_request_ids"
 
 
 def headers() -> dict[str, object]:
-    """What a message that is sent now should carry."""
+    """The headers of a message that is sent now."""
     requests = log.causes()
     return {**({REQUESTS: list(requests)} if requests else {}), **tracing.headers()}
 
 
 @contextmanager
 def followed(given: Mapping[str, object], task: str) -> Iterator[None]:
-    """A message with these headers is being served."""
+    """Serve a message with these headers within the block."""
     requests = given.get(REQUESTS)
     parent = {name: value for name in tracing.HEADERS if isinstance(value := given.get(name), str)}
     with (

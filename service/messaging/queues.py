@@ -1,4 +1,4 @@
-"""The two queues that workers listen to, by name. Apart from `celery_app`, so that naming them loads no Celery."""
+"""The names of the two queues that workers listen to; importing this module loads no Celery."""
 
 DELETIONS = "deletions"
 ADDITIONS = "additions"

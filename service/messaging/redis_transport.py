@@ -1,10 +1,10 @@
-"""Redis as the broker: kombu's transport, where two things would end or deafen a worker (measured, kombu 5.7).
+"""Redis as the broker: kombu's transport, with two faults mended that end or stall a worker (measured, kombu 5.7).
 
-A list entry that is no JSON object ends it, with status 0. Here it is dropped: it has left the list by then.
+A list entry that is not a JSON object ends the worker, with status 0. Here it is dropped; it has left the list by then.
 
-A message whose acknowledgement fails, because Redis hangs just then, stays among those that the worker has in hand. It
-may have one in hand, so it never asks for another, though Redis is long back. Here it is let go of: Redis hands it out
-again some hours later, and a bell too many is a look too many.
+A message whose acknowledgement fails, because Redis hangs just then, stays unacknowledged in the worker. A worker may
+have one such message, so it never asks for another, even when Redis is back. Here the message is forgotten: Redis
+delivers it again some hours later, which costs one needless look at the registry.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class RedisQoS(redis.QoS):
-    """Lets go of a message that cannot be acknowledged."""
+    """Acknowledgements that forget a message which cannot be acknowledged."""
 
     def ack(self, delivery_tag: str) -> None:
-        """Raises what Redis raises."""
+        """Acknowledge a message. Raises what Redis raises."""
         try:
             super().ack(delivery_tag)
         except BaseException:
@@ -30,7 +30,7 @@ class RedisQoS(redis.QoS):
 
 
 class RedisChannel(redis.Channel):
-    """Reads what it can, and drops the rest."""
+    """A channel that drops messages which it cannot read."""
 
     QoS = RedisQoS
 
@@ -38,7 +38,7 @@ class RedisChannel(redis.Channel):
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # which its stubs leave out
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            log.warning("a message that is none of ours was dropped (%s)", type(error).__name__)
+            log.warning("a message from another program was dropped (%s)", type(error).__name__)
             return True  # something was read: the next poll goes on
 
 

@@ -1,8 +1,8 @@
-"""What has been added and removed since when: how a replica brings its closed-form tier up to date.
+"""The feed of added and removed samples, by which a replica brings its closed-form tier up to date.
 
 Two counts on the state row number the changes. They are raised as the last step of the transaction that makes the
-change, under the row's lock, so whoever reads a count also sees every change up to it. A reader knows how many changes
-it should find; finding fewer, it has missed something for good (`Changes.complete`) and must start from the survivors.
+change, under the row's lock, so a reader of a count also sees every change up to it. A reader knows how many changes it
+should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start from the survivors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.registry.tables import DestructionRow, SampleRow, StateRow
 
 
 class Added(NamedTuple):
-    """A sample that a tier must put in."""
+    """A sample that a tier must add."""
 
     id: str
     digest: str
@@ -29,7 +29,7 @@ class Added(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """From one pair of marks to another: samples added that are still held, and objects of removed ones."""
+    """The changes between two pairs of marks: added samples that still exist, and objects of removed samples."""
 
     since: Marks
     now: Marks
@@ -37,7 +37,7 @@ class Changes:
     removed: tuple[str, ...]
 
     def complete(self, known: Container[str]) -> bool:
-        """Whether nothing is missing for one who had the sample objects `held` in at `since`."""
+        """Whether no change is missing for a tier that had the sample objects `known` in at `since`."""
         came_and_went = sum(name not in known for name in self.removed)
         return (
             len(self.removed) == self.now.removals - self.since.removals
@@ -46,12 +46,12 @@ class Changes:
 
 
 def marks(session: ReadSession) -> Marks:
-    """The present ones."""
+    """The present marks."""
     return Marks(*session.execute(sa.select(StateRow.additions, StateRow.removals)).one())
 
 
 def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
-    """These samples have come. Last in their transaction: others wait from here on."""
+    """Number added samples. The last step of a transaction: other writers wait for the state row from here on."""
     if not sample_ids:
         return
     statement = sa.update(StateRow).values(additions=StateRow.additions + len(sample_ids))
@@ -61,7 +61,7 @@ def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
 
 
 def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
-    """The samples of these objects, which are owed to destruction, have gone. Last in their transaction."""
+    """Number removed samples, by their objects, which are scheduled for deletion. The last step of a transaction."""
     statement = sa.update(StateRow).values(removals=StateRow.removals + len(objects))
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
     for chunk in chunked(objects):
@@ -69,7 +69,7 @@ def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
 
 
 def since(session: ReadSession, then: Marks) -> Changes:
-    """Everything that has changed."""
+    """The changes since those marks."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     added = session.execute(sa.select(*columns).where(SampleRow.addition > then.additions)).all()
     removed = sa.select(DestructionRow.object_name).where(DestructionRow.removal > then.removals)
@@ -77,7 +77,7 @@ def since(session: ReadSession, then: Marks) -> Changes:
 
 
 def everything(session: ReadSession) -> Changes:
-    """All survivors."""
+    """All survivors, as changes since the beginning."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     rows = session.execute(sa.select(*columns)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())

@@ -95,7 +95,7 @@ def test_a_prompt_that_has_seen_an_erased_sample_is_named(used: World) -> None:
     with used.context.registry.write() as session:
         erased = session.execute(sa.select(ErasureSampleRow.sample_id).limit(1)).scalar_one()
         session.execute(sa.insert(PromptMemberRow).values(prompt_key=key, sample_id=erased))
-    assert the_finding(used) == Finding(f"prompt {key}", f"has seen sample {erased}, which is not held")
+    assert the_finding(used) == Finding(f"prompt {key}", f"has seen sample {erased}, which is not in the registry")
 
 
 def test_an_orphan_and_a_message_that_mention_a_sample_are_named(used: World) -> None:

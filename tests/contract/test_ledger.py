@@ -312,7 +312,7 @@ def test_an_audit_names_what_ledger_and_registry_disagree_on(apart: World) -> No
         (f"erasure {first}", "has no tombstone in the ledger"),
         (f"erasure {second}", "has other samples in the ledger than in the registry"),
         (f"erasure {third}", "has no tombstone in the ledger"),
-        (f"ledger object {ledger.object_name(third)}", "is no tombstone: damaged, or somebody else's"),
+        (f"ledger object {ledger.object_name(third)}", "is not a tombstone: damaged, or of another program"),
         (f"erasure {stranger}", "is in the ledger, and not in the registry: see `oubli restore-check`"),
     }
 

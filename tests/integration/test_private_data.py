@@ -48,7 +48,7 @@ def test_everything_is_its_owner_s_alone_in_use_and_at_rest(careless: Service, p
     assert {"registry.db", "registry.db-wal", "registry.db-shm", "objects", "queue", "admin-key", "serve.lock"} <= made
     assert len(list(ledger.rglob("*.json"))) == 1
     assert open_to_others(careless.data) + open_to_others(ledger) == []
-    for line in ("could be reached by other users", "are closed to them from now on"):
+    for line in ("was open to other users", "are closed to them from now on"):
         assert line in careless.log
 
 

@@ -100,7 +100,7 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
         accepted = service.client.delete(f"/samples/{samples[0]['id']}")
         assert accepted.status_code == 202
         assert predict(service, pictures[20]).status_code == 200
-        until(lambda: "cannot be destroyed just now: bucket" in service.log, what="a complaint in the log")
+        until(lambda: "cannot be deleted just now: bucket" in service.log, what="a complaint in the log")
         waits = "It is tried again by itself."
         until(lambda: waits in service.log, what="a training that waits for the store")
         assert service.client.get(accepted.headers["location"]).json()["state"] != "completed"

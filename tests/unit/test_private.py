@@ -109,7 +109,7 @@ def test_what_is_open_is_closed_and_said(tmp_path: Path, caplog: pytest.LogCaptu
     assert_private(tmp_path / "data")
     assert_private(ledger)
     told = [record.getMessage() for record in caplog.records]
-    assert any(f"{tmp_path / 'data'} could be reached by other users" in line for line in told)
+    assert any(f"{tmp_path / 'data'} was open to other users" in line for line in told)
     assert any(str(ledger) in line for line in told)
 
 

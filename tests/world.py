@@ -247,12 +247,12 @@ class World:
 
     def plan(self) -> list[PlannedCluster]:
         """What the survivors imply, by the oracle."""
-        held = list(self.survivors.values())
-        embeddings = np.stack([self.vectors[sample.digest] for sample in held]) if held else np.empty((0, 0))
-        digests, givers = [sample.digest for sample in held], [sample.owner for sample in held]
+        survivors = list(self.survivors.values())
+        embeddings = np.stack([self.vectors[sample.digest] for sample in survivors]) if survivors else np.empty((0, 0))
+        digests, givers = [sample.digest for sample in survivors], [sample.owner for sample in survivors]
         places = locate(digests, givers, embeddings, partition=self.context.partition)
         return plan(
-            [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
+            [Survivor(sample.digest, sample.label, place) for sample, place in zip(survivors, places, strict=True)],
             partition=self.context.partition,
             backbone_digest=self.context.backbone.digest,
             training=self.context.training,
@@ -260,9 +260,9 @@ class World:
 
     def closed_form_digest(self) -> str:
         """Of the closed-form tier that the survivors imply, from what was seen in them when they came."""
-        held = list(self.survivors.values())
-        descriptors = [self.descriptors[sample.digest] for sample in held]
-        chunks = [(np.stack(descriptors), [sample.label for sample in held])] if held else []
+        survivors = list(self.survivors.values())
+        descriptors = [self.descriptors[sample.digest] for sample in survivors]
+        chunks = [(np.stack(descriptors), [sample.label for sample in survivors])] if survivors else []
         return accumulate(self.context.backbone.descriptor_width, chunks).digest()
 
     def check(self) -> None:

@@ -128,11 +128,11 @@ def load(path: Path, *, threads: int, device: str = "cpu") -> TwoPass:
     determinism.configure(threads=threads, device=device)
     with safe_open(path, framework="pt") as file:
         said = json.loads(file.metadata()["said"])
-        held = {name: file.get_tensor(name).to(device) for name in ("leaves", "prompts", "weights", "biases")}
+        tensors = {name: file.get_tensor(name).to(device) for name in ("leaves", "prompts", "weights", "biases")}
     backbone = load_backbone(said["backbone"], input_size=said["size"], device=device)
     labels = tuple(tuple(names) for names in said["labels"])
     prototypes = torch.from_numpy(backbone.prototypes).to(device)
-    return TwoPass(backbone, prototypes, labels=labels, scale=said["scale"], **held)
+    return TwoPass(backbone, prototypes, labels=labels, scale=said["scale"], **tensors)
 
 
 def random(name: str, *, clusters: int, labels: int, device: str) -> TwoPass:

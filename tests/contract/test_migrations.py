@@ -76,7 +76,7 @@ def old(empty_database_url: str, tmp_path: Path) -> Registry:
     return registry
 
 
-def held(registry: Registry) -> dict[str, int]:
+def count_rows(registry: Registry) -> dict[str, int]:
     with registry.engine.connect() as connection:
         tables = sa.MetaData()
         tables.reflect(connection)
@@ -87,10 +87,10 @@ def held(registry: Registry) -> dict[str, int]:
 
 
 def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: str) -> None:
-    before = held(old)
+    before = count_rows(old)
     migrate(empty_database_url)
     assert is_migrated(empty_database_url)
-    assert held(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
+    assert count_rows(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
     with old.read() as session:
         assert layout_state.digest(session) == sha256(b"oubli/line/tree/2", b"line")
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
@@ -98,7 +98,7 @@ def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: st
             CELL * place + tail("d", "ann") for place in range(2)
         ]
     alembic.command.downgrade(_config(empty_database_url), "0001")
-    assert held(old) == before
+    assert count_rows(old) == before
     old.close()
 
 
@@ -122,5 +122,5 @@ def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(
     with pytest.raises(RuntimeError, match="OUBLI_PARTITION__KIND=tree"):
         alembic.command.downgrade(_config(empty_database_url), "0001")
     migrate(empty_database_url)
-    assert held(old)["samples"] == 2
+    assert count_rows(old)["samples"] == 2
     old.close()

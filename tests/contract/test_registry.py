@@ -250,6 +250,6 @@ def test_scrubbing_leaves_no_byte_of_deleted_owners_and_labels_in_any_file(regis
             samples.delete(session, ids[::2])
             samples.prune_owners(session)
     assert registry.scrub()
-    held = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())
-    assert all(name.encode() in held for name in (*owners[1::2], *labels[1::2]))
-    assert not [name for name in (*owners[::2], *labels[::2]) if name.encode() in held]
+    content = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())
+    assert all(name.encode() in content for name in (*owners[1::2], *labels[1::2]))
+    assert not [name for name in (*owners[::2], *labels[::2]) if name.encode() in content]

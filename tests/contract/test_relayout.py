@@ -48,9 +48,9 @@ def test_an_api_process_leaves_the_move_to_a_worker_and_serves_the_old_layout_un
 def test_a_prompt_is_not_taken_over_by_a_cluster_that_shares_few_of_its_members(anchored: World) -> None:
     anchored.restart(partition={"kind": "random", "clusters": 8})
     anchored.reconcile()
-    held = {cluster.id: cluster for cluster in anchored.clusters()}
-    assert None in {cluster.serving_key for cluster in held.values()}
-    for cluster_id, cluster in held.items():
+    by_id = {cluster.id: cluster for cluster in anchored.clusters()}
+    assert None in {cluster.serving_key for cluster in by_id.values()}
+    for cluster_id, cluster in by_id.items():
         if cluster.serving_key is not None:
             with anchored.context.registry.read() as session:
                 seen = set(

@@ -52,10 +52,10 @@ def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(idle: Worl
     new_samples = idle.new_samples(24)
     answers = answered(engine.run([query(idle, new_sample) for new_sample in new_samples]))
     assert len({answer.cluster for answer in answers}) > 1
-    held = {cluster.id: cluster for cluster in idle.clusters()}
+    by_id = {cluster.id: cluster for cluster in idle.clusters()}
     for new_sample, answer in zip(new_samples, answers, strict=True):
         (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.digest])
-        own = held[answer.cluster]
+        own = by_id[answer.cluster]
         assert own.lo <= position < own.hi
         assert (answer.prompt, answer.tier, answer.degraded) == (own.serving_key, "prompt", False)
 

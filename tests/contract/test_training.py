@@ -60,11 +60,11 @@ def test_every_epoch_renews_the_lease(make_world: MakeWorld) -> None:
 def test_a_heartbeat_can_keep_a_lease_and_is_told_when_it_ends(planned: World) -> None:
     told: list[Claim | None] = []
     training.train_one(planned.context, worker="w", on_lease=told.append)
-    held, ended = told
-    assert held is not None
+    leased, ended = told
+    assert leased is not None
     assert ended is None
     with pytest.raises(training.LeaseLost):
-        training.renew(planned.context, held)
+        training.renew(planned.context, leased)
 
 
 def test_an_interrupted_worker_gives_its_lease_back_at_once(planned: World) -> None:

@@ -79,9 +79,9 @@ def test_another_cluster_is_trained_while_one_that_kills_pauses(world: World) ->
     def claims_poison(name: str) -> bool:
         """Whether that worker, killed as it begins, was at the poison."""
         assert world.kill_at("build", name)
-        held = {cluster.id for cluster in world.clusters() if cluster.leased_until is not None}
+        leased = {cluster.id for cluster in world.clusters() if cluster.leased_until is not None}
         come_back(world, name)
-        return poison in held
+        return poison in leased
 
     while not claims_poison("doomed"):
         pass
@@ -180,10 +180,10 @@ def test_an_operators_call_forgets_failed_tries_and_their_pause(planned: World) 
 def test_a_lease_that_a_deletion_ended_is_not_counted_against_the_cluster(registry: Registry) -> None:
     with registry.write() as session:
         make_cluster(session)
-    held = claim(registry, "w")
-    assert held is not None
+    leased = claim(registry, "w")
+    assert leased is not None
     with registry.write() as session:
-        assert leases.give_up(session, held)
+        assert leases.give_up(session, leased)
         assert leases.left_behind(session, worker="w", now=NOW, pause=lambda tries: timedelta(seconds=tries)) == []
     found = claim(registry, after=LEASE.total_seconds() + 1)
     assert found is not None

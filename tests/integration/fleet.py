@@ -208,11 +208,11 @@ class Fleet:
 
         def idle() -> bool:
             try:
-                status, held = self.status(), [c for c in self.pages("/clusters") if c["samples"]]
+                status, filled = self.status(), [c for c in self.pages("/clusters") if c["samples"]]
             except (httpx.TransportError, AssertionError):
                 return False
-            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in held)
-            whole = sum(c["samples"] for c in held) == status["samples"]
+            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in filled)
+            whole = sum(c["samples"] for c in filled) == status["samples"]
             return trained and whole and set(status["erasures"]) <= {"completed"}
 
         until(idle, seconds=seconds, what=f"everything trained and erased; logs: {self.folder / 'logs'}")

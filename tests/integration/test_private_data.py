@@ -70,14 +70,14 @@ def test_a_revoked_admin_key_is_not_replaced_while_another_one_is_valid(careless
         assert done.code == 0, done.err
         return done.out
 
-    held = careless.key
+    before = careless.key
     own = re.search(r"[0-9a-f]{8}-[0-9a-f-]{27}", keys("list"))
     assert own is not None
     keys("create", "--scopes", "admin")
     keys("revoke", own[0][:8])
     careless.stop(signal.SIGTERM)
     careless.start()
-    assert careless.key == held
+    assert careless.key == before
     assert "no other is made" in careless.log
     assert keys("list").count("admin (made at first start)") == 1
 

@@ -48,10 +48,10 @@ def test_the_walk_works_word_for_word(service: Service, pictures: list[Picture],
     assert (ada["owner"], bela["label"]) == ("ada", "dog")
     service.settle()
 
-    clusters, predicted, held, quote, erasure, listed = run(after, service, tmp_path)
+    clusters, predicted, mine, quote, erasure, listed = run(after, service, tmp_path)
     assert clusters["items"]
     assert predicted["predictions"][0]["scores"]
-    assert [sample["id"] for sample in held["items"]] == [ada["id"]]
+    assert [sample["id"] for sample in mine["items"]] == [ada["id"]]
     assert quote["samples"] == 1
     assert erasure["subject"] == {"owner": "ada"}
     assert listed["items"][0]["id"] == erasure["id"]

@@ -97,7 +97,7 @@ class Load:
     service: Service
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    survivors: list[str] = field(default_factory=list)
     erasures: set[str] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -143,17 +143,17 @@ class Load:
         words = {"label": picture.label, "owner": f"owner-{draws.randrange(20)}"}
         sample = self._count("contribute", client.post("/samples", files=upload("image", [picture]), data=words))
         if "id" in sample:
-            self.held.append(sample["id"])
+            self.survivors.append(sample["id"])
 
     def _delete(self, client: httpx.Client, draws: random.Random) -> None:
-        if not self.held:
+        if not self.survivors:
             return
-        gone = self.held.pop(draws.randrange(len(self.held)))
+        gone = self.survivors.pop(draws.randrange(len(self.survivors)))
         erasure = self._count("delete", client.delete(f"/samples/{gone}"))
         if "id" in erasure:
             self.erasures.add(erasure["id"])
         else:
-            self.held.append(gone)
+            self.survivors.append(gone)
 
 
 def noise(draws: random.Random) -> Picture:
@@ -188,8 +188,8 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
     shop.service.settle()
     completed = {erasure["id"] for erasure in shop.service.pages("/erasures") if erasure["state"] == "completed"}
     assert load.erasures <= completed
-    assert {sample["id"] for sample in shop.service.pages("/samples")} >= set(load.held)
-    assert shop.service.status()["samples"] == len(load.held) + 20
+    assert {sample["id"] for sample in shop.service.pages("/samples")} >= set(load.survivors)
+    assert shop.service.status()["samples"] == len(load.survivors) + 20
     everybody = (*shop.apis, *shop.workers, shop.beat)
     for member in everybody:
         member.tell()

@@ -84,12 +84,12 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
 ) -> None:
     samples = service.contribute(pictures[20:28], "cora")
     service.settle()
-    held, objects = service.pages("/samples"), sample_objects(place)
+    listed, objects = service.pages("/samples"), sample_objects(place)
     with proxy.refusing_writes():
         refused = send(service, pictures[30], "dora")
         assert_problem(refused, 503, "store", "again")
         assert int(refused.headers["retry-after"]) > 0
-        assert service.pages("/samples") == held
+        assert service.pages("/samples") == listed
         batch = service.client.post(
             "/samples/batch",
             files=[("images", (p.name, p.data, p.media_type)) for p in pictures[30:33]],
@@ -105,7 +105,7 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
         until(lambda: waits in service.log, what="a training that waits for the store")
         assert service.client.get(accepted.headers["location"]).json()["state"] != "completed"
         assert sample_objects(place) == objects
-        assert [s["id"] for s in service.pages("/samples")] == [s["id"] for s in held if s["id"] != samples[0]["id"]]
+        assert [s["id"] for s in service.pages("/samples")] == [s["id"] for s in listed if s["id"] != samples[0]["id"]]
         assert predict(service, pictures[20]).status_code == 200
     service.complete(accepted.json()["id"])
     service.settle()

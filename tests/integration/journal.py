@@ -55,8 +55,6 @@ class Journal:
     predictions: list[Predicted] = field(default_factory=list)
     erasures: dict[str, Accepted] = field(default_factory=dict)
     survivors: dict[str, Contributed] = field(default_factory=dict)  # by sample id: acknowledged, erasure not asked for
-        default_factory=dict
-    )  # by sample id: acknowledged, its erasure not asked for
     asked: dict[str, Contributed] = field(default_factory=dict)  # its erasure was asked for, and not answered (yet)
     erased: dict[str, Contributed] = field(default_factory=dict)  # its erasure was accepted
     unknown: dict[str, Contributed] = field(default_factory=dict)  # by digest: sent, and not acknowledged

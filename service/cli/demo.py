@@ -151,7 +151,7 @@ def _tell(client: Client) -> None:
     table.add_row("sample-epochs", f"{work:,} instead of {everything:,} ({work / max(1, everything):.0%})")
     table.add_row("accuracy before any prompt was trained", f"{at_once:.1%}")
     table.add_row("accuracy before, during, after", f"{known:.1%} → {missing:.1%} → {forgotten:.1%}")
-    table.add_row("her samples still held", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
+    table.add_row("her samples still on record", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
     show(table)
 
 
@@ -172,12 +172,12 @@ def _train(client: Client) -> None:
             clusters = list(client.pages("/clusters"))
             trained = [c for c in clusters if c["prompt"] and c["prompt"]["members"] == c["samples"]]
             bar.update(task, total=len(clusters), completed=len(trained))
-            if clusters and len(trained) == len(clusters) and _settled(client):
+            if clusters and len(trained) == len(clusters) and _is_idle(client):
                 return
             time.sleep(0.5)
 
 
-def _settled(client: Client) -> bool:
+def _is_idle(client: Client) -> bool:
     states = client.request("GET", "/status")["clusters"]
     return set(states) == {"serving"}
 

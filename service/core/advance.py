@@ -1,6 +1,9 @@
-"""Seeing erasures through: noting how far each has come, and completing those that owe nothing any more.
+"""Seeing erasures through: completing those that owe nothing any more, and noting which clusters serve again.
 
-Looks at all of them at once. One that only waits for a training is not looked at, so thousands may wait.
+An erasure is completed when nothing exists that knows its samples: no row, no object, no prompt, no layout, no
+accumulator of a live replica. It does not wait for a training: whoever deletes often cannot put that off. `restored_at`
+says when every cluster that it touches serves again. All erasures are looked at at once, but for those that only wait
+for a training: thousands may.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def advance(context: Context) -> None:
-    """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
+    """Note how far every erasure has come; complete those that owe nothing any more."""
 
     def needed(session: ReadSession) -> bool:
         return bool(_cluster_changes(context, session) or _erasure_changes(context, session))
@@ -63,10 +66,9 @@ def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Seque
         changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())
         progress.note_erasures(session, changes)
         for change in changes:
-            if change.completed_at is not None:
-                took = change.completed_at - change.accepted_at
-                tallies.observe(session, tallies.COMPLETION, took.total_seconds())
-    return [change.id for change in changes if change.completed_at is not None]
+            if change.completed_after is not None:
+                tallies.observe(session, tallies.COMPLETION, change.completed_after.total_seconds())
+    return [change.id for change in changes if change.completed_after is not None]
 
 
 def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:
@@ -87,7 +89,7 @@ def _reached(touched: Touched, *, attempts: int) -> tuple[str, str | None]:
         # Built after the plan that knew of the erasure, or just what that plan asks for.
         later = touched.published_epoch is not None and touched.published_epoch > touched.planned_epoch
         if later or touched.serving_key == touched.desired_key:
-            return states.COMPLETED, touched.serving_key
+            return states.RESTORED, touched.serving_key
     return (states.FAILED if touched.attempts >= attempts else states.RETRAINING), None
 
 
@@ -99,19 +101,29 @@ def _erasure_changes(
     owed = progress.destructions(session)
     now = context.clock()
     changes = []
-    for erasure in progress.standing(session, everybody=owed.any_failed(most)):
+    for erasure in progress.standing(session):
         state = _state(erasure, owed, attempts=most)
         if state == states.COMPLETED and may_complete is not None and erasure.id not in may_complete:
-            state = states.RETRAINING
-        if states.may_change(erasure.state, state):
-            done = max(now, erasure.accepted_at) if state == states.COMPLETED else None
-            changes.append(ErasureChange(erasure.id, state, erasure.accepted_at, done))
+            state = states.WITHDRAWN
+        changed = states.may_change(erasure.state, state)
+        restored = erasure.restored_at is None and erasure.unsettled == 0
+        if changed or restored:
+            then = max(now, erasure.accepted_at)  # the clock may have been set back
+            changes.append(
+                ErasureChange(
+                    id=erasure.id,
+                    state=state if changed else erasure.state,
+                    completed_after=then - erasure.accepted_at if changed and state == states.COMPLETED else None,
+                    completed_at=then if changed and state == states.COMPLETED else erasure.completed_at,
+                    restored_at=then if restored else erasure.restored_at,
+                )
+            )
     return changes
 
 
 def _state(erasure: Standing, owed: Destructions, *, attempts: int) -> str:
     failures = owed.failures(erasure.id, erasure.planned_epoch)
-    if failures is None and erasure.ledgered and not erasure.unsettled:
+    if failures is None and erasure.ledgered:
         return states.COMPLETED
     stuck = max(failures or 0, erasure.ledger_attempts) >= attempts
-    return states.FAILED if stuck or erasure.failed else states.RETRAINING
+    return states.FAILED if stuck else states.WITHDRAWN

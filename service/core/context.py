@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from models.backbone import Backbone, UnknownBackbone, load_backbone
@@ -17,6 +18,7 @@ from service.core import layouts
 from service.core.layouts import LayoutCache
 from service.errors import Misconfigured
 from service.registry import clusters, spans, state
+from service.registry.backoff import Backoff
 from service.registry.engine import ConnectionOptions, ReadSession, Registry
 from service.settings import S3Settings, Settings
 
@@ -35,6 +37,12 @@ class Context:
     closed_form: ClosedFormSpec
     clock: Clock = system_clock
     layout_cache: LayoutCache = field(default_factory=LayoutCache, compare=False)
+
+    @property
+    def backoff(self) -> Backoff:
+        """How long a cluster waits that deletions take prompts from again and again."""
+        chosen = self.settings.erasure
+        return Backoff(timedelta(seconds=chosen.retrain_pause), timedelta(seconds=chosen.complete_within))
 
     @property
     def identity(self) -> Identity:

@@ -23,6 +23,8 @@ class Facts:
 
     behind  by live replica: removed samples that its closed-form tier has not taken out yet.
     owed    objects that must be destroyed.
+    pausing clusters that deletions have set back again and again, and that are not trained yet for it.
+    unrestored  erasures of which some cluster does not serve again.
     """
 
     epoch: int
@@ -35,6 +37,8 @@ class Facts:
     workers: int
     behind: Mapping[str, int]
     owed: int
+    pausing: int
+    unrestored: int
     tallies: Tallies
 
 
@@ -69,6 +73,8 @@ def gather(context: Context) -> Facts:
                 if replica.is_alive(now, fresh)
             },
             owed=prompts.count_owed(session),
+            pausing=clusters.pausing(session, now),
+            unrestored=erasures.count_unrestored(session),
             tallies=happened,
         )
 

@@ -16,7 +16,7 @@ from uuid6 import uuid7
 from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
 from models.image import Pixels
 from service import tracing
-from service.core import layouts, sample_file
+from service.core import budgets, layouts, sample_file
 from service.core.context import Context
 from service.core.held import Held, Roll, Twin, untwinned
 from service.core.tidy import UNRECORDED_KEPT
@@ -68,12 +68,17 @@ class Newcomer:
 
 @tracing.traced("take in")
 def take_in(
-    context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
+    context: Context,
+    newcomers: Sequence[Newcomer],
+    *,
+    requester: str | None = None,
+    idempotency_key: str | None = None,
 ) -> list[Sample | Held | ServiceError]:
     """Store and record newcomers in order, in one transaction; for each, the sample or why not.
 
     Objects are written first: what the registry knows is always in the store. If the transaction fails they are
-    destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
+    destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction. `requester` is
+    the API key that they are charged to. Raises OverBudget.
     """
     ids = _ids(len(newcomers))
     begun = context.clock()
@@ -82,7 +87,7 @@ def take_in(
         sound = [pair for pair in zip(ids, newcomers, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, newcomers, ids, idempotency_key, begun=begun)
+        results = _record(context, newcomers, ids, idempotency_key, requester=requester, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -184,6 +189,7 @@ def _record(
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
+    requester: str | None,
     begun: datetime,
 ) -> list[Sample | Held | ServiceError]:
     exclusive = False
@@ -192,6 +198,8 @@ def _record(
         try:
             with context.registry.write(exclusive=exclusive) as session:
                 results = _record_all(context, session, newcomers, ids, located, exclusive=exclusive)
+                recorded = [result for result in results if isinstance(result, Sample)]
+                budgets.spend(context, session, requester, budgets.IMAGES, len(recorded))
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
                 if context.clock() - begun > UNRECORDED_KEPT / 2:

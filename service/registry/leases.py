@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from uuid6 import uuid7
 
+from service.registry.backoff import Backoff
 from service.registry.clusters import FRESH, NO_LEASE, SETTLED, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
@@ -27,7 +28,7 @@ KILLED = "A worker process ended while it trained this: killed, or out of memory
 
 
 def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.ColumnElement[bool]:
-    """Planned, different from what is served, settled, not leased and not pausing after a failure.
+    """Planned, different from what is served, settled, not leased, not pausing after a failure or for its setbacks.
 
     patience  the longest time that one addition after another can put a training off.
     urgent    only what a deletion waits for.
@@ -38,6 +39,7 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
         differs(),
         sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
         sa.or_(ClusterRow.retry_at.is_(None), ClusterRow.retry_at <= now),
+        sa.or_(ClusterRow.retrain_at.is_(None), ClusterRow.retrain_at <= now),
         sa.or_(
             ClusterRow.urgent,
             ClusterRow.settles_at.is_(None),
@@ -47,9 +49,12 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
     )
 
 
-def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Pause) -> None:
+def mend_times(
+    session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, backoff: Backoff, pause: Pause
+) -> None:
     """After the clock was set back: bring times that are further ahead than they could be set to where they could."""
-    rows = session.execute(sa.select(ClusterRow).where(_ahead(now, lease=lease, settle=settle))).scalars()
+    ahead = _ahead(now, lease=lease, settle=settle, backoff=backoff)
+    rows = session.execute(sa.select(ClusterRow).where(ahead)).scalars()
     for row in rows:
         if row.leased_until is not None:
             row.leased_until = min(row.leased_until, now + lease)
@@ -59,21 +64,27 @@ def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle
             row.unsettled_since = min(row.unsettled_since, now)
         if row.retry_at is not None:
             row.retry_at = min(row.retry_at, now + pause(row.attempts))
+        if row.retrain_at is not None:
+            row.retrain_at = min(row.retrain_at, now + backoff.pause(row.setbacks))
     session.flush()
 
 
-def are_times_ahead(session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta) -> bool:
+def are_times_ahead(
+    session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta, backoff: Backoff
+) -> bool:
     """Whether `mend_times` may have something to mend."""
-    return session.execute(sa.select(sa.exists().where(_ahead(now, lease=lease, settle=settle)))).scalar_one()
+    ahead = _ahead(now, lease=lease, settle=settle, backoff=backoff)
+    return session.execute(sa.select(sa.exists().where(ahead))).scalar_one()
 
 
-def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnElement[bool]:
+def _ahead(now: datetime, *, lease: timedelta, settle: timedelta, backoff: Backoff) -> sa.ColumnElement[bool]:
     late = now + SKEW  # else what another process has written since `now` was read would count
     return sa.or_(
         ClusterRow.leased_until > late + lease,
         ClusterRow.settles_at > late + settle,
         ClusterRow.unsettled_since > late,
         ClusterRow.retry_at > late + MAX_PAUSE,
+        ClusterRow.retrain_at > late + backoff.longest,
     )
 
 
@@ -157,9 +168,11 @@ def count_try(session: WriteSession, claim: Claim, *, failure: str, retry_at: da
 
 
 def retry(session: WriteSession, cluster_id: str) -> bool:
-    """Forget that trainings have failed: the next may begin at once. False if none has."""
-    failed = (ClusterRow.id == cluster_id, ClusterRow.attempts > 0, sa.or_(ClusterRow.unplanned, differs()))
-    return _changed(session, sa.update(ClusterRow).where(*failed).values(**FRESH)) == 1
+    """Forget that trainings have failed, or were set back: the next may begin at once. False if none pauses."""
+    pausing = sa.or_(ClusterRow.attempts > 0, ClusterRow.retrain_at.is_not(None))
+    waits = (ClusterRow.id == cluster_id, pausing, sa.or_(ClusterRow.unplanned, differs()))
+    statement = sa.update(ClusterRow).where(*waits).values(**FRESH, setbacks=0, retrain_at=None)
+    return _changed(session, statement) == 1
 
 
 def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:

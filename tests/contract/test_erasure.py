@@ -99,9 +99,9 @@ def test_erasing_again_is_answered_with_the_same_erasure_until_it_is_completed(s
     sample = next(iter(settled.held))
     first = settled.erase(sample)
     assert settled.erase(sample).id == first.id
-    settled.reconcile()
+    reconcile.replan(settled.context)
     assert settled.erase(sample).id == first.id
-    settled.settle()
+    settled.reconcile()
     with pytest.raises(NotFound, match=sample):
         settled.erase(sample)
     assert len(settled.erasures()) == 1
@@ -133,25 +133,32 @@ def test_erasing_everything_leaves_nothing_at_all(settled: World) -> None:
 # ----------------------------------------------------------------------------------------------------- seeing through
 
 
-def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_serves(settled: World) -> None:
+def test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_without_it_serves(
+    settled: World,
+) -> None:
     sample = next(iter(settled.held.values()))
     artifact = _artifact(settled, sample)
     found = settled.erase(sample.id)
     reconcile.replan(settled.context)
     advance(settled.context)
-    assert settled.erasure(found.id).state == "retraining"
+    assert settled.erasure(found.id).state == "withdrawn"
     assert {artifact, samples.object_name(sample.id)} <= settled.objects()
+    settled.time.advance(3)
     settled.reconcile()
     assert not {artifact, samples.object_name(sample.id)} & settled.objects()
-    assert settled.erasure(found.id).state == "retraining"
+    completed = settled.erasure(found.id)
+    assert (completed.state, completed.completed_at, completed.restored_at) == ("completed", settled.time.now, None)
+    assert {touched.state for touched in completed.clusters} == {states.RETRAINING}
     settled.time.advance(7)
     while settled.train():
         pass
-    assert settled.erasure(found.id).completed_at is None
+    assert settled.erasure(found.id).restored_at is None
     settled.reconcile()
-    completed = settled.erasure(found.id)
-    assert (completed.state, completed.completed_at) == ("completed", settled.time.now)
-    for touched in completed.clusters:
+    restored = settled.erasure(found.id)
+    assert (restored.state, restored.completed_at) == ("completed", completed.completed_at)
+    assert restored.restored_at == settled.time.now
+    for touched in restored.clusters:
+        assert touched.state == states.RESTORED
         assert touched.prompt_after in settled.serving_keys()
         assert touched.prompt_after != touched.prompt_before
     settled.check()
@@ -181,7 +188,7 @@ def test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed(
             while settled.train():
                 pass
             seen.append(settled.erasure(found.id).state)
-    assert seen == ["retraining", "retraining", "failed", "failed"]
+    assert seen == ["withdrawn", "withdrawn", "failed", "failed"]
     settled.settle()
     settled.check()
 
@@ -195,7 +202,7 @@ def test_an_erasure_waits_while_a_reader_keeps_old_pages_alive(settled: World) -
         while settled.train():
             pass
         settled.reconcile()
-        assert settled.erasure(found.id).state == "retraining"
+        assert settled.erasure(found.id).state == "withdrawn"
     settled.settle()
     assert settled.erasure(found.id).state == "completed"
 
@@ -219,8 +226,8 @@ def test_an_erasure_goes_on_when_its_cluster_joins_others(world: World) -> None:
     world.settle()
     world.check()
     done = world.erasure(found.id)
-    assert {touched.state for touched in done.clusters} <= {states.COMPLETED, states.REMOVED}
-    assert states.COMPLETED in {touched.state for touched in done.clusters}
+    assert {touched.state for touched in done.clusters} <= {states.RESTORED, states.REMOVED}
+    assert states.RESTORED in {touched.state for touched in done.clusters}
 
 
 def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_far(settled: World) -> None:
@@ -236,7 +243,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
     while settled.train():
         pass
     settled.reconcile()
-    assert {touched.state for touched in settled.erasure(found.id).clusters} == {"completed", "retraining"}
+    assert {touched.state for touched in settled.erasure(found.id).clusters} == {"restored", "retraining"}
     before = settled.erasure(found.id).clusters
     settled.erase(*(sample.id for sample in settled.samples() if sample.cluster == one.id))
     settled.reconcile()
@@ -248,7 +255,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
 
 
 def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tuple[Erasure, bytes, Sample]:
-    """Erase a sample while the file of one that shares its cluster is damaged; train until it is shown as failed."""
+    """Erase a sample while the file of one that shares its cluster is damaged; train until that is shown as failed."""
     victim = next(iter(world.held.values()))
     cluster = world.cluster_of(victim).id
     other = next(s for s in world.samples() if s.cluster == cluster and s.id != victim.id)
@@ -276,26 +283,27 @@ def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tupl
     ],
     ids=["missing", "cut", "one bit", "empty"],
 )
-def test_an_erasure_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
+def test_a_cluster_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
     settled: World, damage: Callable[[bytes], bytes | None]
 ) -> None:
-    failed, whole, other = _fail_visibly(settled, damage)
-    assert failed.state == "failed"
-    assert "failed" in {touched.state for touched in failed.clusters}
+    found, whole, other = _fail_visibly(settled, damage)
+    assert (found.state, found.restored_at) == ("completed", None)
+    assert "failed" in {touched.state for touched in found.clusters}
     cluster = settled.cluster_of(other)
     assert other.id in (cluster.failure or "")
     assert states.cluster_state(cluster, now=settled.time(), attempts=3) == "failed"
     settled.context.store.put(samples.object_name(other.id), whole)
     settled.settle()
     settled.check()
+    assert settled.erasure(found.id).restored_at is not None
 
 
 def test_erasing_the_damaged_sample_mends_the_cluster(settled: World) -> None:
-    failed, _, other = _fail_visibly(settled, lambda whole: None)
+    found, _, other = _fail_visibly(settled, lambda whole: None)
     settled.erase(other.id)
     settled.settle()
     settled.check()
-    assert settled.erasure(failed.id).state == "completed"
+    assert settled.erasure(found.id).restored_at is not None
 
 
 # ------------------------------------------------------------------------------------------------------------- states

@@ -8,11 +8,10 @@ from __future__ import annotations
 from tests.formal.books import (
     ATTEMPTS,
     CLAIMED,
-    FAILED,
+    COMPLETED,
     FREE,
     KEYS,
     OWN,
-    RETRAINING,
     VANISHED,
     WITHDRAWN,
     B,
@@ -58,7 +57,7 @@ def accept(scope: Scope, state: State, asked: int) -> State:
             state = without_prompt(state, index)
             if not scope.lacks(Safeguard.EPOCH):
                 state = epoch_moved(state)
-    erasure = Erasure(asked, WITHDRAWN, pending=touched, later=0, owed=owed)
+    erasure = Erasure(asked, WITHDRAWN, planned=False, pending=touched, later=0, owed=owed)
     return rung(scope, state._replace(erasures=(*state.erasures, erasure), accepted=state.accepted + 1))
 
 
@@ -91,50 +90,44 @@ def replan(scope: Scope, state: State) -> State:
         older = 0
     return state._replace(
         erasures=tuple(
-            e._replace(state=RETRAINING, owed=e.owed | older & e.samples) if e.state == WITHDRAWN else e
-            for e in state.erasures
+            e if e.planned else e._replace(planned=True, owed=e.owed | older & e.samples) for e in state.erasures
         )
     )
 
 
 def destroy(state: State) -> State:
     """reconcile.destroy_owed: all but the objects of erasures that are not planned yet."""
-    rows = tuple(e._replace(owed=0) if e.owed and e.state != WITHDRAWN else e for e in state.erasures)
+    rows = tuple(e._replace(owed=0) if e.owed and e.planned else e for e in state.erasures)
     return state._replace(owed=0, erasures=rows)
 
 
 def advance(scope: Scope, state: State) -> State:
-    """core.advance: note how far every planned erasure has come; complete those that owe nothing."""
-    if not state.erasures:
-        return state
+    """core.advance: complete planned erasures that owe nothing; note which of their clusters serve again."""
     still = []
     completed, undone = state.completed, state.owed
     for erasure in state.erasures:
-        if erasure.state == WITHDRAWN:
+        if not erasure.planned:
             still.append(erasure)
             continue
-        pending, failed = _progress(state, erasure)
-        if pending or (erasure.owed and not scope.lacks(Safeguard.DESTRUCTION)):
-            after = FAILED if failed else RETRAINING
-            still.append(erasure._replace(state=after, pending=pending, later=erasure.later & pending))
-        else:
+        pending = _pending(state, erasure)
+        waits = (erasure.owed and not scope.lacks(Safeguard.DESTRUCTION)) or (pending and scope.lacks(Safeguard.APART))
+        if not waits:
             completed |= erasure.samples
             undone |= erasure.owed
+            erasure = erasure._replace(state=COMPLETED, owed=0)
+        if pending or erasure.state != COMPLETED:
+            still.append(erasure._replace(pending=pending, later=erasure.later & pending))
     return state._replace(erasures=tuple(still), completed=completed, owed=undone)
 
 
-def _progress(state: State, erasure: Erasure) -> tuple[int, bool]:
-    """Clusters that it still waits for, and whether one of them has failed."""
-    pending, failed = erasure.pending, False
+def _pending(state: State, erasure: Erasure) -> int:
+    """Clusters that do not serve again yet what was built without its samples."""
+    pending = erasure.pending
     for index, row in enumerate(state.clusters):
         bit = 1 << index
-        if not pending & bit:
-            continue
         if row.serving and (erasure.later & bit or KEYS[row.serving] == KEYS[row.desired]):
             pending &= ~bit
-        elif row.attempts >= ATTEMPTS:
-            failed = True
-    return pending, failed
+    return pending
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -173,7 +166,7 @@ def publish(scope: Scope, state: State, number: int) -> State:
     row, bit = state.clusters[worker.cluster], 1 << worker.cluster
     state = without_lease(state, worker.cluster)
     state = with_cluster(state, worker.cluster, row._replace(serving=worker.members, lease=None, attempts=0))
-    rows = tuple(e._replace(later=e.later | (bit & e.pending)) if e.state != WITHDRAWN else e for e in state.erasures)
+    rows = tuple(e._replace(later=e.later | (bit & e.pending)) if e.planned else e for e in state.erasures)
     state = epoch_moved(state._replace(erasures=rows, owed=state.owed | row.serving))
     return rung(scope, with_worker(state, number, FREE))
 

@@ -26,7 +26,7 @@ def text_of(folder: Path = OPS) -> str:
 
 
 def facts() -> Facts:
-    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "owed"), 1)
+    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "owed", "pausing", "unrestored"), 1)
     states: dict[str, Any] = {"clusters": {"serving": 1}, "erasures": {"failed": 1}, "behind": {"host-1": 1}}
     return Facts(**told, **states, oldest_change=1.0, oldest_erasure=1.0, tallies=Tallies({}))
 

@@ -12,7 +12,7 @@ from fastapi import File, Form, Header, Query, Request, Response, UploadFile, st
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, requester, scope
 from service.api.front import decode_json, front_router
 from service.api.preparing import Result, while_connected
 from service.api.problems import BODY, problem_of, responses
@@ -27,6 +27,7 @@ from service.api.schemas.samples import (
     Sample,
     sample_of,
 )
+from service.core import budgets
 from service.core.held import Held
 from service.core.idempotency import once, request_digest
 from service.core.intake import Newcomer, Upload, take_in
@@ -34,10 +35,10 @@ from service.core.text import check_owner, check_text
 from service.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.registry import records, samples
 from service.serving import jobs
+from service.settings import MAX_BATCH
 
 router = front_router(tags=["samples"], dependencies=[IN_UTF8])
 
-MAX_BATCH = 256
 _metadata = TypeAdapter(list[BatchMetadata])
 
 
@@ -84,6 +85,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
     with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             return _get(service, ticket.resource_id)
+        budgets.require(service.context, requester(request), budgets.IMAGES)
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
@@ -130,6 +132,7 @@ async def create_samples(
 def _contribute_all(
     service: Service, request: Request, images: Sequence[UploadFile], metadata: str
 ) -> list[records.Sample | Held | ServiceError]:
+    budgets.require(service.context, requester(request), budgets.IMAGES, len(images))
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -177,7 +180,8 @@ def _take_in(
     newcomers = [one for one in ready if isinstance(one, Newcomer)]
     if not newcomers:
         return [one for one in ready if isinstance(one, ServiceError)]
-    taken = iter(take_in(service.context, newcomers, idempotency_key=key_digest))
+    charged = requester(request)
+    taken = iter(take_in(service.context, newcomers, requester=charged, idempotency_key=key_digest))
     service.reconciler.wake()
     return [next(taken) if isinstance(one, Newcomer) else one for one in ready]
 

@@ -135,7 +135,9 @@ def _tell(client: Client) -> None:
     erasure = client.request("DELETE", f"/owners/{FORGOTTEN}")
     stopped = time.monotonic() - asked
     missing = _accuracy(client, held_out, "Predicting, use has stopped")
-    erasure = wait_for(client, erasure["id"])
+    wait_for(client, erasure["id"])
+    completed = time.monotonic() - asked
+    wait_for(client, erasure["id"], restored=True)
     retrained = time.monotonic() - asked
     after = _serving(client)
     forgotten = _accuracy(client, held_out, "Predicting after it")
@@ -146,7 +148,8 @@ def _tell(client: Client) -> None:
     table = Table(title="What it took", show_header=False)
     table.add_row("contributing, and training all prompts", f"{trained:.1f} s, {len(before)} prompts")
     table.add_row("use of her digits stopped after", f"{stopped * 1000:.0f} ms, with the answer itself", style="bold")
-    table.add_row("erasure completed after", f"{retrained:.1f} s, predictions going on meanwhile")
+    table.add_row("nothing that knows her digits existed after", f"{completed:.1f} s")
+    table.add_row("every prompt served again after", f"{retrained:.1f} s, predictions going on meanwhile")
     table.add_row("prompts retrained", f"{len(changed)} of {len(after)}; all others byte for byte as before")
     table.add_row("sample-epochs", f"{work:,} instead of {everything:,} ({work / max(1, everything):.0%})")
     table.add_row("accuracy before any prompt was trained", f"{at_once:.1%}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from service.registry import states
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import DestructionRow, ErasureRow, StateRow
@@ -43,7 +44,7 @@ def due(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> li
     """
     unplanned = sa.exists().where(
         ErasureRow.id == DestructionRow.erasure_id,
-        ErasureRow.state == "withdrawn",  # not one that cannot be planned just now, and says `failed`
+        ErasureRow.state == states.WITHDRAWN,  # not a `failed` one, which cannot be planned just now
         ErasureRow.planned_epoch.is_(None),
     )
     statement = sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 from uuid6 import uuid7
 
-from service.core import erasure, reconcile, states
+from service.core import erasure, reconcile
 from service.core.erasure_progress import advance
 from service.errors import NotFound
-from service.registry import erasures, leases, prompts, samples, state
+from service.registry import erasures, leases, prompts, samples, state, states
 from service.registry.records import Erasure, Sample
+from service.registry.tables import ErasureClusterRow, ErasureRow
 from tests.world import MakeWorld, World, sqlite_only
 
 
@@ -313,6 +314,24 @@ def test_an_erasure_never_leaves_completed() -> None:
     for before in states.ERASURE_CHANGES:
         assert states.may_change(before, states.COMPLETED) == (before != states.COMPLETED)
         assert not states.may_change(states.COMPLETED, before)
+
+
+def test_a_state_changes_only_from_the_expected_one_and_only_where_that_is_legal(idle: World) -> None:
+    found = idle.erase(next(iter(idle.survivors)))
+    named = ErasureRow.id == found.id
+    with idle.context.registry.write() as session:
+        states.set_state(session, ErasureRow, [states.FAILED], states.COMPLETED, named)
+    assert idle.erasure(found.id).state == states.WITHDRAWN
+    with idle.context.registry.write() as session:
+        states.set_state(session, ErasureRow, states.OPEN, states.FAILED, named)
+    assert idle.erasure(found.id).state == states.FAILED
+    with idle.context.registry.write() as session:
+        for table, before, after in (
+            (ErasureRow, states.COMPLETED, states.WITHDRAWN),
+            (ErasureClusterRow, states.RESTORED, states.RETRAINING),
+        ):
+            with pytest.raises(ValueError, match=f"{before} cannot become {after}"):
+                states.set_state(session, table, [before], after)
 
 
 def test_clusters_are_shown_in_words(make_world: MakeWorld) -> None:

@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from service.core import training
-from service.core.states import cluster_state
 from service.errors import Unavailable
 from service.registry import counters, leases, prompts
 from service.registry.engine import Registry
 from service.registry.records import Cluster
+from service.registry.states import cluster_state
 from tests.rows import LEASE, NOW, claim, make_cluster
 from tests.world import World, lease, meanwhile
 

@@ -38,7 +38,7 @@ ERASING = [  # at once, everywhere, for good
             "contract/test_store_away.py::test_a_training_that_the_store_prevents_is_tried_again_and_is_nobodys_failure"
             "[sqlite-put]"),
     mutant("away-asked", "a store is asked whether it answers before a publication locks anything", _TRAIN_ONE,
-            "        context.store.check()  # while no writer waits for our locks", "        # while no writer waits",
+            "        context.store.check()  # while no writer waits for a lock", "        # while no writer waits",
             "contract/test_store_away.py::test_a_store_that_hangs_holds_up_no_writer[sqlite]"),
     mutant("away-completed", "no erasure is completed while the store does not say what it holds",
             "service/core/erasure_progress.py",

@@ -33,9 +33,9 @@ def test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown(planned: 
     (before,) = planned.clusters()
     for tries in range(3):
         assert planned.kill_at("epoch 1", f"worker {tries}")
-        assert planned.clusters()[0].attempts == tries  # whoever takes over counts
+        assert planned.clusters()[0].attempts == tries  # the worker that takes over counts
         planned.time.advance(max(lease(planned), 10 * 2**tries))
-    assert not planned.train("careful")  # the third makes it too many: nobody is risked
+    assert not planned.train("careful")  # the third makes it too many: no worker is risked
     (cluster,) = planned.clusters()
     assert (cluster.id, cluster.attempts, cluster.failure) == (before.id, 3, leases.KILLED)
     assert cluster.leased_until is None

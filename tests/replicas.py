@@ -54,7 +54,7 @@ def work(world: World) -> None:
     raise AssertionError("There is always more to do.")
 
 
-def crew(world: World) -> dict[str, Replica]:
+def live_replicas(world: World) -> dict[str, Replica]:
     """Replicas on record."""
     with world.context.registry.read() as session:
         return {replica.name: replica for replica in replicas.every(session)}

@@ -216,9 +216,9 @@ def test_a_damaged_layout_is_made_again_and_nothing_is_trained_for_it(anchored: 
 
 
 def test_a_layout_left_by_a_killed_process_is_destroyed(anchored: World) -> None:
-    stray = "layouts/01890000-0000-7000-8000-000000000000.safetensors"
-    anchored.context.store.put(stray, b"left behind")
+    orphan = "layouts/01890000-0000-7000-8000-000000000000.safetensors"
+    anchored.context.store.put(orphan, b"left behind")
     assert destroy_unrecorded(anchored.context, older_than=UNRECORDED_KEPT) == 1
     with pytest.raises(ObjectMissing):
-        anchored.context.store.get(stray)
+        anchored.context.store.get(orphan)
     anchored.check()

@@ -1,4 +1,4 @@
-"""One batch of everything: images to be classified and newcomers to be described, on several threads at once."""
+"""One batch of everything: images to be classified and new samples to be described, on several threads at once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -11,7 +11,18 @@ from service.registry import replicas
 from service.registry.records import Marks, Replica
 from service.serving import closed_form as tier_module
 from service.serving.closed_form import ClosedFormTier
-from tests.replicas import crew, digest, erase_first, fall_silent, findings, first, is_right, is_stored, start, work
+from tests.replicas import (
+    digest,
+    erase_first,
+    fall_silent,
+    findings,
+    first,
+    is_right,
+    is_stored,
+    live_replicas,
+    start,
+    work,
+)
 from tests.world import DAY, World, accepted, running
 
 
@@ -174,7 +185,7 @@ def test_one_that_leaves_needs_nothing_any_more(world: World, tier: ClosedFormTi
     tier.leave()
     world.reconcile()
     assert not is_stored(world, victim)
-    assert crew(world) == {}
+    assert live_replicas(world) == {}
     assert tier.current() is None
 
 
@@ -186,7 +197,7 @@ def test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back(world
     world.reconcile()
     assert not is_stored(world, victim)
     assert tier.current() is None
-    assert crew(world) == {}
+    assert live_replicas(world) == {}
     tier.keep()
     assert is_right(world, tier)
     assert findings(world) == []
@@ -207,9 +218,9 @@ def test_one_long_silent_that_has_missed_nothing_goes_on(
 def test_one_that_was_forgotten_meanwhile_is_on_record_again(world: World, tier: ClosedFormTier) -> None:
     world.time.advance(PROCESSES_KEPT.total_seconds() + 1)
     tidy(world.context)
-    assert crew(world) == {}
+    assert live_replicas(world) == {}
     tier.keep()
-    assert list(crew(world)) == ["one"]
+    assert list(live_replicas(world)) == ["one"]
     victim = erase_first(world)
     world.reconcile()
     assert is_stored(world, victim)

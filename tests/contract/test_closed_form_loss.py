@@ -17,7 +17,7 @@ from service.serving import closed_form as tier_module
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Answer, Engine, Query
-from tests.replicas import crew, erase_first, findings, first, is_right, start
+from tests.replicas import erase_first, findings, first, is_right, live_replicas, start
 from tests.world import World
 
 
@@ -85,7 +85,7 @@ def test_whoever_cannot_be_subtracted_leads_to_a_new_start(
     damage(world, victim, monkeypatch)
     world.erase(victim.id)
     assert tier.current() is None
-    assert crew(world) == {}  # and no erasure waits for it
+    assert live_replicas(world) == {}  # and no erasure waits for it
     tier.keep()
     assert is_right(world, tier)
 
@@ -100,7 +100,7 @@ def test_a_survivor_who_cannot_be_read_silences_a_start_until_he_has_gone(
     tier = ClosedFormTier(world.context, name="one")
     tier.keep()
     assert tier.current() is None
-    assert crew(world) == {}
+    assert live_replicas(world) == {}
     world.erase(victim.id)
     tier.keep()
     assert is_right(world, tier)
@@ -199,7 +199,7 @@ def test_two_that_start_it_at_once_leave_it_on_record_with_what_it_has(world: Wo
     """Its heart and the reconciler both keep it: the second may come when the first has just done everything."""
     tier.start()
     tier.report()
-    assert crew(world)["one"].digest == world.closed_form_digest()
+    assert live_replicas(world)["one"].digest == world.closed_form_digest()
     assert findings(world) == []
 
 

@@ -252,7 +252,7 @@ def test_patience_is_for_the_whole_wait_or_for_each_part_of_it(decoders: Decoder
 
 
 def test_a_slow_request_leaves_a_decoder_to_others(decoders: Decoders) -> None:
-    """Whoever sends nothing but slow pictures holds two of three."""
+    """A caller that sends nothing but slow pictures has two of three."""
 
     async def scene() -> DecodeResult:
         parts = decoders.decode([MANY_SECONDS] * 9, caller="slow", seconds=600)

@@ -24,15 +24,15 @@ from service.settings import Settings
 from tests.world import MakeWorld, World, settings, sqlite_only
 
 
-class Bell:
-    """Hears what would have been rung."""
+class Recorder:
+    """Records what it is asked to notify."""
 
     def __init__(self) -> None:
-        self.rung: list[int] = []
+        self.notified: list[int] = []
         self.urgent: list[int] = []
 
     def notify(self, times: int, *, urgent: bool = False) -> None:
-        (self.urgent if urgent else self.rung).append(times)
+        (self.urgent if urgent else self.notified).append(times)
 
     def flush(self, seconds: float) -> bool:
         return True
@@ -47,13 +47,13 @@ def soon(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def bell() -> Bell:
-    return Bell()
+def notifier() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def reconciler(world: World, bell: Bell) -> Iterator[Reconciler]:
-    reconciler = Reconciler(world.context, bell)  # type: ignore[arg-type]
+def reconciler(world: World, notifier: Recorder) -> Iterator[Reconciler]:
+    reconciler = Reconciler(world.context, notifier)  # type: ignore[arg-type]
     yield reconciler
     reconciler.stop()
 
@@ -68,24 +68,26 @@ def hire(world: World, *names: str) -> None:
 # ------------------------------------------------------------------------------------------------- the thread
 
 
-def test_a_reconciler_begins_with_what_was_left_undone(world: World, reconciler: Reconciler, bell: Bell) -> None:
+def test_a_reconciler_begins_with_what_was_left_undone(
+    world: World, reconciler: Reconciler, notifier: Recorder
+) -> None:
     hire(world, "worker")
     world.add(3)
     reconciler.start()
-    soon(lambda: bell.rung)
-    assert bell.rung[0] == 1
+    soon(lambda: notifier.notified)
+    assert notifier.notified[0] == 1
     assert world.train()
 
 
-def test_a_reconciler_looks_at_once_when_it_is_woken(world: World, reconciler: Reconciler, bell: Bell) -> None:
+def test_a_reconciler_looks_at_once_when_it_is_woken(world: World, reconciler: Reconciler, notifier: Recorder) -> None:
     reconciler.start()
-    soon(lambda: bell.rung)
+    soon(lambda: notifier.notified)
     world.add(3)
     reconciler.wake()
     soon(lambda: world.clusters()[0].desired_key)
 
 
-def test_no_more_is_rung_for_than_workers_are_there(world: World, reconciler: Reconciler, bell: Bell) -> None:
+def test_no_more_is_notified_than_workers_are_there(world: World, reconciler: Reconciler, notifier: Recorder) -> None:
     world.add(40)
     hire(world, "one", "two", "gone")
     world.time.advance(world.context.settings.worker.fresh.total_seconds() + 1)
@@ -93,13 +95,17 @@ def test_no_more_is_rung_for_than_workers_are_there(world: World, reconciler: Re
         for name in ("one", "two"):
             workers.beat(session, name=name, now=world.time())
     reconciler.start()
-    soon(lambda: bell.rung)
+    soon(lambda: notifier.notified)
     assert len(world.clusters()) > 2
-    assert bell.rung[0] == 2
+    assert notifier.notified[0] == 2
 
 
 def test_a_pass_that_fails_is_made_again(
-    world: World, reconciler: Reconciler, bell: Bell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World,
+    reconciler: Reconciler,
+    notifier: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     failing = [True]
     unfinished = clusters.unfinished
@@ -115,12 +121,12 @@ def test_a_pass_that_fails_is_made_again(
         reconciler.start()
         soon(lambda: not failing)
         reconciler.wake()
-        soon(lambda: bell.rung)
+        soon(lambda: notifier.notified)
     assert "reconciling failed" in caplog.text
 
 
 def test_an_erasure_is_seen_through_by_reconciler_and_worker_alone(
-    world: World, reconciler: Reconciler, bell: Bell
+    world: World, reconciler: Reconciler, notifier: Recorder
 ) -> None:
     hire(world, "worker")
     world.add(6)
@@ -142,18 +148,18 @@ def messages(folder: Path) -> list[Path]:
     return sorted((folder / "queue").glob("*.msg"))
 
 
-def rung_bell(chosen: Settings, times: int, *, urgent: bool = False) -> Notifier:
-    bell = Notifier(chosen)
-    bell.notify(times, urgent=urgent)
-    assert bell.flush(10)
-    return bell
+def notify(chosen: Settings, times: int, *, urgent: bool = False) -> Notifier:
+    notifier = Notifier(chosen)
+    notifier.notify(times, urgent=urgent)
+    assert notifier.flush(10)
+    return notifier
 
 
 def test_ringing_leaves_whole_messages_that_say_nothing(tmp_path: Path) -> None:
-    rung_bell(settings(tmp_path), 2)
-    rung = messages(tmp_path)
-    assert len(rung) == 2
-    for message in rung:
+    notify(settings(tmp_path), 2)
+    notified = messages(tmp_path)
+    assert len(notified) == 2
+    for message in notified:
         content = json.loads(message.read_text())
         assert content["headers"]["task"] == TRAIN
         assert content["headers"]["argsrepr"] == "()"
@@ -161,7 +167,7 @@ def test_ringing_leaves_whole_messages_that_say_nothing(tmp_path: Path) -> None:
 
 def test_every_message_is_taken_once_and_unreadable_ones_are_dropped(tmp_path: Path) -> None:
     chosen = settings(tmp_path)
-    rung_bell(chosen, 2)
+    notify(chosen, 2)
     messages(tmp_path)[0].write_text("{half a mess")
     name = queue_name(ADDITIONS)
     with make_celery(chosen).connection_for_read() as connection, connection.SimpleQueue(name) as queue:
@@ -174,33 +180,33 @@ def test_every_message_is_taken_once_and_unreadable_ones_are_dropped(tmp_path: P
 
 def test_a_broker_that_does_not_answer_delays_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     absent = settings(tmp_path, broker_url="redis://127.0.0.1:1/0")
-    bell = Notifier(absent)
+    notifier = Notifier(absent)
     for _ in range(50):
         started = time.monotonic()
-        bell.notify(3)
+        notifier.notify(3)
         assert time.monotonic() - started < 0.1
-    assert bell.flush(5)
-    assert not bell.notify_now(urgent=True)
+    assert notifier.flush(5)
+    assert not notifier.notify_now(urgent=True)
     assert caplog.text.count("the broker does not answer") == 1  # news once
 
 
 def test_a_broker_that_hangs_delays_nobody(tmp_path: Path) -> None:
     """It accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
-        bell = Notifier(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
+        notifier = Notifier(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
         for _ in range(20):
             started = time.monotonic()
-            bell.notify(3)
+            notifier.notify(3)
             assert time.monotonic() - started < 0.3
         started = time.monotonic()
-        assert not bell.notify_now(urgent=True)
+        assert not notifier.notify_now(urgent=True)
         assert time.monotonic() - started < 10  # nor does a heartbeat wait for long
 
 
 def test_deletions_are_heard_first_by_a_worker_that_listens_to_both(tmp_path: Path) -> None:
     chosen = settings(tmp_path)
-    rung_bell(chosen, 3)
-    rung_bell(chosen, 3, urgent=True)
+    notify(chosen, 3)
+    notify(chosen, 3, urgent=True)
     app = make_celery(chosen)
     heard: list[str] = []
     with app.connection_for_read() as connection:
@@ -216,7 +222,9 @@ def test_deletions_are_heard_first_by_a_worker_that_listens_to_both(tmp_path: Pa
     assert heard == [queue_name(DELETIONS)] * 3 + [queue_name(ADDITIONS)] * 3
 
 
-def test_a_bell_says_whether_it_is_for_a_deletion(world: World, reconciler: Reconciler, bell: Bell) -> None:
+def test_a_notification_says_whether_it_is_for_a_deletion(
+    world: World, reconciler: Reconciler, notifier: Recorder
+) -> None:
     with world.context.registry.write() as session:
         workers.register(session, name="both", device="cpu", queues=QUEUES, now=world.time())
         workers.register(session, name="one", device="cpu", queues=[DELETIONS], now=world.time())
@@ -224,9 +232,9 @@ def test_a_bell_says_whether_it_is_for_a_deletion(world: World, reconciler: Reco
     world.settle()
     world.erase(*list(world.survivors)[::5])
     reconciler.start()
-    soon(lambda: any(bell.urgent))
-    assert max(bell.urgent) <= 2
-    assert max(bell.rung) <= 1  # one worker listens to additions
+    soon(lambda: any(notifier.urgent))
+    assert max(notifier.urgent) <= 2
+    assert max(notifier.notified) <= 1  # one worker listens to additions
 
 
 def test_a_worker_for_deletions_claims_nothing_else(world: World) -> None:

@@ -36,7 +36,7 @@ def test_an_api_process_leaves_the_move_to_a_worker_and_serves_the_old_layout_un
     old = record(anchored)
     anchored.restart(partition=KINDS["random"])
     engine = Engine(anchored.context)
-    assert reconcile.reconcile(anchored.context, refit=False) == 1  # rings for a worker
+    assert reconcile.reconcile(anchored.context, refit=False) == 1  # notifies a worker
     assert record(anchored) == old
     assert isinstance(predict(anchored, engine), Answer)
     anchored.reconcile()
@@ -168,10 +168,10 @@ def test_a_move_that_dies_while_its_layout_is_stored_leaves_no_features_behind(
         patch.setattr(anchored.context.store, "delete", lambda name: None)
         with pytest.raises(Killed):
             anchored.reconcile()
-    (stray,) = {name for name in anchored.objects() if name.startswith("layouts/")} - {record(anchored).object}
+    (orphan,) = {name for name in anchored.objects() if name.startswith("layouts/")} - {record(anchored).object}
     anchored.settle()
     anchored.check()
-    assert stray not in anchored.objects()
+    assert orphan not in anchored.objects()
 
 
 def test_a_failure_is_forgotten_once_nobody_need_move(anchored: World) -> None:

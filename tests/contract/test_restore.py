@@ -297,13 +297,13 @@ def test_a_copy_under_another_name_is_named_and_does_no_harm(safe: World, how: s
     backup = Backup(safe)
     accepted = forget(safe, backup, next(iter(safe.survivors)))
     path = ledger_file(safe, accepted.id)
-    stray = copy_of(path, how)
-    stray.parent.mkdir(exist_ok=True)
-    stray.write_bytes(path.read_bytes())
+    orphan = copy_of(path, how)
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(path.read_bytes())
     backup.restore()
     apply(safe)
     assert len(check(safe).illegible) == 1
-    stray.unlink()
+    orphan.unlink()
     sound(safe, backup)
 
 

@@ -25,7 +25,7 @@ MOMENT = 1.0  # seconds: enough for another thread to do what it can, if nothing
 
 @pytest.fixture
 def other() -> Iterator[ThreadPoolExecutor]:
-    """Somebody else, at the same time."""
+    """Another writer, at the same time."""
     with ThreadPoolExecutor(1) as executor:
         yield executor
 

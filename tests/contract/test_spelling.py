@@ -1,4 +1,4 @@
-"""Owners that an earlier release spelt in several ways are brought to one; and copies of one picture, of many owners."""
+"""Owners that an earlier release spelt in several ways are brought to one; and copies of one picture, of many."""
 
 from contextlib import closing
 from dataclasses import replace

@@ -223,7 +223,7 @@ def test_the_broker_s_command_line_holds_no_password_and_its_script_runs(
     assert lines[-1].startswith("-rw-------")
 
 
-def test_the_broker_s_settings_are_accepted_and_a_bell_rings_without_what_was_taken_away(
+def test_the_broker_s_settings_are_accepted_and_a_notification_arrives_without_what_was_taken_away(
     services: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     script = services["redis"]["command"][-1].replace("$$", "$")
@@ -237,8 +237,8 @@ def test_the_broker_s_settings_are_accepted_and_a_bell_rings_without_what_was_ta
     command = [_redis_binary(), conf, *options, "--bind", "127.0.0.1", "--port", str(port), "--dir", tmp_path]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        bell = Notifier(Settings(data_dir=tmp_path, broker_url=f"redis://:bb@127.0.0.1:{port}/0"))
-        until(lambda: bell.notify_now(urgent=True), seconds=30, what="a ring that is taken")
+        notifier = Notifier(Settings(data_dir=tmp_path, broker_url=f"redis://:bb@127.0.0.1:{port}/0"))
+        until(lambda: notifier.notify_now(urgent=True), seconds=30, what="a notification that is accepted")
         with Redis(port=port, password="bb") as client:
             assert client.llen("oubli.deletions") >= 1
             with pytest.raises(ResponseError, match="unknown command"):

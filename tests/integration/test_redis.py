@@ -38,7 +38,7 @@ def service(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.mark.thorough
 def test_a_message_that_cannot_be_acknowledged_does_not_deafen(tmp_path: Path) -> None:
-    """Redis hangs while a worker ends what a bell asked for: one message may be in hand, and this one is no more."""
+    """Redis hangs while a worker ends the work of a notification: one message may be in hand, and this one is not."""
     with running(tmp_path / "redis") as server:
         app = make_celery(Settings(data_dir=tmp_path, broker_url=SecretStr(server.url)))
         app.conf.broker_transport_options = redis_options(socket_timeout=0.5, connect_timeout=0.5)

@@ -99,10 +99,10 @@ def test_messages_that_are_none_of_ours_are_dropped(service: Service, redis: Red
 
 def test_a_redis_that_is_full(service: Service, redis: RedisServer) -> None:
     worker = service.child("worker")
-    worker.suspend()  # so that bells wait when the memory ends: to take one, Redis must note who has it
+    worker.suspend()  # so that messages wait when the memory ends: to take one, Redis must note who has it
     erasure, _ = withdraw(service)
     with redis.client() as client:
-        until(lambda: client.llen("oubli.deletions"), what="a bell that waits")
+        until(lambda: client.llen("oubli.deletions"), what="a message that waits")
     with redis.full():
         worker.resume()
         another, seconds = withdraw(service)

@@ -47,7 +47,7 @@ class Shop:
     proxy: Proxy
     service: Service
 
-    def crew(self) -> set[str]:
+    def live_replicas(self) -> set[str]:
         """Names of the workers that are alive."""
         return {worker["name"] for worker in self.service.status()["workers"] if worker["alive"]}
 
@@ -86,7 +86,7 @@ def shop(env: dict[str, str], tmp_path: Path) -> Iterator[Shop]:
         service = stack.enter_context(Service(folder, port=proxy.port))
         proxy.sees("api-1", "api-2")
         running = Shop(env, apis, workers, beat, proxy, service)
-        until(lambda: running.crew() == {"worker-1", "worker-2"}, what="two workers")
+        until(lambda: running.live_replicas() == {"worker-1", "worker-2"}, what="two workers")
         yield running
 
 
@@ -176,9 +176,9 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
             shop.proxy.sees("api-1", "api-2")
         for worker in shop.workers:
             worker.stop()
-            assert worker.name not in shop.crew()
+            assert worker.name not in shop.live_replicas()
             worker.start()
-            until(lambda name=worker.name: name in shop.crew(), what=f"{worker.name}\n{worker.log}")  # type: ignore[misc]
+            until(lambda name=worker.name: name in shop.live_replicas(), what=f"{worker.name}\n{worker.log}")  # type: ignore[misc]
         shop.beat.stop()
         shop.beat.start()
     print("seed", SEED, dict(load.answers))

@@ -330,9 +330,9 @@ class History(RuleBasedStateMachine):
         fresh = self.world.context.settings.worker.fresh
         with self.reading() as session:
             removals = feed.marks(session).removals
-            crew = [one for one in replicas.every(session) if one.is_alive(self.world.time(), fresh)]
+            live_replicas = [one for one in replicas.every(session) if one.is_alive(self.world.time(), fresh)]
             rows = session.execute(sa.select(DestructionRow.object_name, DestructionRow.removal)).all()
-        for replica in crew:
+        for replica in live_replicas:
             ahead = {name for name, removal in rows if removal is not None and removal > replica.marks.removals}
             assert len(ahead) == removals - replica.marks.removals
             assert ahead <= self.world.objects()

@@ -58,7 +58,7 @@ def test_a_registry_is_in_its_folder(folder: Path) -> None:
     assert_alone(folder)
 
 
-def test_a_bell_of_the_embedded_broker_is_in_its_folder(folder: Path) -> None:
+def test_a_message_of_the_embedded_broker_is_in_its_folder(folder: Path) -> None:
     assert Notifier(Settings(data_dir=folder)).notify_now(urgent=True)
     assert len(list((folder / "queue").glob("*.oubli.deletions.msg"))) == 1
     assert_alone(folder)

@@ -32,16 +32,17 @@ def erase_one_that_is_trained_on(world: World) -> str:
 
 
 def test_an_erasure_waits_until_the_worker_has_let_go_of_the_sample(busy: World) -> None:
-    found: list[str] = []
+    seen = []
 
     def erase_and_look() -> None:
-        found.append(erase_one_that_is_trained_on(busy))
-        busy.reconcile()
-        assert busy.erasure(found[0]).state == "withdrawn"  # all else is done
+        found = erase_one_that_is_trained_on(busy)
+        busy.reconcile()  # which does all else
+        seen.append(busy.erasure(found))
 
     assert busy.train(step=meanwhile("epoch 1", erase_and_look))
     busy.reconcile()
-    assert busy.erasure(found[0]).state == "completed"
+    (before,) = seen
+    assert (before.state, busy.erasure(before.id).state) == ("withdrawn", "completed")
 
 
 def test_what_a_worker_lets_go_of_is_not_in_its_memory(busy: World, monkeypatch: pytest.MonkeyPatch) -> None:

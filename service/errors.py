@@ -115,7 +115,7 @@ class Busy(ServiceError):
 
 
 class OverBudget(ServiceError):
-    """This API key has asked for too much lately; `retry_after` says when it may ask again."""
+    """The budget of this API key is spent; `retry_after` says when it may ask again."""
 
     status = 429
     title = "Too many requests"

@@ -30,7 +30,7 @@ class Backup:
         shutil.copytree(world.folder / "objects", self._copy)
 
     def restore(self) -> None:
-        """Both. The world expects those who were held then."""
+        """Both. The world expects the samples that were on record then."""
         self.restore_database()
         self.restore_objects()
 

@@ -1,8 +1,8 @@
 """PostgreSQL and Redis that a test may kill, pause and start again: same address, same data.
 
 Promises: what PostgreSQL acknowledged as committed outlives its processes (they die, the machine does not: no fsync is
-needed for that, `synchronous_commit` is). Redis keeps nothing, as a cache would: whoever depends on its memory is found
-out. After `close` no process is left, and no file of PostgreSQL's.
+needed for that, `synchronous_commit` is). Redis keeps nothing, as a cache would: a test that depends on its memory
+is found out. After `close` no process is left, and no file of PostgreSQL's.
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ class MortalServer(ABC):
 
     def kill(self) -> None:
         """SIGKILL to all of its processes at once."""
-        self._end(signal.SIGKILL, everybody=True)
+        self._end(signal.SIGKILL, with_children=True)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end."""
-        self._end(number, everybody=False)
+        self._end(number, with_children=False)
 
     def close(self) -> None:
-        """End it if it runs; whoever made its folder removes it."""
+        """End it if it runs; the maker of its folder removes that."""
         if self._process is not None:
             self.send(signal.SIGCONT)
             self.kill()
 
-    def _end(self, number: signal.Signals, *, everybody: bool) -> None:
+    def _end(self, number: signal.Signals, *, with_children: bool) -> None:
         process, self._process = self._process, None
         assert process is not None, "it does not run"
         children = psutil.Process(process.pid).children(recursive=True)
-        for one in [process, *children] if everybody else [process]:
+        for one in [process, *children] if with_children else [process]:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(number)
         try:

@@ -14,7 +14,7 @@ def can_install() -> bool:
 
 
 def install(package: str) -> None:
-    """Install a Debian package. Raises RuntimeError if that takes somebody else's rights."""
+    """Install a Debian package. Raises RuntimeError if that takes another user's rights."""
     if not can_install():
         raise RuntimeError(f"No {package} to test with: make setup, or sudo apt-get install {package}")
     # Run level 1 keeps Debian's scripts from starting a server they install.

@@ -40,7 +40,7 @@ def is_stored(world: World, sample: Sample) -> bool:
 
 
 def fall_silent(world: World) -> None:
-    """So much time passes that whoever says nothing counts as dead."""
+    """So much time passes that a silent process counts as dead."""
     world.time.advance(world.context.settings.worker.fresh.total_seconds() + 1)
 
 

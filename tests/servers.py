@@ -68,7 +68,7 @@ def postgres() -> Iterator[str]:
 def fresh_database(server_url: str, *, template: str | None = None) -> Iterator[str]:
     """A database of its own on that server, dropped afterwards even if connections to it leaked.
 
-    template  URL of one on the same server that nobody is connected to, to be copied; it is empty without.
+    template  URL of one on the same server without connections, to be copied; it is empty without.
     """
     url, name = make_url(server_url), f"oubli_{uuid4().hex}"
     copied = f' TEMPLATE "{make_url(template).database}"' if template is not None else ""
@@ -98,7 +98,7 @@ def redis() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where it listens. Whoever has `keys` may do anything; whoever has `reader` may list and get."""
+    """Where it listens. A client with `keys` may do anything; one with `reader` may list and get."""
 
     url: str
     keys: tuple[str, str] = ("oubli", "not-much-of-a-secret")

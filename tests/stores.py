@@ -116,7 +116,7 @@ class Cut:
 
 
 class LoseAnswer:
-    """Done by the server; nobody hears of it."""
+    """Done by the server; its answer is lost."""
 
 
 Fault = Refusal | Hang | Cut | LoseAnswer
@@ -241,7 +241,7 @@ def _answer(
 
 
 @contextmanager
-def deaf() -> Iterator[str]:
+def unanswering() -> Iterator[str]:
     """An endpoint that accepts connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

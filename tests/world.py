@@ -118,7 +118,7 @@ class World:
     # ---------------------------------------------------------------------------------------------- intake
 
     def new_sample(self, label: str = "cat", owner: str = "ann") -> intake.NewSample:
-        """A sample nobody has seen: noise in a colour of its own, so that the tree can tell it apart."""
+        """A new sample: noise in a colour of its own, so that the tree can tell it apart."""
         noise = self._random.integers(0, 256, (SIDE, SIDE, 3)) * self._random.random((1, 1, 3))
         pixels = noise.astype(np.uint8)
         resized = self.context.backbone.preprocessing.resize(pixels)
@@ -196,9 +196,9 @@ class World:
 
     def is_idle(self) -> bool:
         with self.context.registry.read() as session:
-            owed = destructions.pending(session)
+            pending = destructions.pending(session)
             unfinished = erasures.oldest_unfinished(session) or erasures.count_unrestored(session)
-            return not (clusters.unfinished(session) or unfinished or owed)
+            return not (clusters.unfinished(session) or unfinished or pending)
 
     # ---------------------------------------------------------------------------------------------- looking
 

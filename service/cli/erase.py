@@ -139,13 +139,13 @@ def _erase(
 def _finish(client: Client, erasure: JsonAnswer, as_json: bool, *, restored: bool) -> JsonAnswer:
     done = wait_for(client, erasure["id"], restored=restored, apart=as_json)
     if not as_json:
-        serving, touched = _serving(done), len(done["clusters"])
-        say(f"Completed: nothing that knows them exists any more. {serving} of {touched} clusters serve a new prompt.")
+        serving, affected = _serving(done), len(done["clusters"])
+        say(f"Completed: nothing that knows them exists any more. {serving} of {affected} clusters serve a new prompt.")
     return done
 
 
 def _serving(erasure: JsonAnswer) -> int:
-    """Of how many touched clusters nothing is left to do."""
+    """How many affected clusters serve again, or need no prompt."""
     return sum(cluster["state"] in ("restored", "removed") for cluster in erasure["clusters"])
 
 
@@ -159,15 +159,15 @@ def _end(refused: Sequence[tuple[Subject, Refused]]) -> None:
 def wait_for(client: Client, erasure_id: str, *, restored: bool = False, apart: bool = False) -> JsonAnswer:
     """Follow an erasure until it is completed. Raises nothing on failed states: those are tried again.
 
-    restored  ... and until every cluster that it touches serves a new prompt.
+    restored  ... and until every cluster that it affects serves a new prompt.
     apart     show how far it is on standard error.
     """
     with progress_bar(apart=apart) as bar:
         task = bar.add_task("Retraining", total=None)
         while True:
             erasure = client.request("GET", f"/erasures/{erasure_id}")
-            touched, serving = len(erasure["clusters"]), _serving(erasure)
-            bar.update(task, total=touched, completed=serving, description=f"Erasure: {erasure['state']}")
+            affected, serving = len(erasure["clusters"]), _serving(erasure)
+            bar.update(task, total=affected, completed=serving, description=f"Erasure: {erasure['state']}")
             if erasure["state"] == "completed" and (erasure["restored_at"] is not None or not restored):
                 return erasure
             time.sleep(POLL_SECONDS)

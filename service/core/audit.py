@@ -65,11 +65,11 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         pending = set(destructions.pending(session))
         record = layout_state.current(session)
         anchors = layout_state.anchors(session)
-        crew, marks = replicas.every(session), feed.marks(session)
+        known_replicas, marks = replicas.every(session), feed.marks(session)
     vectors: dict[str, Embedding] = {}
     sums = Accumulators(context.backbone.descriptor_width)
     yield from _objects(context, survivors, scope, advance, vectors, sums)
-    yield from _replicas(context, crew, marks, sums if sums.samples == len(survivors) else None)
+    yield from _replicas(context, known_replicas, marks, sums if sums.samples == len(survivors) else None)
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
@@ -170,13 +170,13 @@ def _objects(
                 yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
-def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
+def _replicas(context: Context, known: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
     """Live replicas whose closed-form tier does not know exactly the survivors.
 
     sums  of the survivors; None if some descriptor cannot be read, or an earlier release has not recorded it.
     """
     expected = sums.digest() if sums is not None else None
-    for replica in crew:
+    for replica in known:
         if not replica.is_alive(context.clock(), context.settings.worker.fresh):
             continue
         if replica.marks != marks or replica.digest is None:
@@ -190,7 +190,7 @@ def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Acc
 def _places(context: Context, survivors: Sequence[SurvivorRecord], vectors: Mapping[str, Embedding]) -> list[int]:
     """Positions of the survivors, recomputed; of a sample whose file is damaged, the recorded position."""
     if len(vectors) < len(survivors) and context.partition.window(len(survivors)):
-        return [sample.position for sample in survivors]  # the damaged one may be an anchor: no layout can be fitted
+        return [sample.position for sample in survivors]  # the damaged sample may be an anchor: no layout can be fitted
     whole = [sample for sample in survivors if sample.id in vectors]
     embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
     found = locate(

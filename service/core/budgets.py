@@ -1,7 +1,7 @@
-"""Budgets: no API key can ask for erasures, or contribute images, without measure.
+"""Budgets: limits of the erasures and the images that an API key may ask for in an hour.
 
-An erasure withdraws prompts at once, and each costs a training: a key that asks for them without end would keep the
-model down. What is over budget is refused in words that say when it may be asked again; nothing of it is done.
+An erasure withdraws prompts at once, and each costs a training: a key that asks for erasures without end would keep
+clusters without prompts. A request over budget is refused as a whole, with the time when it may be repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ERASURES, IMAGES = "erasures", "images"
 
 
 def require(context: Context, key_id: str | None, what: str, amount: int = 1) -> None:
-    """Raise OverBudget if so much cannot be asked for now: before any work is done for it. Spends nothing.
+    """Raise OverBudget if so much cannot be granted now: to be called before any work is done. Spends nothing.
 
     key_id  None where no keys are asked for (`auth` off): there is no budget then.
     """
@@ -30,7 +30,7 @@ def require(context: Context, key_id: str | None, what: str, amount: int = 1) ->
 
 
 def spend(context: Context, session: WriteSession, key_id: str | None, what: str, amount: int = 1) -> None:
-    """Note what is asked for, in the transaction that grants it. Raises OverBudget."""
+    """Spend a key's budget in the transaction that grants the request. Raises OverBudget."""
     per_hour = _per_hour(context, what)
     if key_id is None or per_hour == 0 or amount == 0:
         return

@@ -36,7 +36,7 @@ class Context:
 
     @property
     def backoff(self) -> Backoff:
-        """How long a cluster waits that deletions take prompts from again and again."""
+        """The pauses of a cluster that loses prompts to deletions again and again."""
         chosen = self.settings.erasure
         return Backoff(timedelta(seconds=chosen.retrain_pause), timedelta(seconds=chosen.complete_within))
 

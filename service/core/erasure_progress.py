@@ -1,9 +1,9 @@
-"""Seeing erasures through: completing those that owe nothing any more, and noting which clusters serve again.
+"""Progress of erasures: completing those that nothing waits for any more, and recording which clusters serve again.
 
 An erasure is completed when nothing exists that knows its samples: no row, no object, no prompt, no layout, no
-accumulator of a live replica. It does not wait for a training: whoever deletes often cannot put that off. `restored_at`
-says when every cluster that it touches serves again. All erasures are looked at at once, but for those that only wait
-for a training: thousands may.
+accumulator of a live replica. It does not wait for a training: further deletions cannot delay it. `restored_at` is when
+every cluster that it affects serves again. All erasures are advanced at once, except those that only wait for a
+training, which may be thousands.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import logging
 from collections.abc import Container, Sequence
 from contextlib import suppress
 
-from service.core import layouts, states
+from service.core import layouts
 from service.core.context import Context
-from service.registry import counters, destructions, erasure_progress
+from service.registry import counters, destructions, erasure_progress, states
 from service.registry.engine import Needed, Needless, ReadSession
 from service.registry.erasure_progress import AffectedCluster, ClusterChange, Destructions, ErasureChange, OpenErasure
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def advance(context: Context) -> None:
-    """Note how far every erasure has come; complete those that owe nothing any more."""
+    """Record the progress of every erasure; complete those whose deletions are done."""
 
     def needed(session: ReadSession) -> bool:
         return bool(_cluster_changes(context, session) or _erasure_changes(context, session))
@@ -41,27 +41,27 @@ def advance(context: Context) -> None:
 
 
 def _stored_layouts(context: Context) -> list[str] | None:
-    """What the store holds of layouts; None, and nothing is completed, while it does not say.
+    """Names of the layouts in the store; None while it does not answer: nothing is completed then.
 
-    Asked outside any transaction: it may be slow, and everybody who writes would wait for it.
+    Asked outside any transaction: the store may be slow, and every writer would wait for it.
     """
     try:
         return list(context.store.names("layouts"))
     except OSError as error:
-        log.warning("the store does not say what it holds: %s", error.strerror)
+        log.warning("the store does not list its layouts: %s", error.strerror)
         return None
 
 
 def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Sequence[str] | None) -> list[str]:
-    """What has changed, on record; the erasures that are completed by it. Raises Needless.
+    """Record all changes in one transaction; ids of the erasures that it completes. Raises Needless.
 
-    Exclusive: what another process notes at the same time must not be overwritten with what we saw before it.
+    Exclusive: the progress that another process records at the same time must not be overwritten with an older one.
 
-    accepted  before we looked for stored layouts: one that has been stored since is made of survivors, and knows none
-              of those who are forgotten by these. Of others only what keeps them from being completed is noted.
+    accepted  erasures accepted before the stored layouts were listed: a layout that was stored later is made of
+              survivors, and knows none of their samples. Only these may be completed now.
     """
     with context.registry.write(exclusive=True, needed=needed) as session:
-        if left_behind := layouts.orphans(session, stored or []):  # by a move that was killed: it may know anybody
+        if left_behind := layouts.orphans(session, stored or []):  # of a killed relayout: it may know any sample
             destructions.schedule(session, left_behind)
             return []
         erasure_progress.note_clusters(session, _cluster_changes(context, session))
@@ -80,18 +80,18 @@ def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChan
         for affected in erasure_progress.affected_clusters(session, attempts=most)
     ]
     return [
-        ClusterChange(affected.erasure, affected.cluster, state, prompt)
+        ClusterChange(affected.erasure, affected.cluster, before=affected.state, state=state, prompt_after=prompt)
         for affected, state, prompt in found
         if state != affected.state
     ]
 
 
 def _reached(affected: AffectedCluster, *, attempts: int) -> tuple[str, str | None]:
-    """State of one touched cluster, and the prompt that it serves in place of the old one."""
+    """State of one affected cluster, and the prompt that it serves in place of the old one."""
     if not affected.present:
         return states.REMOVED, None
     if affected.serving_key is not None:
-        # Built after the plan that knew of the erasure, or just what that plan asks for.
+        # Published after the plan that knew of the erasure, or the very prompt that the plan asks for.
         later = affected.published_epoch is not None and affected.published_epoch > affected.planned_epoch
         if later or affected.serving_key == affected.desired_key:
             return states.RESTORED, affected.serving_key
@@ -101,7 +101,10 @@ def _reached(affected: AffectedCluster, *, attempts: int) -> tuple[str, str | No
 def _erasure_changes(
     context: Context, session: ReadSession, *, may_complete: Container[str] | None = None
 ) -> list[ErasureChange]:
-    """may_complete  None: any of them."""
+    """Changes of erasures.
+
+    may_complete  ids of those that may be completed; None: any.
+    """
     most = context.settings.training.attempts
     pending = erasure_progress.destructions(session)
     now = context.clock()
@@ -117,6 +120,7 @@ def _erasure_changes(
             changes.append(
                 ErasureChange(
                     id=erasure.id,
+                    before=erasure.state,
                     state=state if changed else erasure.state,
                     completed_after=then - erasure.accepted_at if changed and state == states.COMPLETED else None,
                     completed_at=then if changed and state == states.COMPLETED else erasure.completed_at,

@@ -13,11 +13,11 @@ from contextlib import suppress
 
 from models.spec import member_digest, prompt_key
 from service.artifacts import StoreUnavailable
-from service.core import layouts, relayout, states
+from service.core import layouts, relayout
 from service.core.context import Context, require_bound
 from service.core.rebalance import rebalance
 from service.errors import Unavailable
-from service.registry import clusters, erasure_progress, erasures, layout_state, prompts, samples, state
+from service.registry import clusters, erasure_progress, erasures, layout_state, prompts, samples, state, states
 from service.registry.engine import Needless, ReadSession, WriteSession
 
 log = logging.getLogger(__name__)

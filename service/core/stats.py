@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from service.core import states
 from service.core.context import Context
-from service.registry import clusters, counters, destructions, erasures, feed, replicas, state, workers
+from service.registry import clusters, counters, destructions, erasures, feed, replicas, state, states, workers
 from service.registry.counters import CounterValues
 
 
@@ -63,7 +62,7 @@ def collect(context: Context) -> Stats:
             samples=sum(alike.samples for alike in counted),
             clusters=by_state,
             oldest_change=_age(now, waiting_since),
-            erasures=dict.fromkeys(erasures.OPEN, 0) | backlog.states | completed,
+            erasures=dict.fromkeys(states.OPEN, 0) | backlog.states | completed,
             oldest_erasure=_age(now, backlog.oldest),
             overdue=backlog.overdue,
             workers=sum(worker.is_alive(now, fresh) for worker in workers.every(session)),

@@ -31,21 +31,21 @@ from service.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
-Step = Callable[[str], None]  # told the name of each step as it begins; tests crash there
+Step = Callable[[str], None]  # called with the name of each step as it begins; tests crash there
 Interrupted = Callable[[], bool]
-OnLease = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
+OnLease = Callable[[Claim | None], None]  # called with the claim being trained, so that a heartbeat renews its lease
 
 
 class LeaseLost(Exception):
-    """What is being built is no longer desired, or somebody else builds it."""
+    """The lease is lost: the prompt is no longer desired, or another worker builds it."""
 
 
 class CannotTrain(Exception):
-    """This cluster cannot be trained as it stands; the message says what to do."""
+    """This cluster cannot be trained with its present samples; the message says what to do."""
 
 
 class NotNow(Exception):
-    """The store is away. Nobody's fault: it is tried again, as often as it takes."""
+    """The store is away: no failure of the cluster, so it is tried again without a limit."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def _claim(context: Context, worker: str, *, urgent: bool) -> Claim | None:
 
 
 def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
-    """A lease that had to expire is a try that failed: its holder was killed, perhaps by this very cluster.
+    """Count an expired lease as a failed try: its worker was killed, perhaps by this very cluster.
 
-    The cluster is taken over at once: waiting for the lease's end was the pause. Where this makes too many failures,
-    it pauses as any failed cluster does, and no worker more is risked now.
+    The cluster is taken over at once: waiting for the lease's end was the pause. After too many failures it
+    pauses as any failed cluster does, and no other worker is risked now.
     """
     settings = context.settings.training
     cluster = clusters.get(session, claim.cluster)
@@ -209,7 +209,7 @@ def _load(context: Context, claim: Claim, row: MemberRecord) -> TrainingExample:
 
 @tracing.traced("publish prompt")
 def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> None:
-    """The publishing transaction: the cluster serves the new prompt, if that is still desired and the lease is ours.
+    """The publishing transaction: the cluster serves the new prompt, if it is still desired and the lease still holds.
 
     1. Lock the cluster, before the serving epoch: the order in which an erasure locks them.
     2. Record the prompt and the samples that it has seen, at a new serving epoch.
@@ -222,7 +222,7 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
-        context.store.check()  # while no writer waits for our locks: a store that hangs would hold up erasures
+        context.store.check()  # while no writer waits for a lock of this worker: one that hangs would delay erasures
         with context.registry.write() as session:
             # 1. Lock the cluster.
             clusters.lock(session, [claim.cluster])
@@ -254,7 +254,7 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
             counters.add(session, counters.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
     except BaseException as error:
-        if stored and not isinstance(error, Unavailable):  # else it may be published, and nobody said so: `_give_up`
+        if stored and not isinstance(error, Unavailable):  # else it may be published, without an answer: `_give_up`
             _destroy_unpublished(context, claim, doubtful=isinstance(error, OSError))
         if isinstance(error, OSError) and is_store_away(error):
             raise _not_now(error) from error
@@ -262,9 +262,9 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
 
 
 def _give_up(context: Context, claim: Claim) -> None:
-    """After a registry that was away. If the lease is still ours nothing was published, and what was stored must go.
+    """Give up after the registry was away: a lease that still holds was not published, and its stored object must go.
 
-    If the registry is away still, the lease expires, and whoever takes it over sees to that.
+    If the registry is away still, the lease expires, and the worker that takes it over deletes the object.
     """
     with context.registry.write() as session:
         if leases.give_up(session, claim):
@@ -272,10 +272,10 @@ def _give_up(context: Context, claim: Claim) -> None:
 
 
 def _destroy_unpublished(context: Context, claim: Claim, *, doubtful: bool) -> None:
-    """What a failed publication has stored.
+    """Delete what a failed publication has stored.
 
-    doubtful  A request whose answer never came may yet be carried out: its object is owed to destruction as well, while
-              we hold the lease, so that no erasure can be accepted in between.
+    doubtful  The request has had no answer and may yet be carried out: the object's deletion is scheduled as well,
+              while this worker has the lease, so that no erasure can be accepted in between.
     """
     try:
         context.store.delete(prompts.unpublished_name(claim.token))

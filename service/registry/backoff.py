@@ -1,7 +1,7 @@
-"""Clusters that deletions take prompts from, again and again, are retrained at growing intervals.
+"""Back-off of retraining: clusters that lose prompts to deletions again and again are retrained at growing intervals.
 
-A deletion withdraws a prompt at once; training its successor may wait. Whoever deletes a sample whenever a prompt is
-back, or faster than a prompt can be trained, would otherwise keep the workers busy with trainings that come to nothing.
+A deletion withdraws a prompt at once; training its successor may wait. A client that deletes a sample whenever a prompt
+serves again, or faster than prompts are trained, would otherwise keep the workers busy with useless trainings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from service.registry.engine import WriteSession
 from service.registry.tables import ClusterRow, PromptRow
 
-FREE = 1  # setbacks in a row after which a training still begins at once: deletions do come in twos
+FREE = 1  # setbacks in a row after which a training still begins at once: deletions often come in twos
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Backoff:
     longest: timedelta
 
     def pause(self, setbacks: int) -> timedelta:
-        """Before the training after so many setbacks in a row."""
+        """The pause before the training after so many setbacks in a row."""
         if setbacks <= FREE:
             return timedelta(0)
-        doublings = min(setbacks - FREE - 1, 20)  # of any pause that is worth the name, more than a year
+        doublings = min(setbacks - FREE - 1, 20)  # of a second, more than ten days
         return min(self.first * 2.0**doublings, self.longest)
 
     def probation(self, setbacks: int) -> timedelta:
@@ -40,10 +40,10 @@ class Backoff:
 def set_back(
     session: WriteSession, cluster_ids: Sequence[str], prompt_keys: Sequence[str], *, now: datetime, backoff: Backoff
 ) -> None:
-    """Samples of these clusters, and these prompts, are about to go: note what that takes from whom.
+    """Record the setbacks of clusters, before their samples are deleted and their prompts withdrawn.
 
-    A setback is the loss of a training under way, or of a prompt that has not served for long. A cluster that lost
-    nothing, because it waits already, goes on waiting. The caller holds the locks of these clusters.
+    A setback is the loss of a training under way, or of a prompt that has not served for long. A cluster that loses
+    neither, because it waits already, goes on waiting. The caller has locked these clusters.
     """
     concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(prompt_keys))
     columns = (ClusterRow.id, ClusterRow.setbacks, ClusterRow.lease_token, ClusterRow.serving_key, PromptRow.trained_at)

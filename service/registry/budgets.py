@@ -1,4 +1,4 @@
-"""What each API key has asked for lately. A budget is an hour's worth that comes back steadily (a leaky bucket)."""
+"""Spent budgets of API keys: an hour's worth each, which comes back steadily (a leaky bucket)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOUR = timedelta(hours=1)
 def wait(
     session: ReadSession, key_id: str, what: str, amount: int, *, per_hour: int, now: datetime
 ) -> timedelta | None:
-    """How long until so much more may be asked for; None: it may be now."""
+    """The time until so much more may be granted; None: now."""
     row = session.execute(_row_of(key_id, what)).one_or_none()
     return _wait(_left_of(row, per_hour, now) + amount, per_hour)
 
@@ -24,7 +24,7 @@ def wait(
 def spend(
     session: WriteSession, key_id: str, what: str, amount: int, *, per_hour: int, now: datetime
 ) -> timedelta | None:
-    """Note that so much has been asked for; how long until it could be, and nothing noted, if it is too much.
+    """Spend so much, and return None; or spend nothing, and return the time until it may be granted.
 
     Locks the key's row until the commit: requests of one key that come together cannot spend the same twice.
     """
@@ -43,7 +43,7 @@ def _row_of(key_id: str, what: str) -> sa.Select[float, datetime]:
 
 
 def _left_of(row: sa.Row[float, datetime] | None, per_hour: int, now: datetime) -> float:
-    """What still counts of what was spent. A clock that was set back gives nothing back."""
+    """The part of what was spent that still counts. A clock that was set back gives nothing back."""
     if row is None:
         return 0.0
     spent, at = row

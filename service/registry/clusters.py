@@ -268,7 +268,7 @@ def census(session: ReadSession, *, now: datetime, attempts: int) -> list[Census
 
 
 def pausing(session: ReadSession, now: datetime) -> int:
-    """How many clusters are not trained yet because deletions have set them back again and again."""
+    """The number of clusters that pause after repeated setbacks by deletions."""
     return session.execute(sa.select(sa.func.count()).where(ClusterRow.retrain_at > now)).scalar_one()
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from service.registry import states
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import DestructionRow, ErasureRow, StateRow
@@ -64,7 +65,7 @@ def due(
     """
     unplanned = sa.exists().where(
         ErasureRow.id == DestructionRow.erasure_id,
-        ErasureRow.state == "withdrawn",  # not one that cannot be planned just now, and says `failed`
+        ErasureRow.state == states.WITHDRAWN,  # not a `failed` one, which cannot be planned just now
         ErasureRow.planned_epoch.is_(None),
     )
     held = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)

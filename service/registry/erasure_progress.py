@@ -1,8 +1,8 @@
-"""How far erasures have come: asked and noted for all of them at once, however many there are.
+"""Progress of erasures: read and recorded for all of them at once, however many there are.
 
 Two things are followed, independent of each other: whether something still exists that knows the erased samples
 (then the erasure is not completed), and whether the clusters that lost their prompts serve again (then it is restored).
-An erasure that only waits for a training costs nothing here: only what can change is read.
+An erasure that only waits for a training costs nothing here: only rows that can change are read.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.erasures import OPEN
 from service.registry.statements import chunked, insert_or_ignore
+from service.registry.states import FAILED, FINAL, OPEN, RETRAINING, WITHDRAWN, set_state
 from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRow, ErasureRow, PromptRow
-
-FINAL = ("restored", "removed")  # states of an affected cluster that are final
 
 
 class AffectedCluster(NamedTuple):
-    """A cluster that an erasure waits for, and what it is and serves now; `present` is false once it is gone."""
+    """A cluster that an erasure waits for, and what it serves now; `present` is false once it is gone."""
 
     erasure: str
     cluster: str
@@ -39,7 +37,7 @@ class AffectedCluster(NamedTuple):
 
 
 class OpenErasure(NamedTuple):
-    """An erasure that is not completed, or not restored, and how many of its clusters are not settled."""
+    """An erasure that is not completed, or not restored; `unfinished` of its clusters are in no final state."""
 
     id: str
     state: str
@@ -53,37 +51,42 @@ class OpenErasure(NamedTuple):
 
 
 class ClusterChange(NamedTuple):
-    """What is to be noted of a touched cluster."""
+    """A change of an affected cluster that is to be recorded."""
 
     erasure: str
     cluster: str
+    before: str
     state: str
     prompt_after: str | None
 
 
 class ErasureChange(NamedTuple):
-    """What is to be noted of an erasure; `completed_after` is how long it took, if it is completed by this."""
+    """A change of an erasure that is to be recorded; `completed_after` is how long it took, if this completes it."""
 
     id: str
+    before: str
     state: str
     completed_after: timedelta | None
     completed_at: datetime | None
     restored_at: datetime | None
 
 
+Change = TypeVar("Change", ClusterChange, ErasureChange)
+
+
 @dataclass(frozen=True)
 class Destructions:
-    """What is still to be destroyed: how often that has failed, by erasure and by the epoch it was owed since."""
+    """Failed attempts of pending deletions, by erasure and by the epoch that they were scheduled at."""
 
     own: Mapping[str, int]
     epochs: Sequence[int]  # ascending, of prompts and layouts
     worst: Sequence[int]  # failures of the worst of those up to the same place
 
     def failures(self, erasure: str, planned_epoch: int) -> int | None:
-        """How often destroying what an erasure waits for has failed; None once all of it is gone.
+        """Failed attempts at the deletions that an erasure waits for; None once all are done.
 
-        Beside its own samples it waits for every prompt and layout that was owed to destruction before it was planned:
-        whichever event withdrew them, they may have been built from its samples.
+        Beside its own samples it waits for every prompt and layout whose deletion was scheduled before it was planned:
+        they may have been built from its samples, whichever event withdrew them.
         """
         before = bisect_right(self.epochs, planned_epoch)
         failures = [self.own[erasure]] if erasure in self.own else []
@@ -92,7 +95,7 @@ class Destructions:
 
 
 def destructions(session: ReadSession) -> Destructions:
-    """What is still to be destroyed."""
+    """Failed attempts of all pending deletions."""
     own = sa.select(DestructionRow.erasure_id, sa.func.max(DestructionRow.attempts))
     by_erasure = session.execute(own.where(DestructionRow.erasure_id.is_not(None)).group_by(DestructionRow.erasure_id))
     built = sa.select(DestructionRow.owed_epoch, sa.func.max(DestructionRow.attempts))
@@ -103,7 +106,7 @@ def destructions(session: ReadSession) -> Destructions:
 
 
 def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCluster]:
-    """Clusters of planned erasures that are not restored, of which something new may be said.
+    """Clusters of planned erasures that are not restored, and whose state may have to change.
 
     attempts  failed trainings after which a cluster counts as failed.
     """
@@ -129,8 +132,8 @@ def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCl
             sa.or_(
                 ClusterRow.id.is_(None),
                 ClusterRow.serving_key.is_not(None),
-                sa.and_(ClusterRow.attempts >= attempts, ErasureClusterRow.state != "failed"),
-                sa.and_(ClusterRow.attempts < attempts, ErasureClusterRow.state != "retraining"),
+                sa.and_(ClusterRow.attempts >= attempts, ErasureClusterRow.state != FAILED),
+                sa.and_(ClusterRow.attempts < attempts, ErasureClusterRow.state != RETRAINING),
             ),
         )
     )
@@ -138,7 +141,7 @@ def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCl
 
 
 def open_erasures(session: ReadSession) -> list[OpenErasure]:
-    """Planned erasures of which something new may be said: all but those that only wait for a training."""
+    """Planned erasures whose state may have to change: all but those that only wait for a training."""
     unfinished = sa.func.count().filter(ErasureClusterRow.state.not_in(FINAL))
     row = ErasureRow
     columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.completed_at, row.restored_at)
@@ -166,59 +169,62 @@ def _planned_epoch() -> sa.ColumnElement[int]:
 
 
 def note_clusters(session: WriteSession, changes: Iterable[ClusterChange]) -> None:
-    """How far touched clusters have come."""
+    """Record the states of affected clusters, one statement for each kind of change."""
     place = (ErasureClusterRow.erasure_id, ErasureClusterRow.cluster_id)
-    statement = sa.update(ErasureClusterRow).where(*(c == sa.bindparam(f"of_{c.key}") for c in place))
-    rows = [
-        {"of_erasure_id": c.erasure, "of_cluster_id": c.cluster, "now": c.state, "key": c.prompt_after} for c in changes
-    ]
-    if rows:
-        noted = statement.values(state=sa.bindparam("now"), prompt_after=sa.bindparam("key"))
-        session.connection().execute(noted, rows)
+    same = [column == sa.bindparam(f"of_{column.key}") for column in place]
+    values: dict[str, Any] = {"prompt_after": sa.bindparam("key")}
+    for (before, state), group in _by_change(changes).items():
+        rows = [{"of_erasure_id": c.erasure, "of_cluster_id": c.cluster, "key": c.prompt_after} for c in group]
+        set_state(session, ErasureClusterRow, [before], state, *same, values=values, parameters=rows)
 
 
 def note_erasures(session: WriteSession, changes: Iterable[ErasureChange]) -> None:
-    """How far erasures have come."""
-    statement = sa.update(ErasureRow).where(ErasureRow.id == sa.bindparam("of_id"))
-    rows = [
-        {"of_id": change.id, "now": change.state, "done": change.completed_at, "back": change.restored_at}
-        for change in changes
-    ]
-    if rows:
-        values = {
-            "state": sa.bindparam("now"),
-            "completed_at": sa.bindparam("done", type_=ErasureRow.completed_at.type),
-            "restored_at": sa.bindparam("back", type_=ErasureRow.restored_at.type),
-        }
-        session.connection().execute(statement.values(**values), rows)
+    """Record the states of erasures, one statement for each kind of change."""
+    same = ErasureRow.id == sa.bindparam("of_id")
+    values = {
+        "completed_at": sa.bindparam("done", type_=ErasureRow.completed_at.type),
+        "restored_at": sa.bindparam("back", type_=ErasureRow.restored_at.type),
+    }
+    for (before, state), group in _by_change(changes).items():
+        rows = [{"of_id": c.id, "done": c.completed_at, "back": c.restored_at} for c in group]
+        set_state(session, ErasureRow, [before], state, same, values=values, parameters=rows)
+
+
+def _by_change(changes: Iterable[Change]) -> dict[tuple[str, str], list[Change]]:
+    """The changes, by state before and after."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        groups.setdefault((change.before, change.state), []).append(change)
+    return groups
 
 
 def note_plan(session: WriteSession, *, epoch: int, changed: Mapping[str, set[str]]) -> None:
-    """A plan has been made; `changed`: clusters that it has changed, each with those that its samples came from.
+    """Record that a plan was made.
 
-    Erasures accepted since the last plan answer for everything that this one has changed. An older one answers for
-    where the samples of its clusters have gone, while those were not served yet.
+    Erasures accepted since the last plan affect every cluster that this plan has changed. An older erasure also affects
+    the clusters that took over samples of its own clusters, where those did not serve yet.
+
+    changed  clusters that the plan has changed, each with those that its samples came from.
     """
-    unplanned = (ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_(None))
-    new = list(session.execute(sa.select(ErasureRow.id).where(*unplanned)).scalars())
+    unplanned = ErasureRow.planned_epoch.is_(None)
+    new = list(session.execute(sa.select(ErasureRow.id).where(ErasureRow.state.in_(OPEN), unplanned)).scalars())
     answers = {(erasure, cluster) for erasure in new for cluster in changed}
     successors = _successors(changed)
     for erasure, cluster in _unfinished_in(session, list(successors)):
         answers |= {(erasure, successor) for successor in successors[cluster]}
     _add_affected(session, sorted(answers))
-    session.execute(sa.update(ErasureRow).where(*unplanned).values(state="withdrawn", planned_epoch=epoch))
+    set_state(session, ErasureRow, OPEN, WITHDRAWN, unplanned, values={"planned_epoch": epoch})
 
 
 def note_planned(session: WriteSession, erasure_id: str, *, epoch: int) -> None:
-    """An erasure that no plan has to take note of."""
+    """Record that an erasure needs no plan."""
     statement = sa.update(ErasureRow).where(ErasureRow.id == erasure_id)
     session.execute(statement.values(planned_epoch=epoch))
 
 
 def fail_unplanned(session: WriteSession) -> None:
-    """Nothing can be planned just now: erasures that wait for it say so."""
-    unplanned = sa.update(ErasureRow).where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_(None))
-    session.execute(unplanned.values(state="failed"))
+    """Mark erasures that wait for a plan as failed, while none can be made."""
+    set_state(session, ErasureRow, OPEN, FAILED, ErasureRow.planned_epoch.is_(None))
 
 
 def _successors(changed: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -230,7 +236,7 @@ def _successors(changed: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def _unfinished_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[str, str]]:
-    """(erasure, cluster) of older erasures that are not restored for want of one of these clusters."""
+    """(erasure, cluster) of older erasures that are not restored because one of these clusters does not serve."""
     found: list[tuple[str, str]] = []
     columns = (ErasureClusterRow.erasure_id, ErasureClusterRow.cluster_id)
     statement = (
@@ -245,7 +251,7 @@ def _unfinished_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[
 
 
 def _add_affected(session: WriteSession, places: Sequence[tuple[str, str]]) -> None:
-    """Add clusters that erasures turn out to change as well."""
+    """Record that erasures affect these clusters too."""
     for chunk in chunked(places):
-        rows = [{"erasure_id": erasure, "cluster_id": cluster, "state": "withdrawn"} for erasure, cluster in chunk]
+        rows = [{"erasure_id": erasure, "cluster_id": cluster, "state": WITHDRAWN} for erasure, cluster in chunk]
         session.execute(insert_or_ignore(session, ErasureClusterRow).values(rows))

@@ -9,13 +9,11 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from uuid6 import uuid7
 
-from service.registry import paging
+from service.registry import paging, states
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Erasure, ErasureCluster, Page, Tombstone
 from service.registry.statements import chunked
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
-
-OPEN = ("withdrawn", "failed")
 
 
 def create(
@@ -38,7 +36,7 @@ def create(
         ErasureRow(
             id=erasure_id,
             owner_ref=owner,
-            state="withdrawn",
+            state=states.WITHDRAWN,
             accepted_at=accepted_at,
             withdrawn_at=now,
             due_at=accepted_at + due,
@@ -52,7 +50,7 @@ def create(
         [{"erasure_id": erasure_id, "sample_id": sample_id} for sample_id in sample_ids],
     )
     session.add_all(
-        ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, prompt_before=prompt, state="withdrawn")
+        ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, prompt_before=prompt, state=states.WITHDRAWN)
         for cluster, prompt in affected.items()
     )
     session.flush()
@@ -70,7 +68,7 @@ def running_for(session: ReadSession, sample_id: str) -> Erasure | None:
     statement = (
         sa.select(ErasureRow)
         .join(ErasureSampleRow, ErasureSampleRow.erasure_id == ErasureRow.id)
-        .where(ErasureSampleRow.sample_id == sample_id, ErasureRow.state.in_(OPEN))
+        .where(ErasureSampleRow.sample_id == sample_id, ErasureRow.state.in_(states.OPEN))
     )
     found = _load(session, statement)
     return found[0] if found else None
@@ -80,7 +78,7 @@ def running_for_owner(session: ReadSession, ref: str) -> Erasure | None:
     """The latest unfinished erasure of this owner, if there is one."""
     statement = (
         sa.select(ErasureRow)
-        .where(ErasureRow.owner_ref == ref, ErasureRow.state.in_(OPEN))
+        .where(ErasureRow.owner_ref == ref, ErasureRow.state.in_(states.OPEN))
         .order_by(ErasureRow.id.desc())
         .limit(1)
     )
@@ -122,7 +120,7 @@ def page(
 def oldest_unfinished(session: ReadSession) -> datetime | None:
     """The time when the oldest unfinished erasure was accepted; None if there is none."""
     return session.execute(
-        sa.select(sa.func.min(ErasureRow.accepted_at)).where(ErasureRow.state.in_(OPEN))
+        sa.select(sa.func.min(ErasureRow.accepted_at)).where(ErasureRow.state.in_(states.OPEN))
     ).scalar_one()
 
 
@@ -133,7 +131,7 @@ def counts(session: ReadSession) -> dict[str, int]:
 
 
 def count_unrestored(session: ReadSession) -> int:
-    """How many erasures touch a cluster that does not serve again. By a partial index: few rows."""
+    """How many erasures affect a cluster that does not serve again. By a partial index: few rows."""
     return session.execute(sa.select(sa.func.count()).where(ErasureRow.restored_at.is_(None))).scalar_one()
 
 
@@ -150,7 +148,9 @@ def backlog(session: ReadSession, now: datetime) -> Backlog:
     """The unfinished erasures, counted by the database by the index on states: completed ones are not read."""
     late = sa.func.sum(sa.case((ErasureRow.due_at < now, 1), else_=0))
     columns = (ErasureRow.state, sa.func.count(), sa.func.min(ErasureRow.accepted_at), late)
-    rows = session.execute(sa.select(*columns).where(ErasureRow.state.in_(OPEN)).group_by(ErasureRow.state)).all()
+    rows = session.execute(
+        sa.select(*columns).where(ErasureRow.state.in_(states.OPEN)).group_by(ErasureRow.state)
+    ).all()
     return Backlog(
         states={state: count for state, count, _, _ in rows},
         oldest=min((oldest for _, _, oldest, _ in rows), default=None),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from service.registry import states
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Tombstone
 from service.registry.statements import chunked
@@ -62,7 +63,7 @@ def forget(session: WriteSession, erasure_ids: Sequence[str]) -> None:
 
 def ledger_states(session: ReadSession) -> dict[str, LedgerState]:
     """The ledger state of every recorded erasure, by its id."""
-    columns = sa.select(ErasureRow.id, ErasureRow.state == "completed", ErasureRow.ledgered)
+    columns = sa.select(ErasureRow.id, ErasureRow.state == states.COMPLETED, ErasureRow.ledgered)
     return {row[0]: LedgerState(row[1], row[2]) for row in session.execute(columns)}
 
 

@@ -285,7 +285,7 @@ class ApiKeyRow(Base):
 
 
 class BudgetRow(Base):
-    """What a key has asked for lately: `spent` at that time, falling ever since as an hour's budget comes back."""
+    """The spent budget of a key: `spent` at the time `at`, falling since then as an hour's budget comes back."""
 
     __tablename__ = "budgets"
     key_id: Mapped[str] = mapped_column(_Id, primary_key=True)

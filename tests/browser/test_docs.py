@@ -32,7 +32,7 @@ def picture() -> Picture:
 
 @pytest.fixture(scope="module")
 def page(desk: Service) -> Iterator[Page]:
-    """/docs, with every request that would leave this machine stopped and, at the end, held against it."""
+    """/docs, with every request that would leave this machine stopped and, at the end, reported as a failure."""
     asked: list[str] = []
     errors: list[str] = []
 

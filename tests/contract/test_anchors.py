@@ -65,7 +65,7 @@ def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_comp
     assert record(anchored).kept == tuple(range(1, 16))
     reconcile.reconcile(anchored.context, refit=False)
     assert anchored.erasure(found.id).state == "withdrawn"
-    # At once, by what is owed: ten minutes later it would go as an object that nobody knows.
+    # At once, as a pending deletion: ten minutes later it would go as an unknown object.
     before = anchored.time()
     while record(anchored).object == old.object:
         assert anchored.reconcile()
@@ -205,7 +205,7 @@ def test_a_damaged_layout_is_made_again_and_nothing_is_trained_for_it(anchored: 
     assert finding.subject == f"object {name}"
     anchored.restart()  # a process that has not read it yet
     assert isinstance(predict(anchored, Engine(anchored.context)), Unavailable)
-    anchored.add(1)  # nobody is turned away meanwhile
+    anchored.add(1)  # no request is refused meanwhile
     erased = no_anchor(anchored)
     anchored.erase(erased)
     anchored.settle()

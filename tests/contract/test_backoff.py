@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.core import reconcile, states
-from service.registry import clusters, leases
+from service.core import reconcile
+from service.registry import clusters, leases, states
 from service.registry.records import Cluster
 from tests.world import MakeWorld, World, meanwhile
 

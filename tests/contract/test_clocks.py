@@ -71,7 +71,7 @@ def test_what_others_write_after_the_clock_was_read_is_no_clock_set_back(
     clock = patient.context.clock
 
     def slow_clock() -> datetime:
-        """Read, and then another process takes a sample in before whoever has read it goes on."""
+        """Read, and then another process takes a sample in before the reader goes on."""
         monkeypatch.setattr(patient, "context", replace(patient.context, clock=clock))
         read = clock()
         patient.time.advance(1)

@@ -121,7 +121,7 @@ def test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_
     for tier in (one, two):
         assert tier.catch_up() is not None
         work(idle)
-        assert is_stored(idle, victim)  # applied, and nobody knows it
+        assert is_stored(idle, victim)  # applied, and not yet recorded
         assert idle.erasure(asked.id).state == "withdrawn"
         tier.report()
         work(idle)

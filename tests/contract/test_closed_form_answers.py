@@ -175,7 +175,7 @@ def test_erasures_without_end_are_given_up_in_the_end(world: World, monkeypatch:
 
 
 def withdraw_one(world: World, engine: Engine, asked: list[Query]) -> list[Answer]:
-    """Erase somebody of the first image's cluster; the answers before."""
+    """Erase a sample of the first image's cluster; the answers before."""
     before = answered(engine.run(asked))
     world.erase(next(sample.id for sample in world.samples() if sample.cluster == before[0].cluster))
     return before

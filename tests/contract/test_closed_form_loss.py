@@ -85,7 +85,7 @@ def test_whoever_cannot_be_subtracted_leads_to_a_new_start(
     damage(world, victim, monkeypatch)
     world.erase(victim.id)
     assert tier.current() is None
-    assert crew(world) == {}  # and nothing is held up for it
+    assert crew(world) == {}  # and no erasure waits for it
     tier.keep()
     assert is_right(world, tier)
 
@@ -189,7 +189,7 @@ def test_samples_of_an_earlier_release_are_described_again(world: World) -> None
     world.erase(others[0].id)
     assert is_right(world, tier)
     world.erase(old.id)
-    assert tier.current() is None  # he cannot be subtracted: what he was described by then may not be what it is now
+    assert tier.current() is None  # it cannot be subtracted: its descriptor then may not be its descriptor now
     tier.keep()
     assert is_right(world, tier)
     assert findings(world) == []

@@ -24,7 +24,7 @@ def test_two_workers_share_the_work(world: World) -> None:
 
 
 def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: World) -> None:
-    """Nobody is turned away, nobody waits for ever, and in the end everything is as the survivors imply."""
+    """No writer is refused, none waits for ever, and in the end everything is as the survivors imply."""
     new_samples = [world.new_samples(3, owner=f"owner {turn % 4}") for turn in range(24)]
     world.add(24)
     world.settle()

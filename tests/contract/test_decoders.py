@@ -1,4 +1,4 @@
-"""Decoder processes are held to their budgets, replaced when they die, and never outlive the API."""
+"""Decoder processes keep to their budgets, replaced when they die, and never outlive the API."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A picture that is held already is not recorded again, if its sender says so: by whoever it was sent, however late."""
+"""A picture that is on record already is not recorded again, if its sender asks for that: however late it is sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Outcome = Sample | AlreadyRecorded | ServiceError
 
 
 def ids(results: Sequence[Outcome]) -> list[str | None]:
-    """Of the samples that the newcomers are now; held ones are marked."""
+    """Ids of the samples that the uploads became; those that were on record before are marked."""
     found: list[str | None] = []
     for result in results:
         if isinstance(result, AlreadyRecorded):

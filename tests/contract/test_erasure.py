@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 from uuid6 import uuid7
 
-from service.core import erasure, reconcile, states
+from service.core import erasure, reconcile
 from service.core.erasure_progress import advance
 from service.errors import NotFound
-from service.registry import erasures, leases, prompts, samples, state
+from service.registry import erasures, leases, prompts, samples, state, states
 from service.registry.records import Erasure, Sample
+from service.registry.tables import ErasureClusterRow, ErasureRow
 from tests.world import MakeWorld, World, sqlite_only
 
 
@@ -25,8 +26,8 @@ def test_accepting_withdraws_every_prompt_that_has_seen_the_sample(idle: World) 
     sample = next(iter(idle.survivors.values()))
     served, before = idle.cluster_of(sample), epoch(idle)
     found = idle.erase(sample.id)
-    (touched,) = found.clusters
-    assert (touched.cluster, touched.prompt_before, touched.state) == (served.id, served.serving_key, "withdrawn")
+    (affected,) = found.clusters
+    assert (affected.cluster, affected.prompt_before, affected.state) == (served.id, served.serving_key, "withdrawn")
     assert (found.state, found.accepted_at, found.withdrawn_at) == ("withdrawn", idle.time.now, idle.time.now)
     assert (found.due_at - found.accepted_at).days == 30
     assert served.serving_key not in idle.serving_keys()
@@ -54,12 +55,12 @@ def test_after_a_split_a_prompt_is_withdrawn_from_all_who_inherited_it(world: Wo
     (whole,) = world.clusters()
     world.add(8)
     world.reconcile()
-    heirs = world.clusters()
-    assert len(heirs) > 1
-    assert {cluster.serving_key for cluster in heirs} == {whole.serving_key}
+    successors = world.clusters()
+    assert len(successors) > 1
+    assert {cluster.serving_key for cluster in successors} == {whole.serving_key}
     found = world.erase(next(iter(world.survivors)))
     assert world.serving_keys() == []
-    assert {touched.cluster for touched in found.clusters} == {cluster.id for cluster in heirs}
+    assert {affected.cluster for affected in found.clusters} == {cluster.id for cluster in successors}
     world.settle()
     world.check()
 
@@ -124,7 +125,7 @@ def test_erasing_everything_leaves_nothing_at_all(idle: World) -> None:
     idle.check()
     assert idle.clusters() == []
     assert idle.objects() == set()
-    assert {touched.state for touched in idle.erasure(found.id).clusters} == {states.REMOVED}
+    assert {affected.state for affected in idle.erasure(found.id).clusters} == {states.REMOVED}
     idle.add(5)
     idle.settle()
     idle.check()
@@ -148,7 +149,7 @@ def test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_
     assert not {artifact, samples.object_name(sample.id)} & idle.objects()
     completed = idle.erasure(found.id)
     assert (completed.state, completed.completed_at, completed.restored_at) == ("completed", idle.time.now, None)
-    assert {touched.state for touched in completed.clusters} == {states.RETRAINING}
+    assert {affected.state for affected in completed.clusters} == {states.RETRAINING}
     idle.time.advance(7)
     while idle.train():
         pass
@@ -157,10 +158,10 @@ def test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_
     restored = idle.erasure(found.id)
     assert (restored.state, restored.completed_at) == ("completed", completed.completed_at)
     assert restored.restored_at == idle.time.now
-    for touched in restored.clusters:
-        assert touched.state == states.RESTORED
-        assert touched.prompt_after in idle.serving_keys()
-        assert touched.prompt_after != touched.prompt_before
+    for affected in restored.clusters:
+        assert affected.state == states.RESTORED
+        assert affected.prompt_after in idle.serving_keys()
+        assert affected.prompt_after != affected.prompt_before
     idle.check()
 
 
@@ -226,12 +227,12 @@ def test_an_erasure_goes_on_when_its_cluster_joins_others(world: World) -> None:
     world.settle()
     world.check()
     done = world.erasure(found.id)
-    assert {touched.state for touched in done.clusters} <= {states.RESTORED, states.REMOVED}
-    assert states.RESTORED in {touched.state for touched in done.clusters}
+    assert {affected.state for affected in done.clusters} <= {states.RESTORED, states.REMOVED}
+    assert states.RESTORED in {affected.state for affected in done.clusters}
 
 
 def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_far(idle: World) -> None:
-    """One touched cluster is done and vanishes, another still fails: only the second is waited for."""
+    """One affected cluster is done and vanishes, another still fails: only the second is waited for."""
     one, *_, other = idle.clusters()
     first, second = (
         next(sample.id for sample in idle.samples() if sample.cluster == cluster.id) for cluster in (one, other)
@@ -243,7 +244,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
     while idle.train():
         pass
     idle.reconcile()
-    assert {touched.state for touched in idle.erasure(found.id).clusters} == {"restored", "retraining"}
+    assert {affected.state for affected in idle.erasure(found.id).clusters} == {"restored", "retraining"}
     before = idle.erasure(found.id).clusters
     idle.erase(*(sample.id for sample in idle.samples() if sample.cluster == one.id))
     idle.reconcile()
@@ -288,7 +289,7 @@ def test_a_cluster_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
 ) -> None:
     found, whole, other = _fail_visibly(idle, damage)
     assert (found.state, found.restored_at) == ("completed", None)
-    assert "failed" in {touched.state for touched in found.clusters}
+    assert "failed" in {affected.state for affected in found.clusters}
     cluster = idle.cluster_of(other)
     assert other.id in (cluster.failure or "")
     assert states.cluster_state(cluster, now=idle.time(), attempts=3) == "failed"
@@ -313,6 +314,24 @@ def test_an_erasure_never_leaves_completed() -> None:
     for before in states.ERASURE_CHANGES:
         assert states.may_change(before, states.COMPLETED) == (before != states.COMPLETED)
         assert not states.may_change(states.COMPLETED, before)
+
+
+def test_a_state_changes_only_from_the_expected_one_and_only_where_that_is_legal(idle: World) -> None:
+    found = idle.erase(next(iter(idle.survivors)))
+    named = ErasureRow.id == found.id
+    with idle.context.registry.write() as session:
+        states.set_state(session, ErasureRow, [states.FAILED], states.COMPLETED, named)
+    assert idle.erasure(found.id).state == states.WITHDRAWN
+    with idle.context.registry.write() as session:
+        states.set_state(session, ErasureRow, states.OPEN, states.FAILED, named)
+    assert idle.erasure(found.id).state == states.FAILED
+    with idle.context.registry.write() as session:
+        for table, before, after in (
+            (ErasureRow, states.COMPLETED, states.WITHDRAWN),
+            (ErasureClusterRow, states.RESTORED, states.RETRAINING),
+        ):
+            with pytest.raises(ValueError, match=f"{before} cannot become {after}"):
+                states.set_state(session, table, [before], after)
 
 
 def test_clusters_are_shown_in_words(make_world: MakeWorld) -> None:

@@ -63,7 +63,7 @@ def test_headers_without_end_are_refused_while_they_come(front: Front, start: by
             while sent < 50_000_000:
                 connection.sendall(b"X-More: 1\r\n" * 1000 if start.endswith(b"\n") else b"a" * 10_000)
                 sent += 10_000
-                time.sleep(0.002)  # it listens, deaf, for a moment: for us to read why
+                time.sleep(0.002)  # it discards what comes, for a moment: for us to read why
     assert sent < 50_000_000
 
 

@@ -145,7 +145,7 @@ def test_a_caller_who_goes_takes_nobodys_answer_along(registry: Registry, watche
 
 
 class Writes:
-    """Notes of use are counted, and may be held up."""
+    """Notes of use are counted, and may be delayed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun: list[set[str]] = []

@@ -1,4 +1,4 @@
-"""API keys open what their scopes say, for as long as they are valid; and nobody is locked out, nor let back in."""
+"""API keys open what their scopes say, while they are valid; no operator is locked out, no old key let back in."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_a_revoked_admin_key_is_replaced_only_while_there_is_no_other(
 def test_a_key_that_the_registry_does_not_know_is_replaced(
     registry: Registry, time: Time, make: Make, tmp_path: Path
 ) -> None:
-    """As after a restore: nobody has meant it to end."""
+    """As after a restore: no operator has revoked it."""
     make("admin")
     path = tmp_path / "admin-key"
     path.write_text("oubli_of_another_time\n")

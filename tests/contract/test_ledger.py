@@ -136,7 +136,7 @@ def test_no_erasure_is_completed_before_its_tombstone_is_written(
         while apart.train():
             pass
         seen.add(apart.erasure(accepted.id).state)
-    assert seen == {"withdrawn", "failed"}  # owed, and in the end shown as such
+    assert seen == {"withdrawn", "failed"}  # its tombstone is missing, and in the end shown as such
     assert "tombstones cannot be written to the erasure ledger: Input/output error" in caplog.text
     assert victim not in caplog.text
     # Everything else has gone on: its bytes are gone, its successor serves, others come.

@@ -1,4 +1,4 @@
-"""The hot statements use indexes: nothing that a request or a pass does grows with how many samples are held."""
+"""The hot statements use indexes: nothing that a request or a pass does grows with the number of samples."""
 
 from __future__ import annotations
 

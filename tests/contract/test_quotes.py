@@ -27,7 +27,7 @@ def test_a_quote_is_what_is_then_retrained(idle: World) -> None:
         assert idle.clusters()  # a quote changes nothing
         found = idle.erase(*ids)
         assert work_done(idle) == quoted.sample_epochs
-        assert {touched.cluster for touched in idle.erasure(found.id).clusters} & before <= set(quoted.clusters)
+        assert {affected.cluster for affected in idle.erasure(found.id).clusters} & before <= set(quoted.clusters)
         assert quoted.samples == len(ids)
         assert quoted.full_sample_epochs == len(idle.survivors) * idle.context.training.epochs
         assert quoted.seconds is not None

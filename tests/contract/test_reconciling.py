@@ -1,4 +1,4 @@
-"""Finding work without being told: the reconciler's thread, its doorbell, and what a process is opened with."""
+"""Finding work without a notification: the reconciler's thread, its notifier, and what a process is opened with."""
 
 import json
 import logging
@@ -135,7 +135,7 @@ def test_an_erasure_is_seen_through_by_reconciler_and_worker_alone(
     world.check()
 
 
-# ----------------------------------------------------------------------------------------------- the doorbell
+# ----------------------------------------------------------------------------------------------- the notifier
 
 
 def messages(folder: Path) -> list[Path]:

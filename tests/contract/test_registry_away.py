@@ -92,7 +92,7 @@ def test_who_is_alone_has_time(impatient: Registry) -> None:
 def test_a_process_that_falls_silent_holds_its_locks_no_longer(registry: Registry, impatient: Registry) -> None:
     def be_silent() -> None:
         time.sleep(1.0)
-        bump(registry, lambda: None)  # meanwhile somebody else gets on
+        bump(registry, lambda: None)  # meanwhile another writer commits
 
     with pytest.raises(Unavailable, match=AWAY):
         bump(impatient, be_silent)
@@ -143,7 +143,7 @@ def test_a_server_that_hangs_is_said_within_the_time_to_connect(registry: Regist
 
 
 def test_of_two_that_lock_crosswise_one_is_told_to_try_again(registry: Registry) -> None:
-    """We lock in one order everywhere. Were we ever wrong, nobody would hang, and nobody would see a 500."""
+    """Every transaction locks in one order. If one did not, no request would hang, and none would see a 500."""
     first_has, outcome = threading.Event(), []
 
     def advisory(session: sa.orm.Session, number: int) -> None:
@@ -178,4 +178,4 @@ def _noting(outcome: list[str], work: Callable[[], None]) -> None:
 def test_rows_are_locked_no_longer_than_their_transaction(registry: Registry) -> None:
     with registry.read_one() as session:
         session.execute(sa.select(StateRow.epoch).with_for_update())
-        bump(registry, lambda: None)  # a glance is over with its statement
+        bump(registry, lambda: None)  # a single read ends with its statement

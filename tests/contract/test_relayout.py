@@ -81,7 +81,7 @@ def test_a_sample_located_by_the_old_layout_is_located_again(
 
     def in_force(context: Any) -> Any:
         found = find(context)
-        if not others:  # another process moves everybody, just now
+        if not others:  # another process moves all samples, just now
             others.append(make_world(partition=KINDS["tree"]))
             others[0].reconcile()
         return found
@@ -204,7 +204,7 @@ def test_a_damaged_sample_holds_the_move_up_and_says_so_until_it_is_erased(ancho
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anchored.context.store, "get", lambda name: (read.append(name), get(name))[1])
         anchored.reconcile()
-    assert read == [f"samples/{damaged.id}.safetensors"]  # nobody else is read before that one is whole again
+    assert read == [f"samples/{damaged.id}.safetensors"]  # no other sample is read before that one is whole again
     anchored.erase(damaged.id)
     anchored.settle()
     anchored.check()

@@ -86,7 +86,7 @@ def test_what_was_erased_since_the_backup_is_named_and_forgotten_again(safe: Wor
     assert not {sample.id for sample in safe.samples()} & {one, two, three}
     assert not safe.objects() & {samples.object_name(sample_id) for sample_id in (one, two, three)}
     assert set(take_snapshot(safe.context, None).keys) == set(safe.serving_keys()) < served
-    again = safe.erasure(second.id)  # known to whoever asked for it by the same name
+    again = safe.erasure(second.id)  # its client knows it by the same id
     assert (again.samples, again.accepted_at, again.due_at) == (2, second.accepted_at, second.due_at)
     sound(safe, backup)
     assert {found.state for found in safe.erasures()} == {"completed"}
@@ -113,7 +113,7 @@ def test_applying_again_changes_nothing(safe: World) -> None:
     apply(safe)
     with safe.context.registry.read() as session:
         assert state.epoch(session) == epoch
-    restore.apply(safe.context, found)  # by somebody who looked before
+    restore.apply(safe.context, found)  # by a check that was made before
     sound(safe, backup)
     assert [sorted(found.reading.tombstones)] == [sorted(check(safe).reading.tombstones)]
 
@@ -185,7 +185,7 @@ def test_rows_whose_objects_went_before_they_were_copied_are_forgotten(safe: Wor
     apply(safe)
     assert check(safe).is_clean
     safe.survivors = dict(backup.survivors)
-    for _ in range(3):  # restored prompts have no files: whoever loads them has them built again
+    for _ in range(3):  # restored prompts have no files: the process that loads them has them built again
         take_snapshot(safe.context, None)
         safe.settle()
     safe.time.advance(DAY)
@@ -265,7 +265,7 @@ def test_an_entry_that_cannot_be_read_is_named_and_mended_where_the_registry_kno
     apply(safe)
     assert path.read_bytes() == written
     path.write_bytes(garbage)
-    backup.restore()  # now nobody knows what it said
+    backup.restore()  # now no registry knows its owner
     apply(safe)
     assert list(check(safe).illegible) == [ledger.object_name(accepted.id)]
     assert path.read_bytes() == garbage

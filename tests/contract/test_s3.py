@@ -17,7 +17,7 @@ from service.artifacts import ObjectMissing, Store, StoreRefuses, StoreUnavailab
 from service.artifacts import s3 as s3_module
 from service.errors import Misconfigured, Unavailable
 from tests.servers import S3Server
-from tests.stores import PLAIN, VERSIONED, Cut, FaultyProxy, Hang, LoseAnswer, Place, Refusal, Request, deaf
+from tests.stores import PLAIN, VERSIONED, Cut, FaultyProxy, Hang, LoseAnswer, Place, Refusal, Request, unanswering
 
 NAME = "samples/0198f2aa-7b1c.safetensors"
 QUICK = {"connect_seconds": 0.5, "read_seconds": 0.5, "attempts": 1}
@@ -76,7 +76,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_deleting_destroys_every_version_and_every_marker(place: Place, store: Store) -> None:
     for round in range(3):
         store.put(NAME, bytes([round]))
-    place.client.delete_object(Bucket=place.bucket, Key=f"{place.prefix}/{NAME}")  # somebody else's: leaves a marker
+    place.client.delete_object(Bucket=place.bucket, Key=f"{place.prefix}/{NAME}")  # another client's: leaves a marker
     store.put(NAME, b"again")
     assert len(place.versions()) == (5 if place.bucket == VERSIONED else 1)
     store.delete(NAME)
@@ -276,14 +276,14 @@ def test_versions_that_cannot_be_listed_are_said_at_start(place: Place, proxy: F
 
 
 def test_an_endpoint_that_is_down_is_no_misconfiguration(place: Place) -> None:
-    with deaf() as url:
+    with unanswering() as url:
         pass
     assert url in refused(place, Unavailable, endpoint_url=url)
 
 
 def test_an_endpoint_that_never_answers_is_given_up_in_bounded_time(place: Place) -> None:
     limits = {"connect_seconds": 0.5, "read_seconds": 0.7, "attempts": 2}
-    with deaf() as url:
+    with unanswering() as url:
         started = time.monotonic()
         words = refused(place, Unavailable, endpoint_url=url, **limits)
         took = time.monotonic() - started

@@ -20,7 +20,7 @@ from service.serving.snapshot import take_snapshot
 from tests.rows import LEASE, NOW, PATIENCE, claim, make_cluster, make_sample
 from tests.world import World, accepted, meanwhile, postgres_only, sqlite_only
 
-MOMENT = 1.0  # seconds: enough for another thread to do what it can, if nobody holds it up
+MOMENT = 1.0  # seconds: enough for another thread to do what it can, if nothing blocks it
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What an earlier release held in several spellings is brought to one; and copies of one picture, of many owners."""
+"""Owners that an earlier release spelt in several ways are brought to one; and copies of one picture, of many owners."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -131,7 +131,7 @@ def test_two_spellings_of_a_label_become_one_for_prompts_and_replicas(
         upgrade(world, monkeypatch)
         assert {sample.label for sample in world.samples()} == {"cat", "dog", CAT}
         assert TAC not in served_labels(world)  # at once, not when its successor is trained
-        assert tier.current() is None  # it knows a label that nobody has
+        assert tier.current() is None  # it knows a label that no sample has
         tier.keep()
         assert is_right(world, tier)
         world.settle()

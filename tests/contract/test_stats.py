@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from uuid6 import uuid7
 
 from models import checkpoint
-from service.core import states, training
+from service.core import training
 from service.core.stats import Stats, collect
-from service.registry import clusters, counters
+from service.registry import clusters, counters, states
 from service.registry.counters import COMPLETION, FAILURES, SAMPLE_EPOCHS, TRAINING
 from service.registry.engine import Registry, _config, migrate
 from service.registry.tables import ClusterRow, CounterRow, ErasureRow

@@ -155,8 +155,8 @@ def test_a_prompt_that_may_yet_arrive_is_owed_to_destruction(waiting: World, awa
     with away.during("put"):
         assert waiting.train()
     with waiting.context.registry.read() as session:
-        (owed,) = destructions.pending(session)
-    waiting.context.store.put(owed, b"arrives late")
+        (pending,) = destructions.pending(session)
+    waiting.context.store.put(pending, b"arrives late")
     waiting.reconcile()
     assert prompt_objects(waiting) == []
 
@@ -254,7 +254,7 @@ def do_all_but_advance(world: World) -> None:
 def test_an_erasure_accepted_after_the_look_is_not_completed_by_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a killed move has stored since then may know who was accepted since then. And nobody waits for the look."""
+    """A layout stored by a relayout that was killed may know samples erased since. No writer waits for the listing."""
     world.add(8)
     world.settle()
     world.erase(world.samples()[0].id)

@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from service.core import training
-from service.core.states import cluster_state
 from service.errors import Unavailable
 from service.registry import counters, leases, prompts
 from service.registry.engine import Registry
 from service.registry.records import Cluster
+from service.registry.states import cluster_state
 from tests.rows import LEASE, NOW, claim, make_cluster
 from tests.world import World, lease, meanwhile
 
@@ -33,9 +33,9 @@ def test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown(planned: 
     (before,) = planned.clusters()
     for tries in range(3):
         assert planned.kill_at("epoch 1", f"worker {tries}")
-        assert planned.clusters()[0].attempts == tries  # whoever takes over counts
+        assert planned.clusters()[0].attempts == tries  # the worker that takes over counts
         planned.time.advance(max(lease(planned), 10 * 2**tries))
-    assert not planned.train("careful")  # the third makes it too many: nobody is risked
+    assert not planned.train("careful")  # the third makes it too many: no worker is risked
     (cluster,) = planned.clusters()
     assert (cluster.id, cluster.attempts, cluster.failure) == (before.id, 3, leases.KILLED)
     assert cluster.leased_until is None

@@ -1,4 +1,4 @@
-"""Who wants to be alone waits for his turn and holds nobody up without need; who waits for a training costs nothing."""
+"""An exclusive writer waits for its turn and delays no other without need; waiting for a training costs nothing."""
 
 from __future__ import annotations
 

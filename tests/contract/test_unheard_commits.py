@@ -1,4 +1,4 @@
-"""A commit that nobody heard of, or that is still under way: nothing that it records is destroyed."""
+"""A commit whose answer was lost, or that is still under way: nothing that it records is destroyed."""
 
 from __future__ import annotations
 

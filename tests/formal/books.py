@@ -39,7 +39,7 @@ class Safeguard(StrEnum):
     DESTRUCTION = "an erasure is not completed before its objects are destroyed"
     TIMER = "reconciling has a timer"
     APART = "an erasure is completed whether or not its clusters serve again"
-    OLDER = "an erasure waits for prompts that were owed to destruction before it was planned"
+    OLDER = "an erasure waits for prompts whose deletion was pending before it was planned"
     # The service relies on this and cannot see to it: tests/formal/test_lifecycle.py, "known limit".
     CONNECTION = "a transaction lasts until the object that it stores is there"
 
@@ -135,12 +135,12 @@ class State(NamedTuple):
 
     @property
     def survivors(self) -> int:
-        """Samples that are held."""
+        """Samples that are on record."""
         return self.clusters[A].members | self.clusters[B].members
 
     @property
     def erased(self) -> int:
-        """Samples that were held."""
+        """Samples that were on record."""
         return self.known & ~self.survivors
 
 
@@ -189,7 +189,7 @@ def with_worker(state: State, index: int, worker: Worker) -> State:
 
 
 def without_lease(state: State, index: int) -> State:
-    """The cluster's lease ends, whoever has it; its holder will find out."""
+    """The cluster's lease ends, whichever worker has it; that worker will find out."""
     cluster = state.clusters[index]
     if cluster.lease is None:
         return state

@@ -211,7 +211,7 @@ def _publish(scope: Scope, state: State, number: int) -> Steps:
 
 
 def _dead(state: State, number: int, *, stored: int) -> State:
-    """What it held is nobody's, and what it had stored stays."""
+    """Its leases are no worker's any more, and what it had stored stays."""
     worker = state.workers[number]
     if worker.holds:
         left = Lease(alive=False, expired=True, stored=stored)
@@ -220,7 +220,7 @@ def _dead(state: State, number: int, *, stored: int) -> State:
 
 
 def _time(state: State) -> Steps:
-    """Leases run out; dead workers' names start again and give back what they held; artifacts decay."""
+    """Leases run out; dead workers' names start again and give their leases back; artifacts decay."""
     for index, row in enumerate(state.clusters):
         name = CLUSTERS[index]
         if row.lease is not None and not row.lease.expired:

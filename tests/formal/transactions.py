@@ -41,7 +41,7 @@ def add(scope: Scope, state: State, sample: int) -> State:
 
 
 def accept(scope: Scope, state: State, asked: int) -> State:
-    """erasure._erase: rows gone, prompts withdrawn, leases ended, the epoch moved, the rest owed."""
+    """erasure._erase: rows gone, prompts withdrawn, leases ended, the epoch moved, objects scheduled for deletion."""
     deletions = asked << OWN
     affected = 0
     for index, row in enumerate(state.clusters):
@@ -145,7 +145,7 @@ def is_waiting(row: Cluster) -> bool:
 
 
 def claim(scope: Scope, state: State, number: int, index: int) -> State:
-    """training._claim: a lease of one's own, and an expired one's object owed."""
+    """training._claim: a lease of its own, and the object of an expired one scheduled for deletion."""
     row = state.clusters[index]
     left = row.lease.stored if row.lease is not None else 0
     if scope.lacks(Safeguard.REPLACED):
@@ -166,7 +166,7 @@ def may_publish(scope: Scope, state: State, worker: Worker) -> bool:
 
 
 def publish(scope: Scope, state: State, number: int) -> State:
-    """training._publish: the prompt that it replaces is owed. Then the worker looks and notifies."""
+    """training._publish: the prompt that it replaces is to be deleted. Then the worker looks and notifies."""
     worker = state.workers[number]
     row, bit = state.clusters[worker.cluster], 1 << worker.cluster
     state = without_lease(state, worker.cluster)

@@ -133,7 +133,7 @@ def disk_full(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def deliveries_muddled(scene: Scene) -> Iterator[None]:
-    """Every message many times, the old ones too, in any order; and some that nobody has sent."""
+    """Every message many times, the old ones too, in any order; and some that no process has sent."""
     fleet, chance = scene.fleet, scene.chance
     for worker in fleet.workers:  # so that messages pile up, and can be copied
         fleet.send(worker, SIGSTOP)
@@ -142,7 +142,7 @@ def deliveries_muddled(scene: Scene) -> Iterator[None]:
         with fleet.redis.client() as client:
             queues = [name for name in client.scan_iter(_type="list") if not name.startswith(b"_kombu")]
             seen = {name: client.lrange(name, 0, -1) for name in queues}
-            assert any(seen.values()), "no doorbell has rung: there is nothing to replay"
+            assert any(seen.values()), "no notification was sent: there is nothing to replay"
             everything = [message for messages in seen.values() for message in messages]
             for name in queues:
                 copies = [chance.choice(everything) for _ in range(REPLAYED)]

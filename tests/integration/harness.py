@@ -1,4 +1,4 @@
-"""Real processes for tests: `oubli serve` as a child, a client with its key, and a stop that leaves nobody behind.
+"""Real processes for tests: `oubli serve` as a child, a client with its key, and a stop that leaves no process behind.
 
 Waiting is always for something, with a deadline that a loaded machine can meet; nothing sleeps for a fixed time.
 """
@@ -240,7 +240,7 @@ class Service:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-        # Their parent has waited for them; after its SIGKILL the kernel ends them, and whoever adopts them reaps.
+        # Their parent has waited for them; after its SIGKILL the kernel ends them, and their adopter reaps them.
         _, alive = psutil.wait_procs(family, timeout=10)
         left = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         words = [" ".join(process.cmdline()) for process in left]

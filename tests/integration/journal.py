@@ -17,7 +17,7 @@ OWN = "own-"
 
 @dataclass(frozen=True)
 class Contributed:
-    """A sample that a client sent. `digest` (of its pixels) is nobody else's, nor is a label that begins with OWN."""
+    """A sample that a client sent. `digest` (of its pixels) is no other's, nor is a label that begins with OWN."""
 
     owner: str
     label: str
@@ -44,7 +44,7 @@ class Accepted:
     answered: float
     seconds: float  # from the first request to the answer, tries and pauses included
     prompts: frozenset[str]
-    labels: frozenset[str]  # that nobody else ever had
+    labels: frozenset[str]  # that no other sample ever had
     samples: frozenset[str]
 
 
@@ -90,7 +90,7 @@ class Journal:
             self.unknown.pop(item.digest, None)
 
     def asking(self, ids: Iterable[str]) -> dict[str, Contributed]:
-        """The erasure of these samples is about to be asked for; those that were held."""
+        """The erasure of these samples is about to be asked for; those that were on record."""
         with self.lock:
             taken = {i: self.survivors.pop(i) for i in ids if i in self.survivors}
             self.asked |= taken
@@ -98,7 +98,7 @@ class Journal:
 
     def accepted(self, erasure: dict[str, Any], taken: dict[str, Contributed], *, began: float, now: float) -> None:
         """202, received at `now`."""
-        prompts = frozenset(touched["prompt_before"] for touched in erasure["clusters"]) - {None}
+        prompts = frozenset(affected["prompt_before"] for affected in erasure["clusters"]) - {None}
         with self.lock:
             self._erased(taken)
             known = self.erasures.get(erasure["id"])  # asked for twice: the first answer counts
@@ -108,7 +108,7 @@ class Journal:
             )
 
     def already_gone(self, taken: dict[str, Contributed]) -> None:
-        """404 for samples that were held: an earlier try, whose answer was lost, has forgotten them."""
+        """404 for samples that were on record: an earlier try, whose answer was lost, has erased them."""
         with self.lock:
             self._erased(taken)
 
@@ -156,9 +156,9 @@ class Journal:
         with self.lock:
             found = list(self.broken)
             found += [f"sample {i} was acknowledged, and is lost" for i in self.survivors.keys() - present.keys()]
-            found += [f"sample {i} was erased, and is held" for i in self.erased.keys() & present.keys()]
+            found += [f"sample {i} was erased, and is on record" for i in self.erased.keys() & present.keys()]
             found += [f"sample {i} was erased, and its file is kept" for i in self.erased.keys() & stored]
-            found += [f"sample {i} is held without its file" for i in present.keys() - stored]
+            found += [f"sample {i} is on record without its file" for i in present.keys() - stored]
             strange = present.keys() - self.survivors.keys() - self.asked.keys() - self.erased.keys()
             found += [f"sample {i} was never sent" for i in strange if present[i]["digest"] not in self.unknown]
         return found

@@ -1,7 +1,7 @@
 """Steady traffic from honest clients: they predict, contribute and delete, try again elsewhere, and keep a journal.
 
 A client that gets no answer, or an error of the server, tries the other replica; what it may not repeat (a batch)
-it does not repeat. Everybody sends pictures that nobody has sent before. Threads of one process: one clock.
+it does not repeat. Every client sends pictures that no other has sent. Threads of one process: one clock.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Owner:
 
 @dataclass
 class Picture:
-    """An image file that nobody else has."""
+    """An image file that no other client has."""
 
     png: bytes
     digest: str
@@ -221,7 +221,7 @@ class Load:
         with self._lock:
             owner = self._owners.pop(chance.randrange(len(self._owners)))
             self._owners.append(self._new_owner())
-        while owner.busy:  # nobody asks anything about her any more: what is known now is all
+        while owner.busy:  # no request about this owner is under way: what is known now is all
             if self._stopping.wait(0.02):
                 return
         with self.journal.lock:

@@ -1,4 +1,4 @@
-"""A Redis of a test's own, to be ended, stopped, emptied and filled, and a proxy that goes deaf in one direction."""
+"""A Redis of a test's own, to be ended, stopped, emptied and filled, and a proxy that can fall silent one way."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def running(folder: Path) -> Iterator[RedisServer]:
 
 
 class Proxy:
-    """Forwards to a Redis. Once `deaf`, connections that ask for messages get no answer; others work."""
+    """Forwards to a Redis. Once `silent`, connections that ask for messages get no answer; others work."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.deaf = False
+        self.silent = False
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -89,7 +89,7 @@ class Proxy:
                             server.close()
                             return
                         listens = listens or (source is client and b"BRPOP" in data)
-                        if not (self.deaf and listens):
+                        if not (self.silent and listens):
                             target.sendall(data)
                     except OSError:
                         client.close()

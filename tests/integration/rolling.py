@@ -22,7 +22,7 @@ END_SECONDS = 60.0
 
 @dataclass
 class TrainingExample:
-    """One process; its log survives restarts. `with` leaves nobody behind."""
+    """One process; its log survives restarts. `with` leaves no process behind."""
 
     role: str
     folder: Path

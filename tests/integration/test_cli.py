@@ -197,7 +197,7 @@ def test_predict_and_erase(
     assert pictures[0].name in predicted.out
     assert any(label["label"] in predicted.out for label in service.client.get("/labels").json())
 
-    unasked = command("erase", "--owner", owner)  # nobody is there to be asked
+    unasked = command("erase", "--owner", owner)  # there is no input to confirm from
     assert unasked.code == 1
     assert "12 samples" in unasked.err
     assert "--yes" in unasked.err

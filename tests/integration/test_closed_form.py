@@ -1,7 +1,7 @@
 """The closed-form tier over HTTP: exact at every moment, on every replica, whatever dies, sleeps or is withdrawn.
 
 API processes of their own (`oubli api`), several on one folder. `OUBLI_COUNTERFACTUALS` sets how many random histories
-of contributions and erasures are compared with ones in which nobody but the survivors ever came.
+of contributions and erasures are compared with ones in which only the survivors ever came.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def processes(folder: Path, env: dict[str, str], count: int) -> Iterator[list[Pr
 
 
 def recomputed(replica: Process) -> dict[str, Any]:
-    """From the files of those who are held, by nothing of the service's books but its list of samples."""
+    """From the files of the samples on record, by nothing of the service's books but its list of samples."""
     remaining = replica.pages("/samples")
     rows = np.stack([load(replica.file(sample["id"]).read_bytes())["descriptor"] for sample in remaining])
     state = Accumulators(rows.shape[1])
@@ -147,7 +147,7 @@ def forgetful(service: Process, given: Sequence[Given], chance: random.Random) -
         again = [gone.pop(chance.randrange(len(gone))) for _ in range(min(len(gone), chance.randint(0, 2)))]
         remaining.update(zip(service.give(chunk + again), chunk + again, strict=True))
         if chance.random() < 0.3:
-            service.predict([chunk[0][0]])  # whoever answers brings the tier up to date, at another moment
+            service.predict([chunk[0][0]])  # the replica that answers brings the tier up to date, at another moment
         if chance.random() < 0.6:
             gone += forget_some(service, remaining, chance)
     remaining.update(zip(service.give(given[:2]), given[:2], strict=True))
@@ -216,7 +216,7 @@ def test_the_closed_form_answers_first_and_whenever_no_prompt_does(pictures: lis
 
 
 def assert_alone(service: Process, pictures: Sequence[Picture]) -> None:
-    """Nothing but the closed form answers, and with the labels of those who are held now."""
+    """Nothing but the closed form answers, and with the labels of the samples on record now."""
     labels = {sample["label"] for sample in service.pages("/samples")}
     assert service.tier() == recomputed(service)  # asked first: who has just come may not be in before
     for one in service.predict(pictures[:30]):
@@ -247,7 +247,7 @@ def last_heard_of(replica: Process) -> datetime:
 
 
 def pause(replica: Process) -> None:
-    """By SIGSTOP, at a moment when it does not hold SQLite's lock: with it, it would stop everybody."""
+    """By SIGSTOP, at a moment when it does not hold SQLite's lock: with it, it would stop every process."""
     with closing(sqlite3.connect(replica.data / "registry.db", timeout=5, isolation_level=None)) as registry:
         while True:
             replica.process.send_signal(signal.SIGSTOP)

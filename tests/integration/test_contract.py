@@ -190,9 +190,9 @@ def test_the_life_of_an_erasure(service: Service, pictures: list[Picture], owner
     assert times == sorted(times)
     assert times[4] - times[0] == timedelta(days=30)
     served = {c["prompt"]["key"] for c in service.settle() if c["prompt"]}
-    for touched in done["clusters"]:
-        assert touched["state"] in ("restored", "removed")
-        assert touched["prompt_before"] not in served
+    for affected in done["clusters"]:
+        assert affected["state"] in ("restored", "removed")
+        assert affected["prompt_before"] not in served
     assert_problem(service.client.delete(f"/samples/{sample['id']}"), 404)
     listed = service.pages("/erasures", state="completed")
     assert done in listed

@@ -52,7 +52,7 @@ def picture(images: Images, index: int) -> Picture:
 
 
 def fit_centroids(images: Images, backbone: Backbone, path: Path) -> Path:
-    """Of public images: five that nobody contributes."""
+    """Of public images: five that no client contributes."""
     resized = [backbone.preprocessing.resize(pixels) for pixels in images.pixels[-5:]]
     np.save(path, embed(backbone, resized))
     return path

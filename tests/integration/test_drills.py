@@ -94,7 +94,7 @@ def test_nothing_promised_is_lost(fleet: Fleet, load: Load) -> None:
     assert load.errors == []
     assert [failed for failed in journal.failures if failed[1] == "500"] == []  # 503: come again
     ended = {status for member in fleet.members.values() for status in member.endings}
-    assert ended <= {-signal.SIGKILL}, "somebody ended whom nobody had killed"
+    assert ended <= {-signal.SIGKILL}, "a process ended that no drill had killed"
     # All this would hold for a service that has done nothing.
     withdrawn = {prompt for erasure in journal.erasures.values() for prompt in erasure.prompts}
     answered = {prompt for prediction in journal.predictions for prompt in prediction.prompts}

@@ -40,7 +40,7 @@ def send(service: Service, picture: Picture) -> httpx.Response:
 
 
 def suspended_without_lock(worker: psutil.Process, registry: Path) -> bool:
-    """Whether the worker was stopped outside a transaction; one stopped inside would lock everybody out of SQLite."""
+    """Whether the worker was stopped outside a transaction; stopped inside, it would lock all others out of SQLite."""
     worker.suspend()
     try:
         uri = f"{registry.as_uri()}?mode=rw"

@@ -46,7 +46,7 @@ def renamed(pictures: list[Picture], label: str = LABEL) -> list[Picture]:
 def test_a_deletion_is_followed_from_the_request_to_the_prompt_that_serves_without_it(
     logged: Service, pictures: list[Picture]
 ) -> None:
-    """A worker that happens to look by itself just then trains it on nobody's behalf: so there is more than one try."""
+    """A worker that happens to look by itself just then trains it for no request: so there is more than one try."""
     samples = logged.contribute(renamed(pictures[:12]), OWNER)
     logged.settle()
     followed = 0
@@ -55,7 +55,7 @@ def test_a_deletion_is_followed_from_the_request_to_the_prompt_that_serves_witho
         answer = logged.client.delete(f"/samples/{sample['id']}", headers={"X-Request-Id": name})
         assert answer.status_code == 202
         erasure = logged.complete(answer.json()["id"])
-        touched = {cluster["cluster"] for cluster in erasure["clusters"] if cluster["state"] == "restored"}
+        affected = {cluster["cluster"] for cluster in erasure["clusters"] if cluster["state"] == "restored"}
         told = events(logged)
         (accepted,) = [event for event in told if event.get("request_id") == name]
         assert accepted["erasure"] == erasure["id"]
@@ -63,8 +63,8 @@ def test_a_deletion_is_followed_from_the_request_to_the_prompt_that_serves_witho
         (completed,) = [e for e in told if e.get("erasure") == erasure["id"] and e is not accepted]
         assert "is completed" in completed["event"]
         serves = [e for e in told if e["logger"] == "service.core.training" and name in e.get("request_ids", ())]
-        assert touched & {event.get("cluster") for event in told}
-        followed += bool(touched & {event["cluster"] for event in serves if "serves prompt" in event["event"]})
+        assert affected & {event.get("cluster") for event in told}
+        followed += bool(affected & {event["cluster"] for event in serves if "serves prompt" in event["event"]})
         if followed:
             return
     raise AssertionError(f"none of them could be followed\n{logged.log[-5000:]}")

@@ -164,5 +164,5 @@ def test_a_scrape_does_not_fail_while_the_registry_is_away(tmp_path: Path, pictu
         told = {name for name, _ in away}
         assert not told & {"oubli_samples", "oubli_clusters", "oubli_epoch_lag", "oubli_training_seconds_count"}
         with service.client_with("oubli_wrong") as stranger:
-            assert stranger.get("/metrics").status_code == 503  # nobody can tell whose key that is
+            assert stranger.get("/metrics").status_code == 503  # the registry is away: the key cannot be checked
         assert OWNER not in service.log

@@ -1,4 +1,4 @@
-"""A cluster that kills whoever trains it: counted by our own row, shown as failed, and tried again when told."""
+"""A cluster that kills each worker that trains it: counted in its row, shown as failed, and tried again on request."""
 
 from __future__ import annotations
 

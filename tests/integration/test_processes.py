@@ -186,7 +186,7 @@ def test_it_stops_in_time_and_comes_back_as_it_was(slow: Service, pictures: list
     catch_training(slow)
     assert slow.stop(signal.SIGTERM) < STOP_SECONDS
     assert slow.process.returncode == 0
-    assert not is_training(slow)  # the worker gave back what it held
+    assert not is_training(slow)  # the worker gave its lease back
 
 
 def test_it_stops_in_time_when_nothing_in_it_answers(slow: Service) -> None:

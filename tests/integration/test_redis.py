@@ -68,7 +68,7 @@ def test_the_whole_story(service: Service, pictures: list[Picture]) -> None:
     assert len(predicted.json()["predictions"]) == 10
     erasure = service.client.delete(f"/owners/{SECOND}").json()
     assert erasure["samples"] == 10
-    withdrawn = {touched["prompt_before"] for touched in erasure["clusters"]} - {None}
+    withdrawn = {affected["prompt_before"] for affected in erasure["clusters"]} - {None}
     assert withdrawn
     after = service.client.post("/predict", files=upload("image", pictures[:10]))
     if after.status_code == 200:

@@ -190,10 +190,10 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
     assert load.erasures <= completed
     assert {sample["id"] for sample in shop.service.pages("/samples")} >= set(load.survivors)
     assert shop.service.status()["samples"] == len(load.survivors) + 20
-    everybody = (*shop.apis, *shop.workers, shop.beat)
-    for member in everybody:
+    processes = (*shop.apis, *shop.workers, shop.beat)
+    for member in processes:
         member.tell()
-    *served, timed = [member.ended() for member in everybody]
+    *served, timed = [member.ended() for member in processes]
     assert served == [0] * 4
     assert timed in (0, -signal.SIGTERM)  # started a moment ago, it may not listen yet; and it has nothing to lose
     audit = oubli("audit", env=shop.env)
@@ -218,7 +218,7 @@ def test_a_worker_told_to_go_in_mid_training_gives_back_what_it_holds(env: dict[
             assert took < 10, worker.log
             assert leases(env) == 0
             assert service.status()["workers"] == []
-            assert service.client.delete("/owners/bela").status_code == 202  # nobody is needed for that
+            assert service.client.delete("/owners/bela").status_code == 202  # no worker is needed for that
         api.stop()
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are slow to decode: others are answered meanwhile, and nothing is done for whoever has gone."""
+"""Pictures that are slow to decode: others are answered meanwhile, and nothing is done for a client that has gone."""
 
 from __future__ import annotations
 

@@ -56,11 +56,11 @@ def test_a_stalled_worker_starts_anew_and_one_without_a_broker_waits(redis: Redi
         assert service.log.count(STALLED) == refused == 0
         assert (service.child("worker").pid, service.child("beat").pid) == (worker.pid, beat.pid)
 
-        proxy.deaf = True
+        proxy.silent = True
         service.contribute(pictures[16:24], "ann")
         until(lambda: STALLED in service.log, seconds=40, what="a worker that finds itself stalled")
         until(lambda: "worker ended (status 75)" in service.log, seconds=30, what="its end")
-        proxy.deaf = False
+        proxy.silent = False
         service.settle()
         assert service.child("worker").pid != worker.pid
         assert service.child("beat").pid == beat.pid

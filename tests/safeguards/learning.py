@@ -78,7 +78,7 @@ LOADING = [  # what is read is what was written
             ' or pixel_digest(pixels) != digest', '',
             "contract/test_erasure.py::test_a_cluster_that_cannot_be_retrained_is_shown_as_failed_and_recovers"
             "[sqlite-one bit]"),
-    mutant("unwritten-memory", "a worker looks for reads of memory that nobody has written", "models/determinism.py",
+    mutant("unwritten-memory", "a worker looks for reads of memory that was never written", "models/determinism.py",
             "fill_uninitialized_memory = True", "fill_uninitialized_memory = False",
             "contract/test_environment.py::test_a_training_that_reads_what_nobody_has_written_is_refused_at_start[sqlite]"),
     mutant("bank-wiped", "nothing of a withdrawn prompt stays in the bank", "models/bank.py",

@@ -1,4 +1,4 @@
-"""That what is held under a name is found under it, and that what one owner holds is no one else's business."""
+"""That samples of a name are found under it, and that one owner's samples are not told to another."""
 
 from tests.safeguards.mutant import mutant
 

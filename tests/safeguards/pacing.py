@@ -1,4 +1,4 @@
-"""That whoever deletes, or contributes, without measure does not keep the model down."""
+"""That a client that deletes, or contributes, without measure does not keep the model down."""
 
 from tests.safeguards.mutant import mutant
 

@@ -9,7 +9,7 @@ _PROMPTS = "service/registry/prompts.py"
 _TRAIN_ONE = "service/core/training.py"
 
 # fmt: off
-PUBLISHING = [  # only what is desired, by whoever holds the lease
+PUBLISHING = [  # only what is desired, by the worker that has the lease
     mutant("publish-desired", "what is published is still desired", _LEASES,
             "return _swap(session, claim, values, ClusterRow.desired_key == claim.key)",
             "return _swap(session, claim, values)",
@@ -61,10 +61,10 @@ WRITING = [  # several processes, one truth
     mutant("unheard-newcomer", "a commit that is under way keeps its objects", "service/core/intake.py",
            "context.registry.write(exclusive=True) if doubtful else context.registry.read()", "context.registry.read()",
            "contract/test_unheard_commits.py::test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object[postgres]"),
-    mutant("unheard-layout", "a layout whose commit nobody heard of stays", "service/core/replan.py",
+    mutant("unheard-layout", "a layout whose commit was not answered stays", "service/core/replan.py",
            "artifact is not None and not isinstance(error, Unavailable):", "artifact is not None:",
            "contract/test_unheard_commits.py::test_a_layout_that_is_in_force_stays[postgres]"),
-    mutant("unheard-prompt", "a prompt whose commit nobody heard of stays", _TRAIN_ONE,
+    mutant("unheard-prompt", "a prompt whose commit was not answered stays", _TRAIN_ONE,
            "if stored and not isinstance(error, Unavailable):", "if stored:",
            "contract/test_unheard_commits.py::test_a_prompt_that_is_published_stays[postgres]"),
     mutant("undone-prompt", "a prompt whose transaction was undone goes", _TRAIN_ONE,
@@ -77,7 +77,7 @@ WRITING = [  # several processes, one truth
     mutant("immediate", "on SQLite a write has its lock from the start", _ENGINE,
             '"BEGIN IMMEDIATE" if write else "BEGIN"', '"BEGIN"',
             "contract/test_safeguards.py::test_nobody_writes_beside_an_exclusive_transaction[sqlite]"),
-    mutant("exclusive", "on PostgreSQL nobody writes beside an exclusive transaction", _ENGINE,
+    mutant("exclusive", "on PostgreSQL no process writes beside an exclusive transaction", _ENGINE,
             "_ALONE if exclusive else _AMONG_OTHERS", "_AMONG_OTHERS",
             "contract/test_safeguards.py::test_nobody_writes_beside_an_exclusive_transaction[postgres]"),
     mutant("away", "a database that is gone is no fault of the request", _ENGINE,
@@ -86,7 +86,7 @@ WRITING = [  # several processes, one truth
     mutant("silent", "a silent process holds its locks no longer", _ENGINE,
             '"idle_in_transaction_session_timeout": chosen.idle', '"idle_in_transaction_session_timeout": 0',
             "contract/test_registry_away.py::test_a_process_that_falls_silent_holds_its_locks_no_longer[postgres]"),
-    mutant("plan-alone", "nobody adds or erases while the line is cut anew", "service/core/replan.py",
+    mutant("plan-alone", "no sample is added or erased while the line is cut anew", "service/core/replan.py",
             "write(exclusive=True, needed=needed if prepared is None else None)", "write()",
             "contract/test_safeguards.py::test_what_comes_while_the_line_is_cut_anew_is_counted[postgres]"),
     mutant("erase-order", "an erasure locks all its clusters at once, in one order", _ERASURE,
@@ -102,7 +102,7 @@ WRITING = [  # several processes, one truth
 ]
 
 DIVIDING = [  # positions mean one thing at a time, and only survivors have a say in it
-    mutant("anchor-say", "an erased anchor routes nobody any more", _ERASURE,
+    mutant("anchor-say", "an erased anchor routes no image any more", _ERASURE,
             "if layout_state.forget_anchors(session, ids) or withdrawn:", "if withdrawn:",
             "contract/test_anchors.py::test_no_answer_is_routed_by_an_anchor_that_has_gone[sqlite]"),
     mutant("layout-recheck", "what was routed by a layout that has changed is computed again",
@@ -126,7 +126,7 @@ DIVIDING = [  # positions mean one thing at a time, and only survivors have a sa
             "destructions.schedule(session, [replaced])", "pass",
             "contract/test_anchors.py::"
             "test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it[sqlite]"),
-    mutant("older-debts", "an erasure waits for what was owed before it was planned",
+    mutant("older-debts", "an erasure waits for deletions that were pending before it was planned",
             "service/registry/erasure_progress.py",
             "failures += [self.worst[before - 1]] if before else []", "",
             "contract/test_anchors.py::test_an_erasure_waits_for_an_object_that_another_one_owes[sqlite]"),

@@ -36,7 +36,7 @@ def until(check: Callable[[], object], what: str) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Ended; perhaps nobody has taken note of it."""
+    """Ended; perhaps its parent has not noticed."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -148,7 +148,7 @@ def test_an_api_that_answers_no_more_is_noticed_and_its_successor_has_time(silen
 
 def test_an_api_that_never_answers_is_given_up() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        taken.bind(("127.0.0.1", 0))  # and nothing listens
         pulse = Pulse("127.0.0.1", taken.getsockname()[1], patience=0.2, first=0.5)
         pulse.begin()
         until(pulse.silence, "its silence")

@@ -9,8 +9,8 @@ import pytest
 from service.cli.concurrency import in_flight
 
 
-def nobody() -> None:
-    raise AssertionError("nobody gave up")
+def unused() -> None:
+    raise AssertionError("the caller did not give up")
 
 
 def test_results_come_in_order_whatever_ends_first() -> None:
@@ -18,8 +18,8 @@ def test_results_come_in_order_whatever_ends_first() -> None:
         time.sleep(0.02 if number % 3 == 0 else 0.0)
         return number
 
-    assert list(in_flight(work, range(20), most=4, give_up=nobody)) == list(range(20))
-    assert list(in_flight(work, [], most=4, give_up=nobody)) == []
+    assert list(in_flight(work, range(20), most=4, give_up=unused)) == list(range(20))
+    assert list(in_flight(work, [], most=4, give_up=unused)) == []
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -35,7 +35,7 @@ def test_so_many_are_under_way_at_once_and_no_more(most: int) -> None:
             now[0] -= 1
         return number
 
-    assert list(in_flight(work, range(6), most=most, give_up=nobody)) == list(range(6))
+    assert list(in_flight(work, range(6), most=most, give_up=unused)) == list(range(6))
     assert peak == [most]
 
 
@@ -47,7 +47,7 @@ def test_with_one_at_a_time_each_begins_after_the_one_before_has_ended() -> None
         events.append(f"end {number}")
         return number
 
-    list(in_flight(work, range(3), most=1, give_up=nobody))
+    list(in_flight(work, range(3), most=1, give_up=unused))
     assert events == [f"{what} {number}" for number in range(3) for what in ("begin", "end")]
 
 
@@ -60,7 +60,7 @@ def test_a_failure_is_raised_in_its_place_and_what_had_not_begun_never_does() ->
         if number == 1:
             raise ZeroDivisionError
         if number > 1:
-            assert gone.wait(10)  # told that nobody waits any more
+            assert gone.wait(10)  # told that the caller waits no more
         return number
 
     results = in_flight(work, range(100), most=2, give_up=gone.set)

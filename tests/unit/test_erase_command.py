@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 class Erasing:
-    """A service that holds two samples of `ada` and of `bela [x]`, and of nobody else."""
+    """A service with two samples of `ada` and of `bela [x]`, and no others."""
 
     def __init__(self) -> None:
         self.erased: list[object] = []

@@ -51,7 +51,7 @@ def setting(tiny, pool):
 
 @pytest.fixture(scope="session")
 def budget(setting):
-    """With as many clusters by chance as the tree has of everybody, whoever is left."""
+    """With as many clusters by chance as the tree has of all samples, whichever are left."""
     return dataclasses.replace(BUDGET, clusters=len(Fused(setting).prompts.parts(range(COUNT))))
 
 
@@ -63,7 +63,7 @@ def make(tiny, budget):
 
 @pytest.fixture(scope="session")
 def works(make, pool):
-    """Each method with everybody, built once."""
+    """Each method with all samples, built once."""
     return {name: build(make(name)(pool), range(COUNT)) for name in METHODS}
 
 
@@ -123,16 +123,16 @@ def test_the_ridge_trains_nothing(make, pool):
 
 @pytest.mark.parametrize("name", ["lmeraser", "random_part_tuning", "tree"])
 def test_clusters_are_those_that_the_service_plans(name, make, pool, tiny):
-    """Though layouts are kept from one plan to the next: with everybody, with fewer and fewer, with everybody again."""
+    """Though layouts are kept from one plan to the next: with all samples, with fewer and fewer, with all again."""
     method = make(name)(pool)
     partition = (method.prompts if isinstance(method, Fused) else method)._partition
     for survivors in (range(COUNT), range(1, COUNT), range(0, COUNT, 2), range(0, COUNT, 5), range(COUNT)):
         digests = [pool.digests[i] for i in survivors]
-        nobody = [""] * len(digests)
-        positions = locate(digests, nobody, pool.embeddings[list(survivors)], partition=partition)
+        owners = [""] * len(digests)
+        positions = locate(digests, owners, pool.embeddings[list(survivors)], partition=partition)
         labels = [pool.members[i].label for i in survivors]
-        standing = [Survivor(*facts) for facts in zip(digests, labels, positions, strict=True)]
-        planned = plan(standing, partition=partition, backbone_digest=tiny.digest, training=TRAINING)
+        recorded = [Survivor(*facts) for facts in zip(digests, labels, positions, strict=True)]
+        planned = plan(recorded, partition=partition, backbone_digest=tiny.digest, training=TRAINING)
         expected = [(cluster.key, cluster.region, tuple(survivors[i] for i in cluster.members)) for cluster in planned]
         parts = forgetting.models(method.parts(survivors))
         assert [(part.key, part.region, part.rows) for part in parts] == expected

@@ -356,7 +356,7 @@ _PALETTE = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
     ids=["PNG", "BMP", "TIFF", "PPM", "WebP", "grey", "GIF", "CMYK", "turned", "half clear", "16 bits", "12 bits"],
 )
 def test_a_picture_keeps_the_digest_that_it_has_always_had(data, digest):
-    """Copies of what is held are recognised by it."""
+    """Copies of recorded pictures are recognised by it."""
     assert pixel_digest(decode(data)) == digest
 
 

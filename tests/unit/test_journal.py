@@ -73,8 +73,8 @@ def test_an_erasure_that_is_answered_twice_counts_from_its_first_answer(journal:
     ("listed", "stored", "words"),
     [
         ((1, 2), (1, 2), "sample id-3 was acknowledged, and is lost"),
-        ((1, 2, 3), (1, 2), "sample id-3 is held without its file"),
-        ((0, 1, 2, 3), (0, 1, 2, 3), "sample id-0 was erased, and is held"),
+        ((1, 2, 3), (1, 2), "sample id-3 is on record without its file"),
+        ((0, 1, 2, 3), (0, 1, 2, 3), "sample id-0 was erased, and is on record"),
         ((1, 2, 3), (0, 1, 2, 3), "sample id-0 was erased, and its file is kept"),
         ((1, 2, 3, 9), (1, 2, 3, 9), "sample id-9 was never sent"),
     ],

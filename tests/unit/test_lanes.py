@@ -1,4 +1,4 @@
-"""Threads that compute batches: one core each, and behind whoever accepts requests."""
+"""Threads that compute batches: one core each, and behind the threads that accept requests."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Log lines: one form for everybody's, with the requests that they are of, and without words that may quote a value."""
+"""Log lines: one form for all loggers, with the requests that they are of, and without words that may quote a value."""
 
 import io
 import json
@@ -51,11 +51,11 @@ def test_a_line_knows_its_request_in_threads_too(lines: Lines) -> None:
         given = log.causes()
     with log.caused_by([*given, "r2", 7, "r1"]):
         logger.info("handed on")
-    logger.info("nobody's")
-    own, handed_on, nobodys = lines()
+    logger.info("of no request")
+    own, handed_on, unbound = lines()
     assert own["request_id"] == "r1"
     assert handed_on["request_ids"] == ["r1", "r2"]
-    assert not {"request_id", "request_ids"} & set(nobodys)
+    assert not {"request_id", "request_ids"} & set(unbound)
 
 
 def test_causes_are_bounded_and_the_latest_are_kept() -> None:

@@ -1,4 +1,4 @@
-"""One name, one type: no two types of the service have the same name, so a reader need not ask which is meant."""
+"""Names that stand for one thing: types, and the states of erasures and clusters."""
 
 import ast
 from collections import defaultdict
@@ -38,6 +38,24 @@ def test_no_two_types_have_one_name() -> None:
                 named[name].append(path.relative_to(ROOT).as_posix())
     assert len(named) > 150
     assert {name: where for name, where in named.items() if len(where) > 1} == {}
+
+
+def test_states_are_named_in_one_module() -> None:
+    states = {"withdrawn", "retraining", "completed", "restored", "removed", "failed"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("core", "registry", "serving", "messaging")
+        for path in sorted((ROOT / "service" / package).rglob("*.py"))
+        if path.name != "states.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in states and not is_label(path, node)
+    ]
+    assert found == []
+
+
+def is_label(path: Path, node: ast.Constant) -> bool:
+    """Whether a word names a column of a result, and no state."""
+    return f'.label("{node.value}")' in path.read_text().splitlines()[node.lineno - 1]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_what_is_closed_is_not_told_of(tmp_path: Path, caplog: pytest.LogCapture
         if thread := keep_private(settings, thorough=True):
             thread.join()
     assert caplog.records == []
-    assert keep_private(settings) is None  # nothing open at the top, so nobody can have got in
+    assert keep_private(settings) is None  # nothing open at the top, so no other user can have got in
 
 
 def test_objects_on_another_disk_are_closed_there_and_nothing_else_that_a_link_names(tmp_path: Path) -> None:

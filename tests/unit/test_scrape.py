@@ -72,7 +72,7 @@ def test_a_question_that_hangs_is_not_asked_again() -> None:
 
 def test_what_this_process_knows_by_itself_is_told_while_the_registry_is_away() -> None:
     def away() -> Any:
-        raise OSError("nobody there")
+        raise OSError("no server there")
 
     queue: Any = SimpleNamespace(depth=3, max_queue=9, refused=2, late=1)
     registry = CollectorRegistry()

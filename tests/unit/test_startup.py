@@ -8,7 +8,7 @@ import pytest
 
 SLOW = ("alembic", "celery", "faiss", "fastapi", "numpy", "PIL", "psycopg", "scipy", "sklearn", "sqlalchemy", "timm",
         "torch", "torchvision")  # fmt: skip
-NOBODY = "http://127.0.0.1:9"  # where nothing listens: the port of a service that nobody runs
+NOBODY = "http://127.0.0.1:9"  # where nothing listens: the port of a service that is not run
 
 _RUN = """
 import sys

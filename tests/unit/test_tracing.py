@@ -1,4 +1,4 @@
-"""Spans: of one trace from request to work, with ids and nothing that is somebody's."""
+"""Spans: of one trace from request to work, with ids and nothing personal."""
 
 import asyncio
 import json

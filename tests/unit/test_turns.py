@@ -1,4 +1,4 @@
-"""Callers take turns, requests of one caller take turns, and nobody holds every decoder."""
+"""Callers take turns, requests of one caller take turns, and no caller has every decoder."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -103,7 +103,7 @@ def test_a_closed_queue_hands_out_nothing_and_tells_all_who_wait() -> None:
     turns.add(waiting)
     turns.add(finished)
     turns.finish(finished)
-    take(turns)  # in somebody's hands: its request waits all the same
+    take(turns)  # in a decoder's hands: its request waits all the same
     turns.close()
     assert told == [None]
     assert turns.take() is None

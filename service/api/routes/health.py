@@ -14,8 +14,8 @@ from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
-from service.core.states import cluster_state
 from service.registry import clusters, erasures, samples, state, workers
+from service.registry.states import cluster_state
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from service.api.schemas.common import Listing
 from service.api.schemas.model import Cluster, Partition, ServedPrompt
 from service.api.schemas.samples import LabelCount
 from service.core import layouts
-from service.core.states import cluster_state
 from service.errors import Conflict, NotFound
 from service.registry import clusters, layout_state, leases, prompts, records, samples
+from service.registry.states import cluster_state
 
 router = front_router(tags=["model"], dependencies=[scope("read")])
 
@@ -86,7 +86,7 @@ def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
     summary="Try a failed training again, now",
 )
 def retry_cluster(service: Running, request: Request, response: Response, cluster_id: UUID) -> Cluster:
-    """Forgets failed tries, setbacks by deletions, and their pause. 409 if there are none: nothing is to be tried."""
+    """Resets failed tries and setbacks by deletions, and ends their pause. 409 if there are none."""
     context = service.context
     with context.registry.write() as session:
         retried = leases.retry(session, str(cluster_id))

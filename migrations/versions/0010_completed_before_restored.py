@@ -32,6 +32,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("retrain_at", sa.DateTime(timezone=True), nullable=True))
     with op.batch_alter_table("clusters") as batch_op:
         batch_op.alter_column("setbacks", server_default=None)
+    with op.batch_alter_table("destructions") as batch_op:
+        batch_op.add_column(sa.Column("held_until", sa.DateTime(timezone=True), nullable=True))
     op.create_table(
         "budgets",
         sa.Column("key_id", sa.Uuid(as_uuid=False), nullable=False),
@@ -45,6 +47,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Erasures that were completed before their clusters served again stay completed."""
     op.drop_table("budgets")
+    with op.batch_alter_table("destructions") as batch_op:
+        batch_op.drop_column("held_until")
     with op.batch_alter_table("clusters") as batch_op:
         batch_op.drop_column("retrain_at")
         batch_op.drop_column("setbacks")

@@ -156,6 +156,8 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     if tier is not None:
         tier.start()
     engine = Engine(context, tier)
+    if tier is not None:
+        tier.before_report = engine.refresh  # withdrawn prompts leave the memory before an erasure can be completed
     lanes = make_lanes(settings)
     lanes.submit(engine.warm_up, FIRST_SHAPES).result()
     lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests

@@ -201,7 +201,8 @@ def _erase(
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
     destructions.schedule(session, objects, erasure_id=erasure_id)
-    prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
+    for lease in filter(None, leases):
+        prompts.destroy_unpublished(session, [lease.token], erasure_id=erasure_id, held_until=lease.until)
     # 8. Number the removals: last, because other transactions wait for the numbers.
     feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)

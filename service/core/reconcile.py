@@ -63,8 +63,9 @@ def destroy_pending(context: Context) -> int:
     An object leaves the queue only when both are done, so an erasure cannot be completed before.
     """
     with context.registry.read() as session:
-        applied = replicas.applied(session, now=context.clock(), fresh=context.settings.worker.fresh)
-        pending = destructions.due(session, applied=applied)
+        now, worker = context.clock(), context.settings.worker
+        applied = replicas.applied(session, now=now, fresh=worker.fresh)
+        pending = destructions.due(session, applied=applied, now=now, lease=worker.lease)
     if not pending:
         return 0
     gone = _destroy(context, pending)

@@ -22,7 +22,7 @@ from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, STORE_AWAY, Unavailable, is_disk_full, is_store_away
-from service.registry import clusters, counters, leases, prompts, samples, state
+from service.registry import clusters, counters, destructions, leases, prompts, samples, state
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Prompt
@@ -79,11 +79,24 @@ def train_one(
         return False
     on_lease(claim)
     try:
+        published = _train(context, claim, step, interrupted)
+    finally:
+        on_lease(None)
+    if not published:  # and nothing of its samples is in this process's memory any more
+        with suppress(Unavailable), context.registry.write_unfenced() as session:
+            destructions.let_go(session, prompts.unpublished_name(claim.token))
+    return True
+
+
+def _train(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> bool:
+    """Build and publish, or record why that came to nothing; whether it is published."""
+    try:
         step("build")
         built = _build(context, claim, step, interrupted)
         step("publish")
         _publish(context, claim, built, step)
         log.info("cluster %s serves prompt %s", claim.cluster, claim.key[:12], extra={"cluster": claim.cluster})
+        return True
     except LeaseLost:
         log.info("training cluster %s was given up: interrupted, or changed meanwhile", claim.cluster)
         with context.registry.write() as session:
@@ -99,9 +112,7 @@ def train_one(
         log.exception("training cluster %s failed", claim.cluster)
         reason = f"{type(error).__name__} while training; see the worker's log."
         _fail(context, claim, f"{DISK_FULL} It is tried again by itself." if is_disk_full(error) else reason)
-    finally:
-        on_lease(None)
-    return True
+    return False
 
 
 def _claim(context: Context, worker: str, *, urgent: bool) -> Claim | None:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from uuid6 import uuid7
@@ -135,12 +136,19 @@ def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence
     session.execute(statement.with_for_update(key_share=True)).all()
 
 
-def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
+class EndedLease(NamedTuple):
+    """A lease that was ended under its holder, who may go on until then at most without noticing."""
+
+    token: str
+    until: datetime
+
+
+def removed(session: WriteSession, cluster_id: str, count: int) -> EndedLease | None:
     """Count members off that are erased: the plan is void, training is urgent, and a training under way is fenced off.
 
-    The token of the lease that was ended, if there was one.
+    The lease that was ended, if there was one.
     """
-    token = _lease(session, cluster_id)
+    lease = _lease(session, cluster_id)
     session.execute(
         sa.update(ClusterRow)
         .where(ClusterRow.id == cluster_id)
@@ -153,13 +161,14 @@ def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
             **FRESH,
         )
     )
-    return token
+    return lease
 
 
-def _lease(session: WriteSession, cluster_id: str) -> str | None:
+def _lease(session: WriteSession, cluster_id: str) -> EndedLease | None:
+    columns = sa.select(ClusterRow.lease_token, ClusterRow.leased_until).where(ClusterRow.id == cluster_id)
     # key_share: an intake that has named this cluster in a new sample does not stand in the way
-    statement = sa.select(ClusterRow.lease_token).where(ClusterRow.id == cluster_id).with_for_update(key_share=True)
-    return session.execute(statement).scalar_one_or_none()
+    token, until = session.execute(columns.with_for_update(key_share=True)).one_or_none() or (None, None)
+    return EndedLease(token, until) if token is not None and until is not None else None
 
 
 def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime) -> dict[str, str]:
@@ -193,7 +202,7 @@ class Timing:
 
 def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
     """Give a cluster another region; its plan is void. The token of the lease that was ended, if there was one."""
-    token = _lease(session, cluster_id)
+    lease = _lease(session, cluster_id)
     session.execute(
         sa.update(ClusterRow)
         .where(ClusterRow.id == cluster_id)
@@ -208,7 +217,7 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
             **FRESH,
         )
     )
-    return token
+    return lease.token if lease is not None else None
 
 
 def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ An object leaves the queue once it is gone, so an erasure can be completed only 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -15,14 +16,30 @@ from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import DestructionRow, ErasureRow, StateRow
 
 
-def schedule(session: WriteSession, objects: Sequence[str], *, erasure_id: str | None = None) -> None:
-    """Put objects into the queue. The erasure given here is not completed before they are gone."""
+def schedule(
+    session: WriteSession,
+    objects: Sequence[str],
+    *,
+    erasure_id: str | None = None,
+    held_until: datetime | None = None,
+) -> None:
+    """Put objects into the queue. The erasure given here is not completed before they are gone.
+
+    held_until  they are not due before then, unless the worker that may have stored them lets go (`let_go`).
+    """
     if not objects:
         return
     epoch = session.execute(sa.select(StateRow.epoch)).scalar_one()
     for chunk in chunked(objects):
-        rows = [{"object_name": name, "erasure_id": erasure_id, "owed_epoch": epoch, "attempts": 0} for name in chunk]
+        common = {"erasure_id": erasure_id, "owed_epoch": epoch, "held_until": held_until, "attempts": 0}
+        rows = [{"object_name": name, **common} for name in chunk]
         session.execute(insert_or_ignore(session, DestructionRow).values(rows))
+
+
+def let_go(session: WriteSession, object_name: str) -> None:
+    """The worker that might have stored this object has ended, and has nothing of its samples in memory any more."""
+    statement = sa.update(DestructionRow).where(DestructionRow.object_name == object_name)
+    session.execute(statement.values(held_until=None))
 
 
 def pending(session: ReadSession) -> list[str]:
@@ -35,19 +52,25 @@ def count(session: ReadSession) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(DestructionRow)).scalar_one()
 
 
-def due(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> list[str]:
+def due(
+    session: ReadSession, *, applied: int | None, now: datetime, lease: timedelta, limit: int = 10_000
+) -> list[str]:
     """Objects that may be deleted now.
 
     An erasure's objects are due once it is planned (or cannot be), and no sooner: its owner's row is deleted with the
     plan, before the database's log is scrubbed after the objects. Objects of removed samples are due once every live
-    replica has applied the removal (`replicas.applied`; None: there is no replica).
+    replica has applied the removal (`replicas.applied`; None: there is no replica). What an ended training may have
+    stored is due once its worker has let go, or is not heard from within `lease`; a time further ahead than that was
+    written before the clock was set back.
     """
     unplanned = sa.exists().where(
         ErasureRow.id == DestructionRow.erasure_id,
         ErasureRow.state == states.WITHDRAWN,  # not a `failed` one, which cannot be planned just now
         ErasureRow.planned_epoch.is_(None),
     )
-    statement = sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)
+    held = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
+    is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~held)
+    statement = sa.select(DestructionRow.object_name).where(~unplanned, is_let_go).limit(limit)
     if applied is not None:
         statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))
     return list(session.execute(statement).scalars())

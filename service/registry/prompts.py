@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -145,6 +146,16 @@ def unpublished_name(token: str) -> str:
     return f"prompts/{token}.safetensors"
 
 
-def destroy_unpublished(session: WriteSession, tokens: Sequence[str], *, erasure_id: str | None = None) -> None:
-    """Schedule the deletion of what was stored under leases that have ended without a publication."""
-    destructions.schedule(session, [unpublished_name(token) for token in tokens], erasure_id=erasure_id)
+def destroy_unpublished(
+    session: WriteSession,
+    tokens: Sequence[str],
+    *,
+    erasure_id: str | None = None,
+    held_until: datetime | None = None,
+) -> None:
+    """Schedule the deletion of what was stored under leases that have ended without a publication.
+
+    held_until  see `destructions.schedule`.
+    """
+    names = [unpublished_name(token) for token in tokens]
+    destructions.schedule(session, names, erasure_id=erasure_id, held_until=held_until)

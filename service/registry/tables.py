@@ -222,7 +222,8 @@ class DestructionRow(Base):
     """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
     `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
-    replica has applied that removal.
+    replica has applied that removal. `held_until`: of what an ended training may have stored; until then, or until the
+    worker has said that it let go, the erased samples may be in the worker's memory.
     """
 
     __tablename__ = "destructions"
@@ -230,6 +231,7 @@ class DestructionRow(Base):
     erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
     owed_epoch: Mapped[int] = mapped_column(BigInteger)
     removal: Mapped[int | None] = mapped_column(BigInteger)
+    held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(Integer)
 
 

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,9 +54,13 @@ def replica_name() -> str:
 
 
 class ClosedFormTier:
-    """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads."""
+    """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads.
+
+    before_report  called before a report: then this replica must hold nothing else of removed samples either.
+    """
 
     def __init__(self, context: Context, *, name: str) -> None:
+        self.before_report: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
         self._lock = threading.Lock()
@@ -136,6 +140,7 @@ class ClosedFormTier:
             self._reported = (marks, state.digest())
         known = self._reported
         if known is not None:
+            self.before_report()
             with self._context.registry.write_unfenced() as session:
                 replicas.report(session, Replica(self._name, self._context.clock(), *known))
 

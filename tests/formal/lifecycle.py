@@ -13,6 +13,7 @@ all of it and checks the promises of DESIGN.md. What it leaves out or makes coar
 - One kind of message ("look"). The wake-up of the API's reconciler and a train task are the same to it.
 - One replica, one batch with one prompt. The epoch is whether it has moved since the batch began.
 - The artifact of a publication whose acknowledgement was lost is missing: it is discarded like a damaged one.
+- A worker whose lease an erasure has ended is not waited for (`destructions.held_until`): it lets go, or time passes.
 - The sweep for objects that no row knows does not run: where it is what would destroy them, that counts as broken.
 """
 

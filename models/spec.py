@@ -55,7 +55,7 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How one cluster's prompt and head are trained. Learning rates per batch."""
+    """The training of one cluster's prompt and head. Learning rates per batch."""
 
     epochs: int = 6
     batch_size: int = 32
@@ -80,7 +80,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class ClosedFormSpec:
-    """How the closed-form tier is solved and weighted; chosen on CIFAR-10 (docs/evaluation.md), not on users' samples.
+    """Solving and weighting of the closed-form tier; chosen on CIFAR-10 (docs/evaluation.md), not on users' samples.
 
     ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
     temperature  by which the regression's outputs are divided before the softmax.

@@ -26,7 +26,7 @@ class ServiceError(Exception):
 
 
 class NotFound(ServiceError):
-    """No such thing, or no longer."""
+    """The named thing does not exist, or no longer."""
 
     status = 404
     title = "Not found"
@@ -93,7 +93,7 @@ class TooManyHeaders(ServiceError):
 
 
 class Malformed(ServiceError):
-    """What came is no request, or ended before it was one."""
+    """The received bytes are no request, or ended before they were one."""
 
     status = 400
     title = "Bad request"
@@ -122,7 +122,7 @@ class OverBudget(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """Not now."""
+    """The service cannot do this now; `retry_after` says when to try again."""
 
     status = 503
     title = "Service unavailable"

@@ -21,7 +21,7 @@ OTHERS = 0o077  # rights of group and world
 
 @dataclass
 class Mended:
-    """What others could reach: what has been closed to them, and what could not be, each with the reason."""
+    """Files that other users could reach: those closed now, and those that could not be, with the reason."""
 
     closed: list[Path] = field(default_factory=list)
     left_open: dict[Path, str] = field(default_factory=dict)

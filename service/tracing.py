@@ -34,7 +34,7 @@ HEADERS = ("traceparent", "tracestate")  # W3C trace context; never baggage, whi
 
 
 class _Tracing:
-    """Of this process; nothing until `start`."""
+    """The tracing of this process; off until `start`."""
 
     provider: TracerProvider | None = None
     tracer: Tracer | None = None

@@ -47,7 +47,7 @@ def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> Iterator
 
 
 def no_such(name: str, known: Iterable[str]) -> str:
-    """That a name is not known, and which one may have been meant."""
+    """A sentence about an unknown name, with the one that may have been meant."""
     near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return "there is no such setting." + (f" Did you mean {near[0]}?" if near else " `oubli settings` lists all.")
 

@@ -13,7 +13,7 @@ from threading import Lock
 
 
 class Liveness:
-    """What is known of a worker's notifications: told by its tasks as they begin and end, asked by its heartbeat."""
+    """The record of a worker's notifications: written by its tasks as they begin and end, read by its heartbeat."""
 
     def __init__(
         self, seconds: float, *, notify: Callable[[], bool], clock: Callable[[], float] = time.monotonic
@@ -33,7 +33,7 @@ class Liveness:
             self._busy, self._waiting_since, self._sending_since = True, None, None
 
     def done(self) -> None:
-        """That work has ended."""
+        """Record that a task has ended."""
         with self._lock:
             self._busy = False
 

@@ -1,4 +1,4 @@
-"""What beat sends: a notification to look at the registry every few seconds, in case every other one was lost."""
+"""The schedule of beat: a notification to look at the registry every few seconds, in case others were lost."""
 
 from __future__ import annotations
 

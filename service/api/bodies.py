@@ -45,7 +45,7 @@ class BodyLimit:
 
 
 class Body:
-    """What follows a request's head.
+    """The body of one request, between client and application.
 
     announced  bytes; None if it comes in chunks, or not at all.
     """

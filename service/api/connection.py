@@ -1,4 +1,4 @@
-"""One connection: how many there may be, how long a request's head may take and how large it may be.
+"""Limits of connections: their number, and the time and the size of a request's head.
 
 uvicorn's protocol on httptools has no limit for any of these (its `limit_concurrency` counts only requests whose head
 has come; `h11_max_incomplete_event_size` is h11's alone). This subclass adds them, and answers in problem+json where no
@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
             self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed: nothing is timed any more."""
+        """End all timers of a connection that is closed."""
         self._stop_watching_head()
         if self._unread is not None:
             self._unread.cancel()

@@ -1,4 +1,4 @@
-"""What routes ask for: the running service, and a key with the right scope."""
+"""Dependencies of routes: the running service, and a key with the right scope."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ IN_UTF8 = Depends(_sent_in_utf8)  # other bytes would all be read as U+FFFD, and
 
 @dataclass(frozen=True)
 class Paging:
-    """Which part of a list is asked for."""
+    """Parameters of a list: its page, and the page's length."""
 
     limit: Annotated[int, Query(ge=1, le=200, description="Most items in the answer.")] = 50
     cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before.")] = None

@@ -1,4 +1,4 @@
-"""Every error leaves as application/problem+json (RFC 9457), FastAPI's own too; a 500 tells only its request id."""
+"""Errors as application/problem+json (RFC 9457), FastAPI's own too; a 500 tells only its request id."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class FolderStore:
         return count
 
     def _path(self, name: str) -> Path:
-        """Two levels of folders by the name's end, so that none grows to a million entries."""
+        """The file of an object: in two levels of folders, so that none grows to a million entries."""
         prefix, rest = check_name(name).split("/", 1)
         return self._root / prefix / rest.split(".")[0][-2:] / rest
 

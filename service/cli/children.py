@@ -61,7 +61,7 @@ class Child:
         return process.wait()
 
     def schedule_restart(self) -> float:
-        """It has ended; seconds until it is to be started again, which grow while it ends soon."""
+        """Schedule the start of a child that has ended; the pause in seconds, which grows while it ends soon."""
         lived = time.monotonic() - self.started_at
         self.restarts = 0 if lived > STEADY_SECONDS else self.restarts + 1
         pause = BACKOFF_SECONDS[min(self.restarts, len(BACKOFF_SECONDS) - 1)]

@@ -1,4 +1,4 @@
-"""A few requests under way at once, their results in order: the service computes one while the next is being sent."""
+"""Concurrent requests, with their results in order: the service computes one while the next is being sent."""
 
 from __future__ import annotations
 

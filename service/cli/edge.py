@@ -1,4 +1,4 @@
-"""How a process of the Celery edge is started, which the service itself never imports."""
+"""Commands of the Celery edge's processes; the service itself never imports that."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ POLL_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be erased by one request: an owner's everything, or samples."""
+    """The subject of one erasure: an owner, or samples."""
 
     owner: str | None
     samples: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What commands say: words and tables for people, JSON for programs. Nothing of others' text is taken for markup.
+"""Output of commands: words and tables for people, JSON for programs. No text of others is taken for markup.
 
 Labels, names of files and of keys are other people's text: no bracket in them styles, no escape sequence in them moves
 a terminal's cursor, no byte that is not UTF-8 ends the command. An id or a path is never cut: a table is as wide as

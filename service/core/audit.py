@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scope:
-    """What to recompute: embeddings, and prompts: all, the first so many, or one cluster's."""
+    """The parts of an audit that cost time: recomputed embeddings; rebuilt prompts: all, a number, or one cluster's."""
 
     embeddings: bool = False
     rebuild_all: bool = False

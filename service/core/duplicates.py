@@ -21,14 +21,14 @@ PictureKey = tuple[str, str, str]  # owner, label, digest
 
 @dataclass(frozen=True)
 class AlreadyRecorded:
-    """Nothing was recorded: the image is this sample already."""
+    """The outcome of an image that is on record already, as this sample: no sample is made."""
 
     sample: Sample
 
 
 @dataclass(frozen=True)
 class RepeatedInRequest:
-    """Nothing is recorded: the same request has the same image, at this place."""
+    """The outcome of an image that is in its request twice, first at this place: no sample is made."""
 
     place: int
 

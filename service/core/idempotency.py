@@ -21,7 +21,7 @@ RUNNING = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Ticket:
-    """What is known of a request's `Idempotency-Key`.
+    """The state of a request's `Idempotency-Key`.
 
     key_digest   for the transaction that makes the resource, to be finished there; None without a key.
     resource_id  of the resource that the first request made, if this is not the first.

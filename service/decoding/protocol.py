@@ -1,4 +1,4 @@
-"""What the API and a decoder process say to each other over a socket: files there, pixels or words back.
+"""The protocol of API and decoder process over a socket: files in, pixels or words out.
 
 Numbers are unsigned, little-endian. There: how many files, the length of each, the files. Back, for each file in order:
 a kind and two numbers; after `DECODED` (height, width) come digest, resized pixels and pixels, after a refusal (0,
@@ -32,7 +32,7 @@ _JOINED = 1 << 16  # bytes; less is copied together, to be sent at once
 
 @dataclass(frozen=True)
 class Rules:
-    """What a decoder process is told when it starts.
+    """Limits and settings of a decoder process, given to it when it starts.
 
     side         of the backbone's input, pixels.
     cpu_seconds  for one image.

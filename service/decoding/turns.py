@@ -1,4 +1,4 @@
-"""Whose files are decoded next: callers take turns, and within a caller its requests do.
+"""The order of decoding: callers take turns, and within a caller its requests do.
 
 Promises: a request of many files does not stand before another's one, nor a caller of many requests before another
 caller; a caller has at most `most` decoders at once, so that the last one is free for another caller's small picture

@@ -1,4 +1,4 @@
-"""One model a cluster, each trained alone: the paper's way, ours, and clusters by chance."""
+"""Methods with one model a cluster, each trained alone: the paper's, the service's, and clusters by chance."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Fused:
         return [*self.prompts.parts(survivors), *self._ridge.parts(survivors)]
 
     def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
-        """Either."""
+        """Build a cluster's prompt, or the closed form."""
         return (self._ridge if part.region is None else self.prompts).build(part, built, progress)
 
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:

@@ -24,7 +24,7 @@ HELD_OUT = 5  # of a folder that is not divided, about every fifth image is a te
 
 
 class MissingDataSet(ValueError):
-    """It is not known, not there, or damaged; the message says where to put it and how to fetch it."""
+    """A data set that is unknown, missing or damaged; the message says where to put it and how to fetch it."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ BuiltModels = Mapping[str, Learned]  # by key
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may spend, and how each divides it.
+    """The budget of every method, and how each divides it.
 
     cap, min             of the tree's clusters; smaller than the service's, so that on 10,000 images a deletion costs
                          no more than with the paper's clusters, and accuracies can be compared.
@@ -65,7 +65,7 @@ class Part:
 
 
 class Method(Protocol):
-    """One way. `passes`: of the backbone, for one answer."""
+    """The protocol of a method. `passes`: of the backbone, for one answer."""
 
     passes: float
 
@@ -84,7 +84,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods learn from, and with."""
+    """Backbone, samples and budget of all methods."""
 
     backbone: Backbone
     pool: Pool

@@ -19,7 +19,7 @@ from service.evaluation.study import Study
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One method over all seeds.
+    """The table's row of one method, over all seeds.
 
     costs    by what is forgotten ("1", "10", ..., "owner"): sample-epochs, seconds, models affected; means.
     shares   sample-epochs of each, of what building `retrain` takes (0 to 1); None if that was not built.

@@ -1,4 +1,4 @@
-"""All methods on one data set: built, asked, counted and attacked; spread over processes, and resumable.
+"""A study: all methods on one data set, built, asked, counted and attacked; over processes, and resumable.
 
 Every task writes its figures into `out/runs`, named after all that they depend on, and every part that is built is kept
 in `out/parts` by its key. Run again, a study goes on where it stopped; with other settings it keeps both.
@@ -34,7 +34,7 @@ THREADS = 1  # of each process: two processes of one thread beat one of two
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured. Paths are those of this machine; they are no part of what a result is named after.
+    """The parameters of a study. Its paths are those of this machine: no result is named after them.
 
     data, train, test     a name that `load_data_set` knows, and how many images at most.
     backbone, input_size  a name that `load_backbone` knows; `checkpoint` and `md5` for one of the paper's own files.

@@ -25,7 +25,7 @@ from service.evaluation.workshop import Spent, Work, build
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a trial is.
+    """The size of a trial.
 
     members     that are learned from; half of them are forgotten.
     references  models that the attacker trains on as many others, drawn from three times as many.

@@ -14,7 +14,7 @@ from service.evaluation.pool import Pool
 
 
 class Whole:
-    """Everything in one part: `build` and `ask` are its own."""
+    """A method with all samples in one part: `build` and `ask` are its own."""
 
     def __init__(
         self,

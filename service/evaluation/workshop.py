@@ -22,7 +22,7 @@ Spent = Callable[[int], None]  # told of sample-epochs as they are spent
 
 @dataclass(frozen=True)
 class Work:
-    """What is built now, and what that took, whenever it was done.
+    """Everything that was built, and the time that it took, whenever that was.
 
     parts  all that there must be.
     new    keys of those that had to be built.

@@ -20,7 +20,7 @@ FREE = 1  # setbacks in a row after which a training still begins at once: delet
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a cluster waits to be retrained: `first`, then twice as long each time, and at most `longest`."""
+    """The pauses before a cluster is retrained: `first`, then twice as long each time, and at most `longest`."""
 
     first: timedelta
     longest: timedelta

@@ -242,7 +242,7 @@ def unfinished(session: ReadSession) -> bool:
 
 @dataclass(frozen=True)
 class Census:
-    """How many clusters have the same properties that determine their state, and how many samples they have."""
+    """The number of clusters with the same properties that determine their state, and of their samples."""
 
     empty: bool
     failing: bool

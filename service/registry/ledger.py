@@ -16,7 +16,7 @@ from service.registry.tables import ErasureRow, ErasureSampleRow, PromptMemberRo
 
 @dataclass(frozen=True)
 class LedgerState:
-    """What the registry says of an erasure and its tombstone."""
+    """The registry's record of an erasure and its tombstone."""
 
     completed: bool
     ledgered: bool

@@ -39,7 +39,7 @@ class EmbedJob:
 
 @dataclass(frozen=True)
 class Description:
-    """What is recorded of a new sample: embedding [dim] and descriptor [width], the same bits in whatever batch."""
+    """The description of a new sample: embedding [dim] and descriptor [width], the same bits in whatever batch."""
 
     embedding: Embedding
     descriptor: Descriptor

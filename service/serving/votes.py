@@ -1,4 +1,4 @@
-"""What a batch is answered with, and whether that may still be said: votes of prompts, at one moment of the service."""
+"""The answers of a batch, and whether they are still valid: votes of prompts, at one moment of the service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Moment:
-    """What answers are computed from: a snapshot, and the closed-form head, if it can answer."""
+    """The sources of answers at one moment: a snapshot, and the closed-form head, if it can answer."""
 
     snapshot: Snapshot
     solved: Solved | None

@@ -13,7 +13,7 @@ MAX_BATCH = 256  # images of one `POST /samples/batch`
 
 
 class ServingSettings(Group):
-    """How predictions are answered."""
+    """Settings of predictions."""
 
     withdrawn: Literal["closed_form", "nearest", "abstain"] = Field(
         "closed_form",
@@ -38,7 +38,7 @@ class ServingSettings(Group):
 
 
 class IntakeSettings(Group):
-    """What is accepted as a sample."""
+    """Limits of intake."""
 
     max_bytes: int = Field(10_000_000, ge=1, description="Largest accepted image file, bytes.")
     max_request_bytes: int = Field(300_000_000, ge=1, description="Largest accepted request, bytes.")
@@ -95,7 +95,7 @@ class ErasureSettings(Group):
 
 
 class HttpSettings(Group):
-    """How much a client may say at once, how long it may take, and what strangers are shown."""
+    """Limits of HTTP: sizes and times of requests, and what is shown without a key."""
 
     max_connections: int = Field(512, ge=1, description="Connections at once; one more is told 503 and closed.")
     max_header_bytes: int = Field(32_768, ge=1024, description="Largest address and headers of a request; above, 431.")

@@ -1,4 +1,4 @@
-"""What the settings of one concern have in common."""
+"""The base of all groups of settings."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from service.settings.group import Group
 
 
 class PartitionSettings(Group):
-    """How samples are divided into clusters."""
+    """The partition of samples into clusters."""
 
     kind: Literal["tree", "anchors", "random", "pinned"] = Field(
         "tree", description="How clusters are made: `tree`, `anchors`, `random` or `pinned`."
@@ -57,7 +57,7 @@ class PartitionSettings(Group):
 
 
 class TrainingSettings(Group):
-    """How a cluster's prompt and head are trained, and when."""
+    """The training of a cluster's prompt and head, and its time."""
 
     epochs: int = Field(6, ge=1, le=1000, description="Passes over a cluster's samples.")
     batch_size: int = Field(32, ge=1, le=1024, description="Images in a training batch.")

@@ -12,7 +12,7 @@ from service.settings.group import Group
 
 
 class RegistrySettings(Group):
-    """How PostgreSQL is talked to; of no effect on SQLite."""
+    """Connections to PostgreSQL; of no effect on SQLite."""
 
     pool: int = Field(10, ge=1, le=200, description="PostgreSQL connections that a process keeps.")
     overflow: int = Field(20, ge=0, le=200, description="... and how many more while many requests are answered.")
@@ -23,7 +23,7 @@ class RegistrySettings(Group):
 
 
 class S3Settings(Group):
-    """How an S3-compatible server is reached, where `store_url` names a bucket."""
+    """Access to an S3-compatible server, where `store_url` names a bucket."""
 
     endpoint_url: str | None = Field(None, description="Of an S3-compatible server; default: Amazon's own.")
     region: str | None = Field(None, description="Default: the environment's (`AWS_DEFAULT_REGION`), or `us-east-1`.")

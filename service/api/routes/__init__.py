@@ -1,1 +1,1 @@
-"""One module a noun; `service.api.app` puts them together."""
+"""Routes, one module a noun; `service.api.app` puts them together."""

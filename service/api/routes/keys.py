@@ -67,7 +67,7 @@ def get_key(service: Running, key_id: KeyId) -> Key:
 
 @router.delete("/keys/{key_id}", response_model=Key, responses=responses(404, 409, 503), summary="Revoke an API key")
 def revoke_key(service: Running, key_id: KeyId) -> Key:
-    """It is refused from this answer on, by every replica. Not the last valid key with the scope `admin`: 409."""
+    """Every replica refuses the key from this answer on. Not the last valid key with the scope `admin`: 409."""
     context = service.context
     key = access.revoke_key(context.registry, context.clock, key_id, keep_an_admin=True)
     log.info("key %s is revoked", key.id)

@@ -49,7 +49,7 @@ class Schema(BaseModel):
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field."""
+    """A field, and its problem."""
 
     field: str = Field(description="Where: `body.label`, `query.limit`, `images[3]`.")
     detail: str

@@ -16,7 +16,7 @@ State = Literal["withdrawn", "completed", "failed"]
 
 
 class OwnerSubject(BaseModel):
-    """Everything of one owner."""
+    """All samples of one owner."""
 
     owner: str = Field(examples=OWNER["examples"])
 
@@ -58,7 +58,7 @@ class Erasure(BaseModel):
 
 
 class ErasureQuote(Schema):
-    """What an erasure would cost."""
+    """The cost of an erasure, before it is made."""
 
     samples: int
     clusters: list[UUID] = Field(description="Clusters that would be affected.")
@@ -68,7 +68,7 @@ class ErasureQuote(Schema):
 
 
 class ErasureRequest(BaseModel):
-    """What to forget: some samples, or everything of one owner."""
+    """The samples to erase: some, or all of one owner."""
 
     model_config = ConfigDict(
         extra="forbid",

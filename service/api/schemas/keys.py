@@ -51,7 +51,7 @@ class KeyRequest(BaseModel):
 
 
 class RotationRequest(BaseModel):
-    """How to rotate a key."""
+    """Terms of a key's rotation."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_seconds": _DAY}]})
 

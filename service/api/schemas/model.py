@@ -19,7 +19,7 @@ class LabelScore(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What an image is taken for, and what says so."""
+    """The labels of an image, and the tier, prompt and cluster that gave them."""
 
     label: str = Field(examples=LABEL["examples"])
     score: float = Field(description="Probability, 0 to 1.")
@@ -64,7 +64,7 @@ class Cluster(BaseModel):
 
 
 class Partition(BaseModel):
-    """How samples are divided."""
+    """The division of samples into clusters."""
 
     kind: str
     anchors: int = Field(description="Fixed points that samples are routed by.")
@@ -128,7 +128,7 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """What is needed to serve, each as true or false."""
+    """The conditions of serving, each as true or false."""
 
     status: Literal["ok", "not ready", "draining"]
     migrated: bool = Field(description="The registry answers and has this release's schema.")

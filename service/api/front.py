@@ -100,7 +100,7 @@ def front_router(**options: Any) -> APIRouter:
 
 
 def _refuse_method(paths: Paths, request: Request) -> None:
-    """Raises HTTPException 405; `service.api.problems` adds `Allow`."""
+    """Raises HTTPException 405, as routing does; `service.api.problems` adds `Allow`."""
     if paths.is_hidden(path_of(request.scope), request.method):
         raise HTTPException(405)
 

@@ -25,6 +25,8 @@ _NOT_OPENED = "The registry cannot be opened ({reason}). Is the data folder righ
 class Misused(Invalid):
     """The command was called with what makes no sense."""
 
+    code = "misused"
+
 
 def words_of(error: BaseException) -> tuple[str, int] | None:
     """What to say of a failure, and the exit status; None for one that nobody foresaw."""

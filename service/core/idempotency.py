@@ -11,7 +11,7 @@ from datetime import timedelta
 from models.spec import sha256
 from service.core.context import Context
 from service.core.text import check_text
-from service.errors import Conflict, Invalid
+from service.errors import Conflict, Invalid, StillRunning
 from service.registry import idempotency
 
 # After that, the first request is taken for dead (one that lives on makes nothing, `idempotency.finish`); also that far
@@ -38,7 +38,8 @@ def request_digest(*parts: bytes) -> str:
 def once(context: Context, route: str, key: str | None, digest: str, *, caller: str) -> Iterator[Ticket]:
     """Run the block under this key; if it raises, the key is free again. Keys of different callers never meet.
 
-    Raises Invalid if the key came with another request, Conflict while that is running or if its sample is erased.
+    Raises Invalid if the key came with another request, StillRunning until the first one is answered, Conflict if its
+    sample is erased.
     """
     if key is None:
         yield Ticket()
@@ -80,5 +81,5 @@ def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     if first.request_digest != digest:
         raise Invalid("This Idempotency-Key came with another request before. Use a new one.")
     if first.resource_id is None:
-        raise Conflict("The first request with this Idempotency-Key is still running.")
+        raise StillRunning("The first request with this Idempotency-Key is still running.")
     return first.resource_id

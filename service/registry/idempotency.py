@@ -13,7 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.errors import Conflict
+from service.errors import StillRunning
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import IdempotencyRow
 
@@ -52,12 +52,12 @@ def get(session: ReadSession, key_digest: str) -> First | None:
 def finish(session: WriteSession, key_digest: str, resource_id: str) -> None:
     """The request has made its resource; in the transaction that makes it.
 
-    Raises Conflict if it was taken for dead, and another one with this key has made it: of both, one remains.
+    Raises StillRunning if it was taken for dead, and another one with this key has made it: of both, one remains.
     """
     open_still = (IdempotencyRow.key_digest == key_digest, IdempotencyRow.resource_id.is_(None))
     statement = sa.update(IdempotencyRow).where(*open_still).values(resource_id=resource_id)
     if session.execute(statement.returning(IdempotencyRow.key_digest)).one_or_none() is None:
-        raise Conflict("Another request with this Idempotency-Key was faster. Send it again for its answer.")
+        raise StillRunning("Another request with this Idempotency-Key was faster. Send it again for its answer.")
 
 
 def abandon(session: WriteSession, key_digest: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,26 +10,13 @@ import pytest
 
 from service.api.app import create_app
 from service.settings import Settings
-from tests.front import Front, picture, served
+from tests.front import NOBODY, picture
 
 OPERATIONS = [
     (method, path)
     for path, operations in create_app(Settings(backbone="tiny")).openapi()["paths"].items()
     for method in operations
 ]
-NOBODY = "01890000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with served(tmp_path_factory.mktemp("front")) as front:
-        yield front
-
-
-@pytest.fixture(scope="module")
-def client(front: Front) -> Iterator[httpx.Client]:
-    with front.client() as client:
-        yield client
 
 
 def named(answer: httpx.Response) -> list[str]:

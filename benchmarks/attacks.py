@@ -4,8 +4,8 @@ Each attack is repeated for ATTACK_SECONDS; a single request that takes longer i
 others ask at a steady pace, whether or not they have been answered: a service that is silent for a minute has not one
 late answer but many. Who is not answered within PATIENCE seconds counts as failed, and as having waited so long.
 
-`OUBLI_BEFORE=DIR` names the working tree of another release (`git worktree add DIR REVISION`); each attack then meets
-both, one after the other, so that the machine is the same.
+`OUBLI_BENCH_BEFORE=DIR` names the working tree of another release (`git worktree add DIR REVISION`); each attack then
+meets both, one after the other, so that the machine is the same.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Tally:
 def measure(images: int = UPLOADS) -> dict[str, Any]:
     """`images` is how many uploads come at once."""
     trees = {"now": REPOSITORY}
-    if before := os.environ.get("OUBLI_BEFORE"):
+    if before := os.environ.get("OUBLI_BENCH_BEFORE"):
         trees = {"before": Path(before).resolve(), **trees}
     rows = []
     for attack in attacks(images):

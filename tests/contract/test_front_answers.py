@@ -206,6 +206,10 @@ def test_behind_a_proxy_s_prefix_everything_is_found(tmp_path: Path) -> None:
             assert client.get(f"{seen}/samples/{sample.json()['id']}").status_code == 200
             erasure = client.delete(f"{seen}/samples/{sample.json()['id']}")
             assert erasure.headers["location"] == f"/oubli/erasures/{erasure.json()['id']}"
+            key = client.post(f"{seen}/keys", json={"scopes": ["read"]})
+            assert key.headers["location"] == f"/oubli/keys/{key.json()['id']}"
+            key = client.post(f"{seen}/keys/{key.json()['id']}/rotate")
+            assert key.headers["location"] == f"/oubli/keys/{key.json()['id']}"
             assert client.get(f"{seen}/samples/batch").headers["allow"] == "POST"
             assert client.put(f"{seen}/samples").headers["allow"] == "GET, POST"
             assert 'src="/oubli/docs/start.js"' in client.get(f"{seen}/docs").text

@@ -10,7 +10,7 @@ import pytest
 
 from service.api.app import create_app
 from service.settings import Settings
-from tests.front import NOBODY, picture
+from tests.front import NOBODY, Front, picture
 
 OPERATIONS = [
     (method, path)
@@ -183,3 +183,17 @@ def test_erasures_are_found_by_their_owner(client: httpx.Client) -> None:
     rest = client.get("/erasures", params={"owner": "ada", "limit": 1, "cursor": page["next_cursor"]}).json()
     assert [*page["items"], *rest["items"]] == found(owner="ada")
     assert client.get("/erasures?owner=%00").status_code == 422
+
+
+# ---------------------------------------------------------------------------------------------------------- callers
+
+
+@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer   "])
+def test_one_key_is_one_caller_however_its_scheme_is_spelt(front: Front, client: httpx.Client, scheme: str) -> None:
+    """What it repeats is repeated, and it has one turn among others at the decoders."""
+    once = {"Idempotency-Key": f"as{len(scheme)}{scheme.strip()}"}
+    first = client.post("/samples", files=[IMAGE, *SAID], headers=once)
+    spelt = {**once, "Authorization": f"{scheme}{front.key}"}
+    again = client.post("/samples", files=[IMAGE, *SAID], headers=spelt)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json()["id"] == again.json()["id"]

@@ -94,9 +94,9 @@ def attacks(uploads: int) -> list[Attack]:
     erasing = ("DELETE /owners", "GET /status", "GET /samples")
     return [
         Attack("150 MB of JSON to POST /erasures, no key", _json, None, others),
-        Attack("JPEG of 3,000 scans (48 MP) to POST /predict", _bomb, "predict", others),
+        Attack("4 JPEGs of 3,000 scans (48 MP) at once to POST /predict", _bomb, "predict", others, senders=4),
         Attack("20 plain PPMs in one POST /predict", _plain, "predict", others),
-        Attack(f"{uploads} slow uploads of 12 MP at once", _upload, "samples", erasing, senders=uploads),
+        Attack(f"{uploads} slow uploads of 24 MP at once", _upload, "samples", erasing, senders=uploads),
     ]
 
 
@@ -104,7 +104,7 @@ def attacks(uploads: int) -> list[Attack]:
 
 
 def _json(key: str) -> Parts:
-    return [_post("/erasures", key, "application/json", b'{"samples": [' + b'"a",' * 37_500_000 + b'"a"]}')]
+    return [_post("/erasures", key, "application/json", b'{"samples": [' + b"{}," * 50_000_000 + b"{}]}")]
 
 
 def _bomb(key: str) -> Parts:
@@ -117,10 +117,10 @@ def _plain(key: str) -> Parts:
 
 
 def _upload(key: str) -> Parts:
-    """Half of it at once, the rest bit by bit."""
+    """A PNG, which no decoder can reduce while it reads. Half of it at once, the rest bit by bit."""
     file = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 64, (3_000, 4_000, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file, "JPEG", quality=60)
+    rows = np.arange(4_000, dtype=np.uint16)[:, None, None] + np.arange(6_000, dtype=np.uint16)[None, :, None]
+    Image.fromarray((rows + np.zeros(3, np.uint16)).astype(np.uint8)).save(file, "PNG", compress_level=1)
     whole = _form("/samples", key, "image", [file.getvalue()], {"label": "a", "owner": "attacker"})
     cuts = [0, *(len(whole) * part // 8 for part in (4, 5, 6, 7)), len(whole)]
     return [whole[start:end] for start, end in itertools.pairwise(cuts)]
@@ -175,7 +175,8 @@ def _meet(attack: Attack, tree: Path) -> list[dict[str, Any]]:
             "failures": tally.failures[probe],
             **shared,
         }
-        for probe, seconds in tally.seconds.items()
+        for probe in attack.probes
+        if (seconds := tally.seconds[probe])
     ]
 
 

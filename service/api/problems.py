@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -48,6 +49,7 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+MOST_FIELDS = 20  # of a request, that one answer names: a body of a megabyte may have 100,000 wrong ones
 BODY = (400, 408, 413)  # what any operation that reads a body may answer: garbled, too slow, too large
 
 
@@ -127,7 +129,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = [
         FieldProblem(field=_printable(".".join(str(part) for part in item["loc"])), detail=_words(item))
-        for item in error.errors()
+        for item in islice(error.errors(), MOST_FIELDS)
     ]
     summary = "; ".join(f"{field.field}: {field.detail}" for field in fields[:3])
     return respond(problem_of(Invalid(summary), request.url.path, fields=fields))

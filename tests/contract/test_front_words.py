@@ -151,6 +151,29 @@ def test_json_says_what_is_known_and_once(client: httpx.Client, body: str, words
     assert words in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("count", [21, 100])
+def test_of_very_many_wrong_ones_some_are_named(client: httpx.Client, count: int) -> None:
+    unknown = json.dumps({f"a{number}": 1 for number in range(count)})
+    for body in (unknown, json.dumps({"samples": ["x"] * 10_000})):
+        answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+        assert len(named(answer)) == 20
+        assert len(answer.content) < 5_000
+
+
+def test_an_object_of_more_members_than_any_has_is_not_looked_through(client: httpx.Client) -> None:
+    body = json.dumps({"owner": "ada"} | {f"a{number}": 1 for number in range(100)})
+    answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+    assert "more than 100 members" in answer.json()["detail"]
+    assert len(named(answer)) == 1
+
+
+def test_metadata_of_more_images_than_were_sent_is_not_looked_through(client: httpx.Client) -> None:
+    metadata = {"metadata": json.dumps([{}] * 100_000)}
+    answer = client.post("/samples/batch", files=[("images", IMAGE[1])], data=metadata)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "metadata describes 100000 images, and 1 were sent."
+
+
 @pytest.mark.parametrize("body", [b'{"owner": "\xff"}', b"[" * 100_000, b'{"owner": ' + b"1" * 5_000 + b"}"])
 def test_what_is_no_json_at_all_is_400(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})

@@ -143,17 +143,16 @@ def _contribute_all(
 
 def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     try:
-        decode_json(text)  # which names a member that comes twice; what follows takes the last
-        described = _metadata.validate_json(text)
+        said = decode_json(text)  # which names a member that comes twice; what follows takes the last
+        if isinstance(said, list) and len(said) != count:  # before each of a hundred thousand is looked at
+            raise Invalid(f"metadata describes {len(said)} images, and {count} were sent.")
+        return _metadata.validate_json(text)
     except json.JSONDecodeError as error:
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "metadata"
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {place}: {first['msg']}") from None
-    if len(described) != count:
-        raise Invalid(f"metadata describes {len(described)} images, and {count} were sent.")
-    return described
 
 
 def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> BatchItem:

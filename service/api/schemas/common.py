@@ -68,7 +68,7 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="What happened this time, and what to do.")
     instance: str = Field(description="The path that was asked for.")
-    errors: list[FieldProblem] | None = Field(None, description="For validation: each field that is wrong.")
+    errors: list[FieldProblem] | None = Field(None, description="For validation: fields that are wrong, at most 20.")
 
 
 class Listing(BaseModel, Generic[Item]):

@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-all test-times drills model mutants check sbom bench bench-peers bench-gpu clean
+.PHONY: help setup demo serve test test-all test-times drills fuzz model mutants check sbom bench bench-peers bench-gpu clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ drills: $(STAMP)  ## Before a release: faults x 5, counterfactuals x 20, 500 his
 	$(BIN)/python -m tests.mutants
 	$(BIN)/python -m tests.formal --wide
 	$(BIN)/python -m benchmarks soak
+
+fuzz: $(STAMP)  ## Send thousands of requests made from the API's description, as each kind of caller (FUZZ_ARGS=...)
+	@$(BIN)/python -c 'import schemathesis' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 model: $(STAMP)  ## Explore the life cycle of clusters and erasures exhaustively (MODEL_ARGS=--wide)
 	@$(BIN)/python -m tests.formal $(MODEL_ARGS)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    attacks,
     closed_form,
     decoders,
     fence,
@@ -39,6 +40,7 @@ MEASUREMENTS = {
     "serving": table,
     "deletions_under_load": deletions,
     "swaps": swaps,
+    "attacks": attacks,
     "serving_gpu": gpu,
 }
 BY_NAME_ONLY = {"soak", "scale", "serving_gpu"}  # they take an hour or more, or need a GPU

@@ -22,10 +22,11 @@ from service.api.server import Server, configured
 from service.clock import system_clock
 from service.core import access
 from service.registry.engine import Registry, migrate
-from tests.integration.harness import digit_pictures, free_port, until
+from tests.integration.harness import assert_kind, check_error, digit_pictures, free_port, until
 from tests.world import settings
 
 PATIENCE = 60.0  # seconds, for what must come
+NOBODY = "01890000-0000-7000-8000-000000000000"  # an id that nothing has
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Said:
     def problem(self) -> dict[str, Any]:
         assert self.headers["content-type"] == "application/problem+json"
         found: dict[str, Any] = json.loads(self.body)
+        assert_kind(found)
         return found
 
 
@@ -58,10 +60,14 @@ class Front:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, key: str | None = None) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=PATIENCE)
+        return self._client({"Authorization": f"Bearer {key or self.key}"})
 
     def stranger(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE)
+        return self._client({})
+
+    def _client(self, headers: dict[str, str]) -> httpx.Client:
+        hooks = {"response": [check_error]}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, event_hooks=hooks)
 
     def make_key(self, *scopes: str) -> str:
         return access.create_key(self.registry, system_clock, scopes=scopes)[1]

@@ -17,10 +17,10 @@ import time
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError, TooLarge, TooSlow
+from service.api.problems import RefusedBody
+from service.errors import ClientGone, TooLarge, TooSlow
 from service.settings import HttpSettings
 
 LINGER_SECONDS, LINGER_BYTES = 2.0, 64_000_000
@@ -72,17 +72,17 @@ class Body:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """The next part. Raises HTTPException 400, 408 or 413: FastAPI makes a 400 of any other, in a body's reader."""
+        """The next part. Raises RefusedBody: of ClientGone, TooSlow or TooLarge."""
         if self._whole:
             return await self._receive()  # the client's disconnection, some time
         message = await self._next()
         if message["type"] == "http.disconnect":
             self._sends = False
-            raise HTTPException(400, "The client was gone before its request had come.")
+            raise RefusedBody(ClientGone("The client was gone before its request had come."))
         self._sends = True
         self._received += len(message.get("body", b""))
         if self._received > self._limit:
-            raise _as_http(self._too_large())
+            raise RefusedBody(self._too_large())
         self._whole = not message.get("more_body", False)
         return message
 
@@ -96,7 +96,7 @@ class Body:
                 return await self._receive()
         except TimeoutError:
             self._sends = False
-            raise _as_http(TooSlow("The request's body comes too slowly.")) from None
+            raise RefusedBody(TooSlow("The request's body comes too slowly.")) from None
         finally:
             self._waited += time.monotonic() - began
 
@@ -124,7 +124,3 @@ class Body:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request is larger than {self._limit:,} bytes.")
-
-
-def _as_http(error: ServiceError) -> HTTPException:
-    return HTTPException(error.status, error.detail)

@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.api.problems import problem_of, respond
+from service.api.problems import headers_of, problem_of, respond
 from service.errors import Malformed, ServiceError, TooManyHeaders, TooSlow, Unavailable
 from service.settings import HttpSettings
 
@@ -171,8 +171,8 @@ def head_limit(limits: HttpSettings) -> str:
 
 
 def _rendered(error: ServiceError) -> bytes:
-    retry = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-    response = respond(problem_of(error, "/"), {"Connection": "close", "X-Request-Id": str(uuid7()), **retry})
+    headers = headers_of(error) | {"Connection": "close", "X-Request-Id": str(uuid7())}
+    response = respond(problem_of(error, "/"), headers)
     status = HTTPStatus(error.status)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
     lines += [name + b": " + value for name, value in response.raw_headers]

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import Depends, Query, Request, Security
+from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security.utils import get_authorization_scheme_param
 
 from service.api.key_checks import KeyChecks
 from service.api.threads import Threads
 from service.core.context import Context
+from service.core.idempotency import LONGEST_KEY
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
@@ -98,8 +100,16 @@ def located(request: Request, path: str) -> str:
 
 
 def caller(request: Request) -> str:
-    """Who sends this request, as far as one caller's Idempotency-Key must not be taken for another's."""
-    return request.headers.get("authorization", "")
+    """Who sends this request: whose turn it is, and whose `Idempotency-Key`. One key is one caller, however spelt."""
+    given = request.headers.get("authorization", "")
+    scheme, key = get_authorization_scheme_param(given)
+    return f"Bearer {key}" if scheme.lower() == "bearer" else given
+
+
+def idempotency_header(made: str) -> Any:
+    """`Idempotency-Key`, of a request that makes such a thing. Its length is checked once its text is normalised."""
+    lengths = {"minLength": 1, "maxLength": LONGEST_KEY}
+    return Header(description=f"Repeat safely: one key, one {made}.", json_schema_extra=lengths)
 
 
 def requester(request: Request) -> str | None:

@@ -16,7 +16,9 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from service.api.deps import located
+from service.api.problems import table
 from service.api.schemas.common import Problem
+from service.errors import URN
 
 STATIC = "/docs-static"
 START = "/docs/start.js"
@@ -68,9 +70,9 @@ DESCRIPTION = """
 Press **Authorize** and paste an API key (embedded mode leaves an admin key in `DATA/admin-key`), then try
 any call here.
 
-Every error is `application/problem+json` (RFC 9457). Every response carries `X-Request-Id`. Whatever an operation does
-not know by name is refused (422): query parameters, form fields, members of JSON; and so is what comes twice. A method
-that a path does not have is 405, headers beyond measure are 431.
+Every error is `application/problem+json` (RFC 9457), of a kind listed below. Every response carries `X-Request-Id`.
+Whatever an operation does not know by name is refused (422): query parameters, form fields, members of JSON; and so is
+what comes twice. A method that a path does not have is 405, headers beyond measure are 431.
 
 ### An image as the body itself
 
@@ -79,7 +81,14 @@ Of a sample, `label` and `owner` are then said in the query (mind who logs it), 
 
     curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' -H "Authorization: Bearer $KEY" \\
       "$API/samples?label=tabby%20cat&owner=customer-4711"
-"""
+
+### Problems
+
+A problem's `code` names its kind, and so does its `type`, `URN` and the code. Neither ever changes; titles and details
+are for people.
+
+PROBLEMS
+""".replace("URN", URN).replace("PROBLEMS", table())
 
 
 def describe(app: FastAPI) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -28,10 +29,12 @@ from starlette.responses import Response
 from service.api.bodies import Body
 from service.api.deps import admit, check_key
 from service.api.paths import Paths, path_of
+from service.api.problems import MOST_FIELDS
 from service.api.raw_body import is_raw_image, media_type
 from service.settings import Settings
 
 FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its one file
+MOST_MEMBERS = 100  # of one JSON object; none that is understood has as many
 MAX_FIELDS = 64  # of a form, beside its files; each is kept in memory, up to 1 MB
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -87,7 +90,7 @@ class StrictRequest(Request):
 
 
 def decode_json(text: str | bytes) -> Any:
-    """JSON of which no object names a member twice. Raises json.JSONDecodeError."""
+    """JSON of which no object names a member twice, or very many. Raises json.JSONDecodeError."""
     try:
         return json.loads(text, object_pairs_hook=_members)
     except RecursionError:
@@ -100,7 +103,7 @@ def front_router(**options: Any) -> APIRouter:
 
 
 def _refuse_method(paths: Paths, request: Request) -> None:
-    """Raises HTTPException 405; `service.api.problems` adds `Allow`."""
+    """Raises HTTPException 405, as routing does; `service.api.problems` adds `Allow`."""
     if paths.is_hidden(path_of(request.scope), request.method):
         raise HTTPException(405)
 
@@ -129,13 +132,13 @@ async def _refuse_unknown_fields(request: Request) -> None:
 
 def _refuse_unknown(place: str, given: Iterable[tuple[str, Any]], known: Mapping[str, bool]) -> None:
     """Raises RequestValidationError naming each that is not known, or comes more often than it may."""
-    errors = [
+    errors = (
         {"type": "unknown", "loc": (place, name[:64]), "msg": message, "input": None}
         for name, count in Counter(name for name, _ in given).items()
         if (message := _complaint(name, count, known)) is not None
-    ]
-    if errors:
-        raise RequestValidationError(errors[:20])
+    )
+    if first := list(islice(errors, MOST_FIELDS)):  # of thousands, the rest is not even compared with what is known
+        raise RequestValidationError(first)
 
 
 def _complaint(name: str, count: int, known: Mapping[str, bool]) -> str | None:
@@ -146,10 +149,15 @@ def _complaint(name: str, count: int, known: Mapping[str, bool]) -> str | None:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_MEMBERS:
+        raise json.JSONDecodeError(f"an object has more than {MOST_MEMBERS} members", "", 0)
+    members = dict(pairs)
+    if len(members) == len(pairs):  # counting takes ten times as long, and a body may have many thousands of objects
+        return members
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             raise json.JSONDecodeError(f"`{name[:64]}` is given {count} times; once is meant", "", 0)
-    return dict(pairs)
+    return members
 
 
 def _scopes(need: params.Depends) -> Sequence[str]:

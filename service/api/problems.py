@@ -1,10 +1,16 @@
-"""Errors as application/problem+json (RFC 9457), FastAPI's own too; a 500 tells only its request id."""
+"""Errors as application/problem+json (RFC 9457), FastAPI's own too; a 500 tells only its request id.
+
+The class of an error says its kind (`service.errors`): `code`, and the same as a URI, `type`. An error of a framework
+becomes one of these classes first, so that every problem has a code, and none is spelt here.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,22 +24,22 @@ from service.api.schemas.common import FieldProblem, Problem
 from service.errors import (
     DISK_FULL,
     STORE_AWAY,
+    URN,
+    Invalid,
     Malformed,
-    NotFound,
+    MethodNotAllowed,
+    NoSuchPath,
     OutOfSpace,
     ServiceError,
-    TooLarge,
-    TooSlow,
     Unavailable,
     is_disk_full,
     is_store_away,
+    kinds,
 )
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-# A status has one title, whether the framework or this service raises it.
-TITLES = {kind.status: kind.title for kind in (Malformed, NotFound, TooSlow, TooLarge)}
 # Headers of every answer: browsers and proxies must not reinterpret, embed or store it. Most answers hold personal
 # data, or say which samples are on record.
 SAFE = {
@@ -43,12 +49,39 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+MOST_FIELDS = 20  # of a request, that one answer names: a body of a megabyte may have 100,000 wrong ones
 BODY = (400, 408, 413)  # what any operation that reads a body may answer: garbled, too slow, too large
 
 
-def problem_of(error: ServiceError, instance: str) -> Problem:
-    """A domain error as a problem."""
-    return Problem(title=error.title, status=error.status, detail=error.detail, instance=instance)
+class RefusedBody(HTTPException):
+    """A problem met while FastAPI reads a body: of any other exception it makes a 400 of its own."""
+
+    def __init__(self, error: ServiceError) -> None:
+        super().__init__(error.status, error.detail)
+        self.error = error
+
+
+def problem_of(error: ServiceError, instance: str, *, fields: Sequence[FieldProblem] | None = None) -> Problem:
+    """A domain error as a problem; `fields` says what is wrong with which part of the request."""
+    return Problem(
+        type=f"{URN}{error.code}",
+        code=error.code,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=instance,
+        errors=list(fields) if fields is not None else None,
+    )
+
+
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """What the answer says beside its problem."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def respond(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -68,6 +101,16 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted({*statuses})}
 
 
+def table() -> str:
+    """All kinds of problems, as Markdown."""
+    rows = [f"| `{kind.code}` | {kind.status} | {kind.title} | {_meaning(kind)} |" for kind in kinds()]
+    return "\n".join(["| `code` | Status | `title` | When |", "|---|---|---|---|", *rows])
+
+
+def _meaning(kind: type[ServiceError]) -> str:
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
     app.add_exception_handler(ServiceError, _service_error)
@@ -79,23 +122,17 @@ def install(app: FastAPI) -> None:
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    headers = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return respond(problem_of(error, request.url.path), headers)
+    return respond(problem_of(error, request.url.path), headers_of(error))
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = [
         FieldProblem(field=_printable(".".join(str(part) for part in item["loc"])), detail=_words(item))
-        for item in error.errors()
+        for item in islice(error.errors(), MOST_FIELDS)
     ]
     summary = "; ".join(f"{field.field}: {field.detail}" for field in fields[:3])
-    problem = Problem(title="Invalid request", status=422, detail=summary, instance=request.url.path, errors=fields)
-    return respond(problem)
+    return respond(problem_of(Invalid(summary), request.url.path, fields=fields))
 
 
 def _words(item: dict[str, Any]) -> str:
@@ -113,12 +150,23 @@ def _printable(text: str) -> str:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status, headers = error.status_code, dict(error.headers or {})
-    title = TITLES.get(status, HTTPStatus(status).phrase)
+    ours, headers = _ours(error), dict(error.headers or {})
     paths: Paths | None = getattr(request.app.state, "paths", None)
-    if status == HTTPStatus.METHOD_NOT_ALLOWED and paths is not None:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and paths is not None:
         headers["Allow"] = ", ".join(paths.methods(path_of(request.scope)))  # the framework names one route's alone
-    return respond(Problem(title=title, status=status, detail=str(error.detail), instance=request.url.path), headers)
+    problem = problem_of(ours, request.url.path).model_copy(update={"status": error.status_code})
+    return respond(problem, headers_of(ours) | headers)
+
+
+def _ours(error: HTTPException) -> ServiceError:
+    """What a framework raises, as one of our errors."""
+    if isinstance(error, RefusedBody):
+        return error.error
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NoSuchPath("There is nothing at this path.")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed("This path does not have this method; `Allow` names those that it has.")
+    return Malformed(str(error.detail))
 
 
 async def _os_error(request: Request, error: Exception) -> JSONResponse:
@@ -135,19 +183,12 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     request_id = request.scope.get("oubli_request_id", "unknown")
     with logs.request(request_id):  # this handler stands outside of the middleware that gives it
         log.error("request %s failed", request_id, exc_info=error)
-    problem = Problem(
-        title="Internal error",
-        status=500,
-        detail=f"Something went wrong on our side. Please report request {request_id}.",
-        instance=request.url.path,
-    )
+    ours = ServiceError(f"Something went wrong on our side. Please report request {request_id}.")
     # The server closes this connection once the exception has reached it: say so, lest the client use it again.
-    return respond(problem, {"X-Request-Id": request_id, "Connection": "close"})
+    return respond(problem_of(ours, request.url.path), {"X-Request-Id": request_id, "Connection": "close"})
 
 
 def batch_problems(problems: Sequence[tuple[str, ServiceError]], instance: str) -> Problem:
-    """Several images of one request, each with its own problem; the status is the first one's."""
-    first = problems[0][1]
-    fields = [FieldProblem(field=field, detail=error.detail) for field, error in problems]
-    problem = problem_of(first, instance)
-    return problem.model_copy(update={"errors": fields})
+    """Several images of one request, each with its own problem; kind and status are the first one's."""
+    fields = [FieldProblem(field=field, code=error.code, detail=error.detail) for field, error in problems]
+    return problem_of(problems[0][1], instance, fields=fields)

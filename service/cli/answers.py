@@ -21,25 +21,30 @@ LONGEST_PAUSE = 30.0  # seconds; a longer `Retry-After` is not waited for, but p
 class Refused(ServiceError):
     """The service answered with a problem, or nothing answered.
 
-    code    the HTTP status; None if there was no answer.
-    fields  what the problem says of parts of the request, by their names.
+    answered  the HTTP status; None if there was no answer.
+    fields    what the problem says of parts of the request, by their names.
     """
 
     status = 400
+    code = "refused"
     title = "Refused"
 
-    def __init__(self, detail: str, *, code: int | None = None, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(self, detail: str, *, answered: int | None = None, fields: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.code = code
+        self.answered = answered
         self.fields = dict(fields or {})
 
 
 class Unreachable(Refused):
     """No server answers at the address."""
 
+    code = "unreachable"
+
 
 class NotOubli(Refused):
     """Something else answered, or a release that this one does not understand."""
+
+    code = "not-oubli"
 
     def __init__(self, found: str) -> None:
         super().__init__(f"{found}. Is it Oubli, of this release, that answers there? See --url.")
@@ -82,19 +87,19 @@ def refusal(response: httpx.Response, advice: str = "") -> Refused:
 
     advice  is said after them.
     """
-    code = response.status_code
+    status = response.status_code
     try:
         problem = response.json()
     except (ValueError, RecursionError):
         problem = None
     if not (isinstance(problem, dict) and {"title", "detail"} <= problem.keys()):
         reason = f" ({response.reason_phrase})" if response.reason_phrase else ""
-        said = f"The answer is {code}{reason}, and not in Oubli's words: a proxy's, perhaps"
-        return Refused(f"{said}. Try again, or see --url.{advice}", code=code)
+        said = f"The answer is {status}{reason}, and not in Oubli's words: a proxy's, perhaps"
+        return Refused(f"{said}. Try again, or see --url.{advice}", answered=status)
     errors = problem.get("errors")
     parts = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
     fields = {str(part.get("field")): str(part.get("detail")) for part in parts}
-    return Refused(f"{problem['title']}: {problem['detail']}{advice}", code=code, fields=fields)
+    return Refused(f"{problem['title']}: {problem['detail']}{advice}", answered=status, fields=fields)
 
 
 def pause_before_retry(response: httpx.Response) -> float:

@@ -95,7 +95,7 @@ class Contributor:
         try:
             return list(self._post(files))
         except Refused as refused:
-            if refused.code in NOT_FOR_US or isinstance(refused, (NotOubli, Unreachable)):
+            if refused.answered in NOT_FOR_US or isinstance(refused, (NotOubli, Unreachable)):
                 raise
             if len(files) == 1:
                 return [self._failed_alone(refused)]
@@ -114,7 +114,7 @@ class Contributor:
 
     def _failed_alone(self, refused: Refused) -> Refused:
         """The refusal of one file; raised instead, once several files in a row had no answer, or 429 or 5xx."""
-        if refused.code is None or refused.code == BUSY or refused.code >= BROKEN:
+        if refused.answered is None or refused.answered == BUSY or refused.answered >= BROKEN:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= IN_A_ROW:
                 raise refused

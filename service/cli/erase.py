@@ -92,7 +92,7 @@ def _quotes(
 
 def _note(subject: Subject, problem: Refused, refused: list[tuple[Subject, Refused]], *, alone: bool) -> None:
     """What is wrong with one owner is wrong with that one; anything else ends the command."""
-    if alone or problem.code not in (404, 409, 422):
+    if alone or problem.answered not in (404, 409, 422):
         raise problem
     refused.append((subject, problem))
 

@@ -25,6 +25,8 @@ _NOT_OPENED = "The registry cannot be opened ({reason}). Is the data folder righ
 class Misused(Invalid):
     """The command was called with what makes no sense."""
 
+    code = "misused"
+
 
 def words_of(error: BaseException) -> tuple[str, int] | None:
     """Message and exit status of a failure; None for one that this module does not know."""

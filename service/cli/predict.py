@@ -101,10 +101,10 @@ def _classify(client: Client, images: Sequence[bytes]) -> list[FileOutcome]:
         return list(_post(client, images))
     except Refused as refused:
         bad = _named(refused, len(images))
-        if len(bad) == len(images) and refused.code not in OF_A_FILE:
+        if len(bad) == len(images) and refused.answered not in OF_A_FILE:
             raise
         if not bad:
-            if refused.code not in OF_A_FILE:
+            if refused.answered not in OF_A_FILE:
                 raise
             if len(images) == 1:
                 return [refused.detail]

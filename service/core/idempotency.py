@@ -11,9 +11,10 @@ from datetime import timedelta
 from models.spec import sha256
 from service.core.context import Context
 from service.core.text import check_text
-from service.errors import Conflict, Invalid
+from service.errors import Conflict, Invalid, StillRunning
 from service.registry import idempotency
 
+LONGEST_KEY = 255  # characters
 # After this time the first request counts as dead; if it is still running, `idempotency.finish` stops it from making
 # anything. A start that far in the future counts as well: the clock was set back.
 RUNNING = timedelta(minutes=1)
@@ -40,8 +41,8 @@ def request_digest(*parts: bytes) -> str:
 def once(context: Context, route: str, key: str | None, digest: str, *, caller: str) -> Iterator[Ticket]:
     """Run the block under this key; if the block raises, the key is free again. Each caller has keys of its own.
 
-    Raises Invalid if the key came with another request before; Conflict while the first request is running, or if its
-    sample has been erased.
+    Raises Invalid if the key came with another request before; StillRunning until the first one is answered; Conflict
+    if its sample has been erased.
     """
     if key is None:
         yield Ticket()
@@ -63,10 +64,7 @@ def _one_spelling(key: str) -> str:
     """The key, normalised like other text. Headers arrive decoded as Latin-1; clients mean UTF-8."""
     with suppress(UnicodeError):
         key = key.encode("latin-1").decode()
-    try:
-        return check_text("Idempotency-Key", key, most=255)
-    except Invalid as error:
-        raise Invalid(f"Idempotency-Key must have 1 to 255 printable characters. {error.detail}") from None
+    return check_text("Idempotency-Key", key, most=LONGEST_KEY)
 
 
 def _begin(context: Context, key_digest: str, digest: str) -> str | None:
@@ -83,5 +81,5 @@ def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     if first.request_digest != digest:
         raise Invalid("This Idempotency-Key came with another request before. Use a new one.")
     if first.resource_id is None:
-        raise Conflict("The first request with this Idempotency-Key is still running.")
+        raise StillRunning("The first request with this Idempotency-Key is still running.")
     return first.resource_id

@@ -14,6 +14,7 @@ from service.errors import Invalid
 
 MOST = 128  # characters of an owner or a label
 _LONGER = 3  # code points, at most, that NFC makes of one
+_APART = 4  # code points, at most, that one of NFC is made of
 
 _REFUSED = {
     "Cc": "a control character",
@@ -36,7 +37,10 @@ def check_text(name: str, value: str, *, most: int = MOST) -> str:
     name  of the field, for the refusal.
     most  characters; marks that combine with one do not count (there are scripts that NFC takes apart).
     """
-    text = normalised(value)
+    # Normalising takes the square of the time for a run of marks, ten minutes for a megabyte, with Python's lock held.
+    if len(value.strip()) > most * _LONGER * _APART:
+        raise Invalid(f"{name} must have 1 to {most} characters.")
+    text = normalised(value.strip())
     characters = sum(not unicodedata.category(point).startswith("M") for point in text)
     if not text or characters > most or len(text) > most * _LONGER:
         raise Invalid(f"{name} must have 1 to {most} characters.")

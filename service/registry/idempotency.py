@@ -12,7 +12,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from service.errors import Conflict
+from service.errors import StillRunning
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import IdempotencyRow
@@ -48,13 +48,13 @@ def get(session: ReadSession, key_digest: str) -> First | None:
 def finish(session: WriteSession, key_digest: str, resource_id: str) -> None:
     """Record the resource of a request, within the transaction that makes it.
 
-    Raises Conflict if this request counted as dead meanwhile and another one with this key has made a resource: then
-    only that one remains.
+    Raises StillRunning if this request counted as dead meanwhile and another one with this key has made a resource:
+    then only that one remains.
     """
     open_still = (IdempotencyRow.key_digest == key_digest, IdempotencyRow.resource_id.is_(None))
     statement = sa.update(IdempotencyRow).where(*open_still).values(resource_id=resource_id)
     if session.execute(statement.returning(IdempotencyRow.key_digest)).one_or_none() is None:
-        raise Conflict("Another request with this Idempotency-Key was faster. Send it again for its answer.")
+        raise StillRunning("Another request with this Idempotency-Key was faster. Send it again for its answer.")
 
 
 def abandon(session: WriteSession, key_digest: str) -> None:

@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.registry import state
 from service.registry.engine import Registry, migrate
+from tests.front import Front, served
 from tests.layouts import KINDS, anchors
 from tests.servers import S3Server, fresh_database, postgres
 from tests.stores import buckets
@@ -43,6 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _chooses_its_dialect(item: pytest.Item) -> bool:
     return any(mark.args[0] == "dialect" for mark in item.iter_markers("parametrize"))
+
+
+@pytest.fixture(scope="module")
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """A served application for the tests of a module, with its groups of settings, `FRONT`, where it has some."""
+    with served(tmp_path_factory.mktemp("front"), **getattr(request.module, "FRONT", {})) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def client(front: Front) -> Iterator[httpx.Client]:
+    """With the admin key."""
+    with front.client() as client:
+        yield client
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,11 @@ import pytest
 from service.api.app import create_app
 from service.errors import Misconfigured
 from service.settings import load_settings
-from tests.front import Front, picture, served
+from tests.front import NOBODY, Front, picture, served
+from tests.integration.harness import assert_kind
 from tests.world import settings
 
-NOBODY = "01890000-0000-7000-8000-000000000000"
 RAW = {"Content-Type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with served(tmp_path_factory.mktemp("front")) as front:
-        yield front
-
-
-@pytest.fixture(scope="module")
-def client(front: Front) -> Iterator[httpx.Client]:
-    with front.client() as client:
-        yield client
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
@@ -76,7 +64,7 @@ def test_where_nothing_has_been_contributed_nothing_can_be_predicted_and_waiting
 ) -> None:
     sent: dict[str, Any] = {"content": picture(), "headers": RAW} if raw else {"files": {"image": ("a", picture())}}
     answer = client.post("/predict", **sent)
-    assert (answer.status_code, answer.json()["title"]) == (409, "Conflict")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing-contributed")
     assert "contribute" in answer.json()["detail"].lower()
     assert "retry-after" not in answer.headers
 
@@ -91,6 +79,32 @@ def test_a_prediction_that_may_come_is_503(tmp_path: Path) -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")  # it is being trained
         assert client.delete(sample.headers["location"]).status_code == 202
         assert client.post("/predict", content=picture(), headers=RAW).status_code == 409
+
+
+# ------------------------------------------------------------------------------------------------------------- codes
+
+
+def test_a_wrong_address_is_not_taken_for_a_sample_that_has_gone(client: httpx.Client) -> None:
+    assert client.delete("/v1/samples/" + NOBODY).json()["code"] == "no-such-path"
+    assert client.delete("/samples/" + NOBODY).json()["code"] == "not-found"
+
+
+def test_each_refused_image_of_a_batch_has_a_problem_of_its_own(client: httpx.Client) -> None:
+    metadata = json.dumps([{"label": "a", "owner": "."}, {"label": "a", "owner": "ada"}])
+    files = [("images", ("a.png", data)) for data in (picture(), b"no image")]
+    answer = client.post("/samples/batch", files=files, data={"metadata": metadata})
+    assert answer.status_code == 200
+    items = answer.json()["items"]
+    for item in items:
+        assert_kind(item["problem"])
+    assert [item["problem"]["code"] for item in items] == ["invalid", "unsupported-media"]
+
+
+def test_each_refused_image_of_a_prediction_has_a_code_of_its_own(client: httpx.Client) -> None:
+    files = [("image", ("a", data)) for data in (b"no image", bytes(11_000_000))]
+    answer = client.post("/predict", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media")
+    assert [one["code"] for one in answer.json()["errors"]] == ["unsupported-media", "too-large"]
 
 
 # ------------------------------------------------------------------------------------------------------------ headers
@@ -192,6 +206,10 @@ def test_behind_a_proxy_s_prefix_everything_is_found(tmp_path: Path) -> None:
             assert client.get(f"{seen}/samples/{sample.json()['id']}").status_code == 200
             erasure = client.delete(f"{seen}/samples/{sample.json()['id']}")
             assert erasure.headers["location"] == f"/oubli/erasures/{erasure.json()['id']}"
+            key = client.post(f"{seen}/keys", json={"scopes": ["read"]})
+            assert key.headers["location"] == f"/oubli/keys/{key.json()['id']}"
+            key = client.post(f"{seen}/keys/{key.json()['id']}/rotate")
+            assert key.headers["location"] == f"/oubli/keys/{key.json()['id']}"
             assert client.get(f"{seen}/samples/batch").headers["allow"] == "POST"
             assert client.put(f"{seen}/samples").headers["allow"] == "GET, POST"
             assert 'src="/oubli/docs/start.js"' in client.get(f"{seen}/docs").text

@@ -15,18 +15,11 @@ JSON, FORM, RAW = "application/json", "multipart/form-data; boundary=cut", "imag
 LINES = "application/x-www-form-urlencoded"
 BODIES = [("/erasures", JSON), ("/samples", FORM), ("/samples", RAW), ("/samples", LINES), ("/samples/batch", FORM),
           ("/predict", FORM), ("/predict", RAW)]  # fmt: skip
-SMALL = {"max_body_bytes": 2_000}
-INTAKE = {"max_bytes": 20_000, "max_request_bytes": 300_000}
+FRONT = {"http": {"max_body_bytes": 2_000}, "intake": {"max_bytes": 20_000, "max_request_bytes": 300_000}}
 SINGLE = 120_000  # a form with one image: what is beside the image counts too
 LIMITS = [("/erasures", JSON, 2_000), ("/samples", JSON, 2_000), ("/samples", LINES, 2_000), ("/samples", FORM, SINGLE),
           ("/samples", RAW, 20_000), ("/samples/batch", FORM, 300_000), ("/samples/batch", RAW, 2_000),
           ("/predict", FORM, 300_000), ("/predict", RAW, 20_000), ("/predict", LINES, 2_000)]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with served(tmp_path_factory.mktemp("front"), http=SMALL, intake=INTAKE) as front:
-        yield front
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +179,7 @@ def test_what_comes_after_an_answer_on_the_same_connection_is_another_request(fr
 def test_a_picture_of_the_largest_size_is_taken_in(front: Front) -> None:
     data = picture()
     with front.client() as client:
-        sent = {"image": ("a.png", data + bytes(INTAKE["max_bytes"] - len(data)))}
+        sent = {"image": ("a.png", data + bytes(FRONT["intake"]["max_bytes"] - len(data)))}
         answer = client.post("/samples", files=sent, data={"label": "a", "owner": "largest"})
         assert answer.status_code == 201, answer.text
         client.delete("/owners/largest")

@@ -14,13 +14,7 @@ from tests.integration.harness import until
 
 LIVE = head("GET", "/health/live")
 MOST = 4
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    limits = {"max_header_bytes": 4_000, "max_headers": 20}
-    with served(tmp_path_factory.mktemp("front"), http=limits) as front:
-        yield front
+FRONT = {"http": {"max_header_bytes": 4_000, "max_headers": 20}}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,18 +12,12 @@ import pytest
 from service.api.threads import Threads
 from service.errors import Busy
 from service.serving import ingest
-from tests.front import Front, picture, served
+from tests.front import Front, picture
 from tests.integration.harness import until
 
 THREADS, WAITING = 2, 3
+FRONT = {"intake": {"threads": THREADS, "max_waiting": WAITING}}
 POOL = 40  # threads that plain endpoints share
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    limits = {"threads": THREADS, "max_waiting": WAITING}
-    with served(tmp_path_factory.mktemp("front"), intake=limits) as front:
-        yield front
 
 
 class Gate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,26 +10,13 @@ import pytest
 
 from service.api.app import create_app
 from service.settings import Settings
-from tests.front import Front, picture, served
+from tests.front import NOBODY, Front, picture
 
 OPERATIONS = [
     (method, path)
     for path, operations in create_app(Settings(backbone="tiny")).openapi()["paths"].items()
     for method in operations
 ]
-NOBODY = "01890000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with served(tmp_path_factory.mktemp("front")) as front:
-        yield front
-
-
-@pytest.fixture(scope="module")
-def client(front: Front) -> Iterator[httpx.Client]:
-    with front.client() as client:
-        yield client
 
 
 def named(answer: httpx.Response) -> list[str]:
@@ -165,6 +151,29 @@ def test_json_says_what_is_known_and_once(client: httpx.Client, body: str, words
     assert words in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("count", [21, 100])
+def test_of_very_many_wrong_ones_some_are_named(client: httpx.Client, count: int) -> None:
+    unknown = json.dumps({f"a{number}": 1 for number in range(count)})
+    for body in (unknown, json.dumps({"samples": ["x"] * 10_000})):
+        answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+        assert len(named(answer)) == 20
+        assert len(answer.content) < 5_000
+
+
+def test_an_object_of_more_members_than_any_has_is_not_looked_through(client: httpx.Client) -> None:
+    body = json.dumps({"owner": "ada"} | {f"a{number}": 1 for number in range(100)})
+    answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+    assert "more than 100 members" in answer.json()["detail"]
+    assert len(named(answer)) == 1
+
+
+def test_metadata_of_more_images_than_were_sent_is_not_looked_through(client: httpx.Client) -> None:
+    metadata = {"metadata": json.dumps([{}] * 100_000)}
+    answer = client.post("/samples/batch", files=[("images", IMAGE[1])], data=metadata)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "metadata describes 100000 images, and 1 were sent."
+
+
 @pytest.mark.parametrize("body", [b'{"owner": "\xff"}', b"[" * 100_000, b'{"owner": ' + b"1" * 5_000 + b"}"])
 def test_what_is_no_json_at_all_is_400(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
@@ -197,3 +206,17 @@ def test_erasures_are_found_by_their_owner(client: httpx.Client) -> None:
     rest = client.get("/erasures", params={"owner": "ada", "limit": 1, "cursor": page["next_cursor"]}).json()
     assert [*page["items"], *rest["items"]] == found(owner="ada")
     assert client.get("/erasures?owner=%00").status_code == 422
+
+
+# ---------------------------------------------------------------------------------------------------------- callers
+
+
+@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer   "])
+def test_one_key_is_one_caller_however_its_scheme_is_spelt(front: Front, client: httpx.Client, scheme: str) -> None:
+    """What it repeats is repeated, and it has one turn among others at the decoders."""
+    once = {"Idempotency-Key": f"as{len(scheme)}{scheme.strip()}"}
+    first = client.post("/samples", files=[IMAGE, *SAID], headers=once)
+    spelt = {**once, "Authorization": f"{scheme}{front.key}"}
+    again = client.post("/samples", files=[IMAGE, *SAID], headers=spelt)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json()["id"] == again.json()["id"]

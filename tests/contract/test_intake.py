@@ -15,7 +15,7 @@ from uuid6 import uuid7
 from service.core import intake, sample_file
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
 from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
-from service.errors import Conflict, Invalid, ServiceError
+from service.errors import Conflict, Invalid, ServiceError, StillRunning
 from service.messaging.queues import QUEUES
 from service.registry import clusters, idempotency, prompts, samples, workers
 from service.registry.records import Sample
@@ -201,7 +201,7 @@ def test_a_key_with_another_body_is_refused(world: World) -> None:
 
 def test_a_key_whose_first_request_still_runs_is_refused_until_that_is_taken_for_dead(world: World) -> None:
     with request(world, "key"):
-        refuse(world, Conflict, "still running")
+        refuse(world, StillRunning, "still running")
         world.time.advance(RUNNING.total_seconds() + 1)
         with request(world, "key") as second:
             assert second.key_digest is not None
@@ -218,7 +218,7 @@ def test_of_a_request_taken_for_dead_and_its_retry_only_one_makes_a_sample(world
                 upload(world, second)
 
         made: list[str] = []
-        with pytest.raises(Conflict, match="was faster"):
+        with pytest.raises(StillRunning, match="was faster"):
             retry()
     assert [sample.id for sample in world.samples()] == made
     assert [name.split("/")[1].split(".")[0] for name in world.context.store.names("samples")] == made

@@ -1,4 +1,4 @@
-"""Owners that an earlier release spelt in several ways are brought to one; and copies of one picture, of many."""
+"""Owners that an earlier release spelt in several ways are brought to one; copies of one picture, of many owners."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +14,7 @@ from models.spec import sha256
 from service.core import access, erasure
 from service.core.audit import Scope, audit
 from service.core.idempotency import once, request_digest
-from service.errors import Conflict, Invalid
+from service.errors import Conflict, Invalid, StillRunning
 from service.registry import keys, layout_state, prompts, samples
 from service.registry.engine import Registry, _config, check_migrations
 from service.registry.records import Sample
@@ -222,7 +222,7 @@ def test_an_idempotency_key_has_one_spelling_too(world: World) -> None:
     digest = request_digest(b"body")
     with once(world.context, "POST /erasures", NFD.encode().decode("latin-1"), digest, caller="app"):
         again = once(world.context, "POST /erasures", NFC.encode().decode("latin-1"), digest, caller="app")
-        with pytest.raises(Conflict, match="still running"), again:
+        with pytest.raises(StillRunning, match="still running"), again:
             pytest.fail("the block must not run")
 
 

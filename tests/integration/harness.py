@@ -5,6 +5,7 @@ Waiting is always for something, with a deadline that a loaded machine can meet;
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -115,14 +116,16 @@ def oubli(*arguments: str | Path, env: dict[str, str] | None = None, seconds: fl
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def launch(*arguments: str | Path, env: dict[str, str], log: Path, umask: int = -1) -> subprocess.Popen[bytes]:
+def launch(
+    *arguments: str | Path, env: dict[str, str], log: Path, umask: int = -1, tree: Path = REPOSITORY
+) -> subprocess.Popen[bytes]:
     """A command of `oubli` that runs on, in a session of its own; what it says goes to the end of `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "service.cli", *map(str, arguments)],
             env=environment(env),
-            cwd=REPOSITORY,
+            cwd=tree,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -149,6 +152,7 @@ class Service:
     port: int = field(default_factory=free_port)
     name: str = "data"  # of the data folder
     umask: int = -1  # the test's own
+    tree: Path = REPOSITORY  # whose code runs
     _process: subprocess.Popen[bytes] | None = None
     _client: httpx.Client | None = None
 
@@ -178,13 +182,13 @@ class Service:
 
     def client_with(self, key: str | None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0, event_hooks={"response": [check_error]})
 
     # -------------------------------------------------------------------------------------------- processes
 
     def start(self, *, ready: bool = True) -> Service:
         command = ("serve", "--data", self.data, "--port", str(self.port))
-        self._process = launch(*command, env=self.env, log=self.folder / "log", umask=self.umask)
+        self._process = launch(*command, env=self.env, log=self.folder / "log", umask=self.umask, tree=self.tree)
         if ready:
             until(self.is_ready, seconds=READY_SECONDS, what="/health/ready")
         return self
@@ -335,16 +339,38 @@ def upload(field: str, pictures: Iterable[Picture]) -> list[tuple[str, tuple[str
     return [(field, (picture.name, picture.data, picture.media_type)) for picture in pictures]
 
 
+@functools.cache
+def described(name: str) -> dict[str, Any]:
+    """A schema of the committed description."""
+    schema: dict[str, Any] = json.loads((REPOSITORY / "openapi.json").read_text())["components"]["schemas"][name]
+    return schema
+
+
+def assert_kind(problem: dict[str, Any]) -> None:
+    """A problem as it is described, of a kind that is listed."""
+    schema = described("Problem")
+    assert set(schema["required"]) <= set(problem) <= set(schema["properties"]), problem
+    assert problem["code"] in schema["properties"]["code"]["enum"], problem
+    assert problem["type"] == f"urn:oubli:problem:{problem['code']}"
+    assert problem["title"]
+    assert problem["detail"]
+
+
+def check_error(answer: httpx.Response) -> None:
+    """Of whatever a test asks for: every error is a problem, but for what a probe reads."""
+    if answer.is_error and answer.request.method != "HEAD" and not answer.request.url.path.endswith("/health/ready"):
+        answer.read()
+        assert answer.headers["content-type"] == PROBLEM, (answer.status_code, answer.headers, answer.text)
+        assert_kind(answer.json())
+        assert answer.json()["status"] == answer.status_code
+
+
 def assert_problem(answer: httpx.Response, status: int, *words: str) -> dict[str, Any]:
     """RFC 9457, in words for the caller; nothing of the machinery shows."""
     assert answer.status_code == status, f"{answer.status_code} {answer.text}"
-    assert answer.headers["content-type"] == PROBLEM, answer.headers
+    check_error(answer)
     assert answer.headers["x-request-id"]
     problem: dict[str, Any] = answer.json()
-    assert {"type", "title", "status", "detail", "instance"} <= set(problem), problem
-    assert problem["status"] == status
-    assert problem["title"]
-    assert problem["detail"]
     assert problem["instance"] == answer.request.url.path
     if answer.status_code != 422:
         assert "errors" not in problem or problem["errors"]

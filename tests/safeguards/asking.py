@@ -48,5 +48,17 @@ ASKING = [
     mutant("unknown-fields", "... nor what a form says", _FRONT,
             '        _refuse_unknown("body", form.multi_items(), known)\n', "        del form\n",
             "contract/test_front_words.py::test_a_form_says_what_is_known_and_once"),
+    mutant("text-length", "what is far too long for a text is not normalised", "service/core/text.py",
+            "if len(value.strip()) > most * _LONGER * _APART:", "if False:",
+            "unit/test_text.py::test_what_is_far_too_long_is_not_even_normalised"),
+    mutant("fields-named", "an answer does not name a hundred thousand wrong fields", "service/api/problems.py",
+            "islice(error.errors(), MOST_FIELDS)", "error.errors()",
+            "contract/test_front_words.py::test_of_very_many_wrong_ones_some_are_named"),
+    mutant("members", "an object of very many members is not looked through", _FRONT,
+            "    if len(pairs) > MOST_MEMBERS:\n", "    if False:\n",
+            "contract/test_front_words.py::test_an_object_of_more_members_than_any_has_is_not_looked_through"),
+    mutant("callers", "one key is one caller, however its scheme is spelt", "service/api/deps.py",
+            'return f"Bearer {key}" if scheme.lower() == "bearer" else given', "return given",
+            "contract/test_front_words.py::test_one_key_is_one_caller_however_its_scheme_is_spelt"),
 ]
 # fmt: on

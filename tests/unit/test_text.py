@@ -96,6 +96,23 @@ def test_nothing_and_too_much_is_no_text(text):
         check_text("label", text)
 
 
+@pytest.mark.parametrize(
+    "text", ["a" + "\u0301\u0316" * 1000, "\u0301" * 250_000 + "\u0316" * 250_000, "\u1f82" * 5_000]
+)
+def test_what_is_far_too_long_is_not_even_normalised(monkeypatch, text):
+    """A run of marks would hold Python's lock, and with it every other request, for minutes."""
+    monkeypatch.setattr("service.core.text.normalised", None)
+    with pytest.raises(Invalid, match="1 to 128 characters"):
+        check_text("owner", text)
+
+
+def test_what_is_taken_apart_is_as_long_as_what_is_not():
+    apart = [unicodedata.normalize("NFD", chr(point)) for point in range(0x110000)]
+    longest = max(apart, key=len)
+    assert len(longest) == 4
+    assert check_text("owner", f"{' ' * 5000}{longest * 128}") == unicodedata.normalize("NFC", longest * 128)
+
+
 def test_no_character_becomes_more_than_the_registry_has_room_for():
     for point in OF_THEIR_OWN:
         composed = unicodedata.normalize("NFC", point)

@@ -7,9 +7,19 @@ import time
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Header, Path, Query, Request, Response, status
+from fastapi import Path, Query, Request, Response, status
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, requester, scope
+from service.api.deps import (
+    IN_UTF8,
+    PagingParameters,
+    Running,
+    Service,
+    caller,
+    idempotency_header,
+    located,
+    requester,
+    scope,
+)
 from service.api.front import front_router
 from service.api.middleware import Arrival
 from service.api.problems import BODY, responses
@@ -91,7 +101,7 @@ def create_erasure(
     request: Request,
     response: Response,
     body: ErasureRequest,
-    idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one erasure.")] = None,
+    idempotency_key: Annotated[str | None, idempotency_header("erasure")] = None,
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not on record, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]

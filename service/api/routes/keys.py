@@ -6,9 +6,9 @@ import logging
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Path, Response, status
+from fastapi import Path, Request, Response, status
 
-from service.api.deps import PagingParameters, Running, scope
+from service.api.deps import PagingParameters, Running, located, scope
 from service.api.front import front_router
 from service.api.problems import BODY, responses
 from service.api.schemas.common import Listing
@@ -29,9 +29,8 @@ KeyId = Annotated[
 ]
 
 
-def _made(key: records.ApiKey, secret: str, response: Response) -> NewKey:
-    response.headers["Location"] = f"/keys/{key.id}"
-    response.headers["Cache-Control"] = "no-store"
+def _made(key: records.ApiKey, secret: str, request: Request, response: Response) -> NewKey:
+    response.headers["Location"] = located(request, f"/keys/{key.id}")
     return NewKey(**Key.model_validate(key).model_dump(), secret=secret)
 
 
@@ -42,14 +41,14 @@ def _made(key: records.ApiKey, secret: str, response: Response) -> NewKey:
     responses=responses(*BODY, 503, 507),
     summary="Make an API key",
 )
-def create_key(service: Running, response: Response, body: KeyRequest) -> NewKey:
+def create_key(service: Running, request: Request, response: Response, body: KeyRequest) -> NewKey:
     """Its secret is in this answer, and in no other: only a digest is kept."""
     context = service.context
     key, secret = access.create_key(
         context.registry, context.clock, scopes=body.scopes, name=body.name, expires_at=body.expires_at
     )
     log.info("key %s is made", key.id)
-    return _made(key, secret, response)
+    return _made(key, secret, request, response)
 
 
 @router.get("/keys", response_model=Listing[Key], responses=responses(503), summary="List API keys")
@@ -81,7 +80,9 @@ def revoke_key(service: Running, key_id: KeyId) -> Key:
     responses=responses(*BODY, 404, 409, 503, 507),
     summary="Put a new API key in the place of another",
 )
-def rotate_key(service: Running, response: Response, key_id: KeyId, body: RotationRequest | None = None) -> NewKey:
+def rotate_key(
+    service: Running, request: Request, response: Response, key_id: KeyId, body: RotationRequest | None = None
+) -> NewKey:
     """With the same name and scopes. The old one is valid beside it for `overlap_seconds`, then refused.
 
     The admin key that lies in the service's own data folder is replaced there as well.
@@ -96,4 +97,4 @@ def rotate_key(service: Running, response: Response, key_id: KeyId, body: Rotati
         kept_in=context.settings.data_dir / "admin-key",
     )
     log.info("key %s is rotated to %s", old.id, new.id)
-    return _made(new, secret, response)
+    return _made(new, secret, request, response)

@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse
 from service.api.deps import Running, Service, caller, scope
 from service.api.disconnects import while_connected
 from service.api.front import front_router
-from service.api.problems import BODY, batch_problems, respond, responses
+from service.api.problems import BODY, batch_problems, headers_of, respond, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
-from service.errors import Conflict, ServiceError, Unavailable
+from service.errors import NothingContributed, ServiceError, Unavailable
 from service.registry import samples
 from service.serving.jobs import Answer, Description
 from service.serving.jobs import Query as ImageQuery
@@ -58,17 +58,17 @@ async def predict(
 
 
 def _refuse_if_nothing_is_recorded(service: Service) -> None:
-    """Waiting would not help. Raises Conflict."""
+    """Waiting would not help. Raises NothingContributed."""
     with service.context.registry.read() as session:
         if not samples.any_recorded(session):
-            raise Conflict("Nothing has been contributed, so nothing can be predicted. Contribute images first.")
+            raise NothingContributed(
+                "Nothing has been contributed, so nothing can be predicted. Contribute images first."
+            )
 
 
 def _refuse(request: Request, problems: Sequence[tuple[str, ServiceError]]) -> JSONResponse:
     """All or none: one image that cannot be answered refuses the request, naming it."""
-    retry_after = problems[0][1].retry_after
-    headers = {"Retry-After": str(retry_after)} if retry_after is not None else None
-    return respond(batch_problems(problems, request.url.path), headers)
+    return respond(batch_problems(problems, request.url.path), headers_of(problems[0][1]))
 
 
 async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list[bytes]:

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import File, Form, Header, Query, Request, Response, UploadFile, status
+from fastapi import File, Form, Query, Request, Response, UploadFile, status
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, requester, scope
+from service.api.deps import (
+    IN_UTF8,
+    PagingParameters,
+    Running,
+    Service,
+    caller,
+    idempotency_header,
+    located,
+    requester,
+    scope,
+)
 from service.api.disconnects import while_connected
 from service.api.front import decode_json, front_router
 from service.api.problems import BODY, problem_of, responses
@@ -58,7 +68,7 @@ async def create_sample(
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
-    idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one sample.")] = None,
+    idempotency_key: Annotated[str | None, idempotency_header("sample")] = None,
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
 
@@ -142,17 +152,16 @@ def _contribute_all(service: Service, request: Request, images: Sequence[UploadF
 
 def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     try:
-        decode_json(text)  # which names a member that comes twice; what follows takes the last
-        described = _metadata.validate_json(text)
+        said = decode_json(text)  # which names a member that comes twice; what follows takes the last
+        if isinstance(said, list) and len(said) != count:  # before each of a hundred thousand is looked at
+            raise Invalid(f"metadata describes {len(said)} images, and {count} were sent.")
+        return _metadata.validate_json(text)
     except json.JSONDecodeError as error:
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "metadata"
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {place}: {first['msg']}") from None
-    if len(described) != count:
-        raise Invalid(f"metadata describes {len(described)} images, and {count} were sent.")
-    return described
 
 
 def _batch_item(result: Recorded, instance: str) -> BatchItem:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.core.text import MOST, check_owner, check_text
-from service.errors import Invalid
+from service.errors import URN, Invalid, kinds
 
 Item = TypeVar("Item")
 
@@ -42,6 +42,9 @@ OWNER: dict[str, Any] = {
 }
 
 
+_CODES: dict[str, Any] = {"enum": [kind.code for kind in kinds()]}  # a later release may know more
+
+
 class Schema(BaseModel):
     """Read from frozen records, written as snake_case JSON."""
 
@@ -53,17 +56,19 @@ class FieldProblem(BaseModel):
 
     field: str = Field(description="Where: `body.label`, `query.limit`, `images[3]`.")
     detail: str
+    code: str | None = Field(None, description="The kind of this image's problem, where several have one.")
 
 
 class Problem(BaseModel):
     """A problem as RFC 9457 describes it (`application/problem+json`)."""
 
-    type: str = Field("about:blank", description="A URI naming the kind of problem.")
+    type: str = Field(description=f"The kind of problem as a URI: `{URN}` and the code.")
+    code: str = Field(description="The kind of problem, for programs: it never changes.", json_schema_extra=_CODES)
     title: str = Field(description="The kind of problem, always in the same words.")
     status: int
     detail: str = Field(description="What happened this time, and what to do.")
     instance: str = Field(description="The path that was asked for.")
-    errors: list[FieldProblem] | None = Field(None, description="For validation: each field that is wrong.")
+    errors: list[FieldProblem] | None = Field(None, description="For validation: fields that are wrong, at most 20.")
 
 
 class Listing(BaseModel, Generic[Item]):

@@ -1,8 +1,8 @@
-"""The closed-form tier: what one deletion costs it, by samples held and by width, and when it serves without somebody.
+"""The closed-form tier: the cost of a deletion, by samples and by width, and when it serves without them.
 
 Three parts. A real tier on a real registry and folder, filled with random descriptors the short way: rows in bulk and
 files without a flush. Down-date and solve alone, by width and BLAS threads. A running service whose samples are deleted
-one after the other while somebody else asks for predictions (`service_deletions`).
+one after the other while another client asks for predictions (`service_deletions`).
 """
 
 from __future__ import annotations

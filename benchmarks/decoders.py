@@ -71,7 +71,7 @@ def torchvision_and_pillow(data: bytes) -> Tensor:
 
 def opencv(data: bytes) -> Tensor:
     """Reduced while decoding as ours; INTER_AREA, its only filter that looks at every pixel."""
-    import cv2  # type: ignore[import-not-found]  # nobody but this line needs it
+    import cv2  # type: ignore[import-not-found]  # needed here alone
 
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     filter_ = cv2.INTER_AREA if min(picture.shape[:2]) > SIDE else cv2.INTER_CUBIC

@@ -49,11 +49,11 @@ def _glances(url: str, times: int) -> dict[str, float]:
         with registry.write() as session:
             state.ensure(session)
 
-        def glance() -> None:
+        def single_read() -> None:
             with registry.read_one() as session:
                 state.fence(session)
 
-        return _milliseconds(glance, times)
+        return _milliseconds(single_read, times)
 
 
 def _milliseconds(work: Callable[[], object], times: int) -> dict[str, float]:

@@ -86,9 +86,9 @@ def measure(images: int = 1800) -> dict[str, Any]:
 def _described(members: Sequence[TrainingExample]) -> _Judged:
     backbone = load_backbone("efficientnet-lite0")
     folder = Path(tempfile.gettempdir()) / "oubli-variants"
-    everybody = describe_pool(backbone, members, folder=folder)
-    asked = everybody.take(range(0, len(members), 3))
-    pool = everybody.take([row for row in range(len(members)) if row % 3])
+    all_samples = describe_pool(backbone, members, folder=folder)
+    asked = all_samples.take(range(0, len(members), 3))
+    pool = all_samples.take([row for row in range(len(members)) if row % 3])
     labels = sorted(set(pool.labels))
     ridge = learners.build_ridge(BUDGET.closed_form, pool)
     heard = learners.onto(labels, ridge, learners.ask_ridge(BUDGET.closed_form, ridge, asked))

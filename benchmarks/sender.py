@@ -1,6 +1,6 @@
 """A client in a process of its own: bodies from standard input, several requests in flight, one line of JSON out.
 
-Reads a pickled `Job` that the benchmark itself has written; never anything of anybody else's.
+Reads a pickled `Job` that the benchmark itself has written; never a file of another program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everybody leaves: as many deletions as samples, in random order, by four clients at once, on the production shape.
+"""Every sample is erased: as many deletions as samples, in random order, by four clients at once, in production shape.
 
 All must be completed, the audit clean, and the memory of API and workers no larger at the end than after a quarter.
 """

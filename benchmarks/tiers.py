@@ -178,7 +178,7 @@ def _fitted(data: Data, count: int) -> dict[str, Any]:
 
 
 def _leave_one_out(rows: Array, targets: Array, ridge: float) -> Array:
-    """What each sample would be told by everybody else, by the hat matrix: (fitted - h target) / (1 - h)."""
+    """The fit of each sample by all others, by the hat matrix: (fitted - h target) / (1 - h)."""
     solved = cho_solve(_factor(rows, ridge), rows.T)
     leverage = np.einsum("nd,dn->n", rows, solved)[:, None]
     outputs: Array = (rows @ (solved @ targets) - leverage * targets) / (1.0 - leverage)

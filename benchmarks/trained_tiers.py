@@ -29,7 +29,7 @@ from models.training import TrainingExample, train
 from service.cli.printing import progress_bar
 from service.core.plan import Survivor, plan
 
-EVERYTHING = 0  # as a cap: one prompt and head for everybody
+EVERYTHING = 0  # as a cap: one prompt and head for all samples
 FEWEST = {100: 25, 300: 50, 1000: 100}  # samples in a cluster, by the most
 BACKBONE = "efficientnet-lite0"
 

@@ -26,7 +26,7 @@ from service.cli.demo import running_service
 from service.cli.printing import console, progress_bar
 
 CLIENTS = 32
-IDLE = 100  # deletions while nobody asks
+IDLE = 100  # deletions while no client asks
 SPARE = 500  # samples that stay
 LONGEST = 3600.0
 
@@ -93,7 +93,7 @@ def delete(client: Client, sample_id: str) -> Deleted:
 def violations(events: Sequence[Any], deleted: Sequence[Deleted]) -> int:
     """Answers to what was asked after a DELETE's answer that name the prompt it withdrew.
 
-    A key comes back only with the very samples it was built from, and nobody contributes any here.
+    A key comes back only with the very samples it was built from, and no client contributes any here.
     """
     gone_at: dict[str, float] = {}
     for _, answered, gone in deleted:

@@ -150,7 +150,7 @@ def start(job: Job, folder: Path) -> subprocess.Popen[bytes]:
     path = Path(tempfile.mkstemp(suffix=".json", dir=folder)[1])
     given = asdict(job) | {"requests": [[base64.b64encode(sent).decode(), list(want)] for sent, want in job.requests]}
     path.write_text(json.dumps(given))
-    # Not by a pipe: a long record would fill it while nobody reads.
+    # Not by a pipe: a long record would fill it while no process reads.
     with path.with_suffix(".out").open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.serving.load", str(path)], stdout=out)
     process.job_path = path  # type: ignore[attr-defined]

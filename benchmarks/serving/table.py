@@ -67,7 +67,7 @@ def _measure(images: int, seconds: float, folder: Path) -> dict[str, Any]:
             measured = Measured(folder, seconds, limit)
             port = int(url.rsplit(":", 1)[1])
             rows["ours"] = measured.cells(port, lambda n: multipart(port, asked, expected, n, key=client.key))
-        # Ours has ended: nobody is measured beside another.
+        # Ours has ended: no server is measured beside another.
         asked, expected = _certain_of_two_pass(model_path, pngs)
         for name in _chosen():
             interpreter = peers.python(name)

@@ -1,9 +1,9 @@
 """One answer from two learners: a cluster's prompt, and the closed-form head that has seen everybody.
 
 A weighted mean of their probabilities (a linear opinion pool; Genest and Zidek, 1986). The prompt's weight grows with
-the square root of its cluster's share of all samples: measured on CIFAR-10 (docs/evaluation.md), the best weight is
-about 0.5 for a prompt that has seen everything, 0.2 for a tenth of everything, and nothing is gained by asking one that
-has seen less than a hundredth.
+the square root of its cluster's share of all samples: measured on CIFAR-10
+(docs/explanation/evaluation.md), the best weight is about 0.5 for a prompt that has seen everything, 0.2 for a tenth of
+everything, and nothing is gained by asking a prompt that has seen less than a hundredth.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ users read. A citation is one of these:
 - a link of a document to a file, with or without a heading in it;
 - a path that begins with a folder of this repository, or ends like a source file or a document (`core/plan.py`);
 - a section of a document: README, "Development";
+- a module by its dotted name (`models.bank`, `core.plan`);
 - a decision by its number, an issue by its number (there are none here);
 - anything under a folder beside the repository.
 
@@ -28,19 +29,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (".md", ".toml", ".yml", ".cfg", ".sbatch", ".service", ".txt", ".example", ".mako")
+DOCUMENTS = (".md", ".toml", ".yml", ".cfg", ".sbatch", ".service", ".txt", ".example", ".mako", ".svg")
 PLAIN = ("Makefile", "Dockerfile", "run", ".gitignore", ".dockerignore")
 READ_BY_USERS = ("service", "models", "workers")
+# Packages of `service` that are called by their last name. Others are named like groups of settings.
+SHORT = ("core", "api", "cli", "messaging", "artifacts", "decoding", "evaluation")
 
 _URL = re.compile(r"\w+://\S+")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-_PATH = re.compile(r"(?<![\w/.~$@{}=<>-])(?:[\w.*-]+/)+[\w.*-]*\w[\w.*@-]*|(?<![\w/.~$@{}=<>*-])(?:[\w*-]+\.py|[A-Z]+\.md)\b")
+_PATH = re.compile(
+    r"(?<![\w/.~$@{}=<>-])(?:[\w.*-]+/)+[\w.*-]*\w[\w.*@-]*|(?<![\w/.~$@{}=<>*-])(?:[\w*-]+\.py|[A-Z]+\.md)\b"
+)
 _BESIDE = re.compile(r"(?:\.\./)+shared\b|(?<![\w/])/work/\S*")
 _DECISION = re.compile(r"\b[Dd]ecisions? ((?:\d{1,4}(?:, | and )?)+)")
 _ISSUE = re.compile(r"\b[Ii]ssue #?\d+")
 # A document that is named in capitals and followed by a section, or alone in brackets.
 _SECTION = re.compile(r"\b([A-Z]{3,})(?:\.md)?, \"([^\"]+)\"")
 _NAMED = re.compile(r"\((DESIGN|STYLE|LAB|RECEIPTS)\b")
+_MODULE = re.compile(r"(?<![\w./\"'@-])((?:[a-z_]+)(?:\.[A-Za-z_]\w*)+)(?![\w/]|\()")
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -79,6 +85,23 @@ class Repository:
         patterns = (cited, f"*/{cited}")
         return any(fnmatch.fnmatchcase(name, pattern) for name in self._all for pattern in patterns)
 
+    def has_module(self, dotted: str) -> bool:
+        """Whether a dotted name is a module, or is defined in one; True for what is none of ours."""
+        first, *rest = dotted.split(".")
+        if first in SHORT:
+            return self.has_module(f"service.{dotted}") if f"service/{first}" in self.folders else not rest
+        if f"{first}/__init__.py" not in self.files:
+            return True
+        path = first
+        for place, name in enumerate(rest):
+            if f"{path}/{name}/__init__.py" in self.files:
+                path = f"{path}/{name}"
+                continue
+            if f"{path}/{name}.py" in self.files:
+                return True  # what is defined in it is not looked for
+            return place > 0 and re.search(rf"\b{name}\b", (self.root / path / "__init__.py").read_text()) is not None
+        return True
+
     @functools.cache  # noqa: B019  (one repository a run)
     def headings(self, name: str) -> frozenset[str]:
         """Of a document: its headings, and the anchors that are made of them."""
@@ -99,7 +122,7 @@ def findings(root: Path) -> Iterator[str]:
     for name in sorted(repository.files):
         for prose in _prose(root, name):
             for offset, line in enumerate(prose.text.splitlines()):
-                for words in _bad(line, name, repository):
+                for words in dict.fromkeys(_bad(line, name, repository)):
                     yield f"{name}:{prose.line + offset}: {words}"
 
 
@@ -124,9 +147,9 @@ def _prose_of_python(source: str, *, strings: bool) -> Iterator[Prose]:
         and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) in docstrings or (strings and " " in node.value):
-                yield Prose(node.lineno, node.value)
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and (id(node) in docstrings or (strings and " " in text)):
+            yield Prose(node.lineno, text)
 
 
 def _bad(line: str, file: str, repository: Repository) -> Iterator[str]:
@@ -145,7 +168,10 @@ def _bad(line: str, file: str, repository: Repository) -> Iterator[str]:
     if file.endswith(".md"):
         yield from filter(None, (_bad_link(target, file, repository) for target in _LINK.findall(line)))
         line = _LINK.sub("", line)
-    yield from (f"{cited} is not in the repository" for cited in _cited(line, repository) if not repository.has(cited, file))
+    yield from (f"there is no module {name}" for name in _MODULE.findall(line) if not repository.has_module(name))
+    yield from (
+        f"{cited} is not in the repository" for cited in _cited(line, repository) if not repository.has(cited, file)
+    )
 
 
 def _cited(line: str, repository: Repository) -> Iterator[str]:

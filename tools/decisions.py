@@ -1,11 +1,12 @@
 """Decision records: one template, and the list of them that is generated.
 
-A record is a file NNNN-words.md in docs/decisions: a title with the same number, a status and a date, and three sections. It
-may have further sections between them.
+A record is a file NNNN-words.md in docs/decisions: a title with the same number, a status and a date, and three
+sections. It may have further sections between them.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,9 @@ def read(path: Path) -> Decision:
         raise NotTheTemplate(f"{path}: the name is not NNNN-words.md")
     head = _HEAD.match(text)
     if head is None:
-        raise NotTheTemplate(f'{path}: it does not begin with "# NNNN: Title", "- Status: ..." and "- Date: YYYY-MM-DD"')
+        raise NotTheTemplate(
+            f'{path}: it does not begin with "# NNNN: Title", "- Status: ..." and "- Date: YYYY-MM-DD"'
+        )
     number, title, status, date = head.groups()
     if number != name.group(1):
         raise NotTheTemplate(f"{path}: its title has the number {number}")
@@ -54,7 +57,7 @@ def read(path: Path) -> Decision:
 def all_of(root: Path) -> list[Decision]:
     """Every record, by number. Raises NotTheTemplate, also for a number that is given twice."""
     records = [read(path) for path in sorted((root / FOLDER).glob("*.md")) if path.name != "index.md"]
-    for one, next_one in zip(records, records[1:], strict=False):
+    for one, next_one in itertools.pairwise(records):
         if one.number == next_one.number:
             raise NotTheTemplate(f"{next_one.file}: {one.file} has the same number")
     return records
@@ -73,7 +76,7 @@ def page(root: Path) -> str:
         "|---|---|---|---|",
         *rows,
         "",
-        "A new record is a file `NNNN-words.md` in `docs/decisions` with this shape (other sections may stand between):",
+        "A new record is a file `NNNN-words.md` in `docs/decisions` of this shape (further sections may be added):",
         "",
         "```markdown",
         "# NNNN: What was decided, as a sentence",

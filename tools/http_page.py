@@ -44,8 +44,8 @@ def _operation(method: str, path: str, operation: Schema, schemas: Schema) -> It
         yield "| Parameter | In | Type | |"
         yield "|---|---|---|---|"
         for one in parameters:
-            needed = "" if one.get("required") else ", optional"
-            yield f"| `{one['name']}` | {one['in']} | {_type(one['schema'])}{needed} | {_cell(one.get('description'))} |"
+            kind = _type(one["schema"]) + ("" if one.get("required") else ", optional")
+            yield f"| `{one['name']}` | {one['in']} | {kind} | {_cell(one.get('description'))} |"
         yield ""
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"Body, `{media}`:"

@@ -1,4 +1,4 @@
-"""The default partition: an adaptive cut of a public tree (DESIGN.md, "Partition").
+"""The default partition: an adaptive cut of a public tree (decision 3).
 
 The leaves are the backbone's own classifier rows in the order of their Ward dendrogram; below a leaf the tree goes on
 with seeded hyperplanes through the prototype, and below those with a hash of the image and its owner, which tells apart

@@ -147,9 +147,10 @@ def _prose_of_python(source: str, *, strings: bool) -> Iterator[Prose]:
         and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and (id(node) in docstrings or (strings and " " in text)):
-            yield Prose(node.lineno, text)
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if id(node) in docstrings or (strings and " " in node.value):
+            yield Prose(node.lineno, node.value)
 
 
 def _bad(line: str, file: str, repository: Repository) -> Iterator[str]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
+OPENING = (
+    "The same description is shown by every service at `/docs`, where calls can be tried, and stands in `openapi.json`."
+)
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def page(description: Schema) -> str:
     """Every operation and every object, as Markdown. `description` is the parsed openapi.json."""
     schemas = description["components"]["schemas"]
-    lines = ["# HTTP reference", "", description["info"]["description"].strip(), ""]
+    lines = ["# HTTP reference", "", OPENING, "", description["info"]["description"].strip(), ""]
     for tag, operations in _by_tag(description["paths"]).items():
         lines += [f"## {tag.capitalize()}", ""]
         for method, path, operation in operations:

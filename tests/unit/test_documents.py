@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,34 @@ def test_what_a_page_loads_from_elsewhere_is_found_and_links_are_not(tmp_path: P
     ):
         page.write_text(bad)
         assert len(site.loaded_from_elsewhere(tmp_path)) == 1, bad
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The documentation in a folder of its own, which `tools.site` then builds."""
+    shutil.copytree(documents.ROOT / "docs", tmp_path / "docs")
+    shutil.copy(documents.ROOT / "zensical.toml", tmp_path)
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    monkeypatch.setattr(site, "CONFIGURATION", tmp_path / "zensical.toml")
+    return tmp_path
+
+
+def test_the_site_is_built_and_a_broken_link_or_anchor_fails_it(copied: Path) -> None:
+    site.main()
+    assert (copied / "site" / "index.html").exists()
+    page = copied / "docs" / "concepts.md"
+    whole = page.read_text()
+    for target in ("gone.md", "glossary.md#no-such-heading"):
+        page.write_text(f"{whole}\n[broken]({target})\n")
+        with pytest.raises(SystemExit) as ended:
+            site.main()
+        assert ended.value.code not in (0, None)
+
+
+def test_a_page_in_no_menu_fails_the_build(copied: Path) -> None:
+    (copied / "docs" / "lost.md").write_text("# Lost\n")
+    with pytest.raises(SystemExit, match=r"lost\.md: in no menu"):
+        site.main()
 
 
 # --------------------------------------------------------------------------------------------------- shown answers

@@ -378,7 +378,7 @@ class Settings(BaseSettings):
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """Every setting: its environment variable, its default, what it does. docs/reference/settings.md is made of it."""
+    """Every setting: its environment variable, its default, what it does. README's table is made of this."""
     rows = []
     for name, field in Settings.model_fields.items():
         group = field.annotation

@@ -3,7 +3,7 @@
 A batch mixes images to be classified and newcomers to be described. Several batches are computed at once, each on a
 thread of its own. The serving epoch and the number of removed samples are read before a batch starts and again before
 it is answered, one row in one statement each time: what used a prompt that was withdrawn in between, or a closed-form
-head that knows somebody who has gone, is computed again (docs/architecture.md). The registry is asked, never a cache or
+head that knows somebody who has gone, is computed again (DESIGN.md, "Serving"). The registry is asked, never a cache or
 a message, so this holds for any number of replicas.
 """
 

@@ -45,11 +45,12 @@ model: $(STAMP)  ## Explore the life cycle of clusters and erasures exhaustively
 mutants: $(STAMP)  ## Remove each safeguard in turn; some test must fail (MUTANTS_ARGS="--only NAME")
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
-check: $(STAMP)  ## Format, lint, types, layers, citations, migrations
+check: $(STAMP)  ## Format, lint, types, layers and circles, dead code, citations, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture
 	$(BIN)/python -m tools.cited_files
 	$(BIN)/python -m tests.alembic_check
 

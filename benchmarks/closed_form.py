@@ -29,7 +29,8 @@ from models import determinism
 from models.closed_form import Accumulators, solve
 from service.cli.printing import progress_bar
 from service.core import erasure, sample_file
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.registry import clusters
 from service.registry.engine import migrate
 from service.registry.tables import ClusterRow, OwnerRow, SampleRow, StateRow

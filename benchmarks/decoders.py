@@ -35,9 +35,9 @@ from benchmarks.images import load
 from benchmarks.intake import photos
 from models.backbone import Preprocessing
 from models.image import decode, pixel_digest
-from service.api.preparing import AT_ONCE, rules
 from service.decoding.decoders import SHARE, Decoders
-from service.decoding.protocol import Decoded
+from service.decoding.protocol import DecodedImage
+from service.serving.preprocess import AT_ONCE, rules
 from service.settings import Settings
 
 SIDE = 96  # of the default backbone
@@ -140,7 +140,10 @@ def _in_processes(decoders: Decoders, loop: asyncio.AbstractEventLoop) -> Everyt
     async def all_of(files: list[bytes]) -> list[Any]:
         async with aclosing(decoders.decode(files, caller="", seconds=600)) as parts:
             return [
-                torch.from_numpy(one.resized) async for part in parts for _, one in part if isinstance(one, Decoded)
+                torch.from_numpy(one.resized)
+                async for part in parts
+                for _, one in part
+                if isinstance(one, DecodedImage)
             ]
 
     return lambda files: loop.run_until_complete(all_of(files))

@@ -50,7 +50,7 @@ def _glances(url: str, times: int) -> dict[str, float]:
             state.ensure(session)
 
         def glance() -> None:
-            with registry.glance() as session:
+            with registry.read_one() as session:
                 state.fence(session)
 
         return _milliseconds(glance, times)

@@ -38,9 +38,9 @@ from benchmarks.service_deletions import running_api
 from models import determinism, memory
 from models.backbone import Backbone, load_backbone
 from models.embedding import describe
-from models.image import decode, pixel_digest
+from models.image import Pixels, decode, pixel_digest
 from service.core import intake, sample_file
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.registry.engine import migrate
 from service.settings import Settings
 
@@ -152,24 +152,22 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
             timed("multipart", lambda: _parse(data))
             pictures = timed("decode + digest", lambda: [_picture(item[0]) for item in items])
             resize = context.backbone.preprocessing.resize
-            tensors = timed("resize", lambda: [resize(picture.pixels) for picture in pictures])
+            tensors = timed("resize", lambda: [resize(pixels) for pixels, _ in pictures])
             describe(context.backbone, tensors[:16])
             vectors, descriptors = timed("describe (the raw limit)", lambda: describe(context.backbone, tensors))
-            newcomers = [
-                intake.Newcomer(picture, vector, descriptor, item[1], item[2])
+            new_samples = [
+                intake.NewSample(*picture, vector, descriptor, item[1], item[2])
                 for picture, vector, descriptor, item in zip(pictures, vectors, descriptors, items, strict=True)
             ]
-            timed(
-                "encode", lambda: [sample_file.encode(n.picture.pixels, n.embedding, n.descriptor) for n in newcomers]
-            )
-            intake.take_in(context, newcomers[:1])
-            timed("take in: locate, encode, store, record", lambda: intake.take_in(context, newcomers))
+            timed("encode", lambda: [sample_file.encode(n.pixels, n.embedding, n.descriptor) for n in new_samples])
+            intake.take_in(context, new_samples[:1])
+            timed("take in: locate, encode, store, record", lambda: intake.take_in(context, new_samples))
     return found
 
 
-def _picture(data: bytes) -> intake.Picture:
+def _picture(data: bytes) -> tuple[Pixels, str]:
     pixels = decode(data)
-    return intake.Picture(pixels, pixel_digest(pixels))
+    return pixels, pixel_digest(pixels)
 
 
 def _parse(data: bytes) -> None:

@@ -27,10 +27,10 @@ from models.embedding import Embedding, embed
 from models.image import pixel_digest
 from models.partition import Interval, Layout, Partition, make_partition
 from models.spec import PromptSpec, TrainingSpec
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.cli.client import Client
+from service.cli.concurrency import CHUNK
 from service.cli.demo import running_service
-from service.cli.flight import CHUNK
 from service.cli.printing import progress_bar
 from service.core.plan import Survivor, plan
 from service.settings import load_settings
@@ -207,7 +207,7 @@ def _score(
     with progress_bar() as bar:
         task = bar.add_task(f"Baseline ({spec.prompt.kind}, {len(regions)})", total=len(regions))
         for row, (_, members) in enumerate(regions):
-            chosen = [Member(contributed[i].pixels, contributed[i].label) for i in members]
+            chosen = [TrainingExample(contributed[i].pixels, contributed[i].label) for i in members]
             trained[str(row)] = train(backbone, spec, key=f"baseline {row}", members=chosen)
             bar.advance(task)
     stacked = bank.stack(backbone, spec, trained)

@@ -20,7 +20,7 @@ from benchmarks.images import load
 from models import determinism, fusion
 from models.backbone import Backbone, load_backbone
 from models.spec import PromptSpec, TrainingSpec
-from models.training import Member
+from models.training import TrainingExample
 from service.cli.printing import progress_bar
 from service.evaluation import learners
 from service.evaluation.clustered import Clustered, tree_spec
@@ -72,7 +72,7 @@ def measure(images: int = 1800) -> dict[str, Any]:
     """images  of which a third is held out."""
     determinism.configure(threads=1, device="cpu")
     name, contributed, _ = load(images, 1)
-    judged = _described([Member(image.pixels, image.label) for image in contributed])
+    judged = _described([TrainingExample(image.pixels, image.label) for image in contributed])
     figures: dict[str, Any] = {"data": name, "images": len(contributed), "rows": {}}
     figures["closed_form"] = judged.accuracy(judged.closed_form)
     with progress_bar() as bar:
@@ -83,7 +83,7 @@ def measure(images: int = 1800) -> dict[str, Any]:
     return figures
 
 
-def _described(members: Sequence[Member]) -> _Judged:
+def _described(members: Sequence[TrainingExample]) -> _Judged:
     backbone = load_backbone("efficientnet-lite0")
     folder = Path(tempfile.gettempdir()) / "oubli-variants"
     everybody = describe_pool(backbone, members, folder=folder)

@@ -22,7 +22,7 @@ from benchmarks.images import load
 from models import determinism, memory
 from models.backbone import Backbone, load_backbone
 from models.spec import TrainingSpec
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.settings import load_settings
 
 ROUNDS = 5
@@ -36,7 +36,7 @@ def measure(images: int = 500) -> dict[str, Any]:
     determinism.configure(threads=settings.training.threads, device="cpu")
     backbone, spec = load_backbone(settings.backbone), settings.training.spec()
     name, chosen, _ = load(images, 0)
-    members = [Member(image.pixels, image.label) for image in chosen]
+    members = [TrainingExample(image.pixels, image.label) for image in chosen]
     works: dict[str, Callable[[], object]] = {
         "bare": lambda: _bare(backbone, spec, len(members)),
         "train": lambda: train(backbone, spec, key="retrain", members=members),

@@ -20,12 +20,13 @@ from rich.table import Table
 
 from models import determinism
 from service.core import erasure, intake
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.reconcile import reconcile
 from service.registry import samples
 from service.registry.engine import migrate
 from service.settings import Settings
-from tests.crowd import Plans, fill, newcomer
+from tests.crowd import Plans, fill, new_sample
 from tests.servers import fresh_database, postgres
 
 SMALL, LARGE = 10_000, 10_000_000
@@ -78,11 +79,11 @@ def _operations(context: Context) -> dict[str, list[float]]:
     reconcile(context)
     seconds: dict[str, list[float]] = {what: [] for what in WHAT}
     for i, sample_id in enumerate(_chosen(context)):
-        newcomers = [newcomer(context, i)]
+        new_samples = [new_sample(context, i)]
         seconds["delete"].append(_seconds(lambda gone=sample_id: erasure.erase_sample(context, gone)))
         seconds["reconcile"].append(_seconds(lambda: reconcile(context)))
         seconds["idle"].append(_seconds(lambda: reconcile(context)))
-        seconds["post"].append(_seconds(lambda coming=newcomers: intake.take_in(context, coming)))
+        seconds["post"].append(_seconds(lambda coming=new_samples: intake.take_in(context, coming)))
         reconcile(context)
     return seconds
 

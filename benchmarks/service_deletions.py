@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.images import Labelled
 from service.cli.client import Client
+from service.cli.concurrency import CHUNK
 from service.cli.demo import running_service
-from service.cli.flight import CHUNK
 from service.cli.printing import progress_bar
 from service.errors import ServiceError
 from service.registry import replicas

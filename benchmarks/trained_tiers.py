@@ -25,7 +25,7 @@ from models.embedding import DESCRIPTOR, describe
 from models.image import pixel_digest
 from models.partition import Interval, make_partition
 from models.spec import PartitionSpec, TrainingSpec, canonical_json, member_digest, prompt_key, sha256
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.cli.printing import progress_bar
 from service.core.plan import Survivor, plan
 
@@ -120,7 +120,10 @@ def _train_one(folder: Path, images: int, queries: int, cap: int, seed: int) -> 
         named = [member_digest(digests[i], contributed[i].label) for i in chosen]
         key = prompt_key(backbone_digest=backbone.digest, training=spec, members=named)
         prompt = train(
-            backbone, spec, key=key, members=[Member(contributed[i].pixels, contributed[i].label) for i in chosen]
+            backbone,
+            spec,
+            key=key,
+            members=[TrainingExample(contributed[i].pixels, contributed[i].label) for i in chosen],
         )
         stacked = bank.stack(backbone, spec, {key: prompt})
         mine = [i for i, place in enumerate(places) if region.lo <= place < region.hi]

@@ -22,7 +22,7 @@ from models.training import TrainedPrompt
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class BankRow:
     """A prompt's place in the bank. A row that is filled again is another `Row`: compare by identity."""
 
     key: str
@@ -74,10 +74,10 @@ class PromptBank:
             torch.zeros((0, 0), device=backbone.device),
         )
         self._free: list[int] = []
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, BankRow] = {}
 
     @property
-    def rows(self) -> Mapping[str, Row]:
+    def rows(self) -> Mapping[str, BankRow]:
         """What is in, by key."""
         return dict(self._rows)
 
@@ -86,11 +86,11 @@ class PromptBank:
         """Prompts that fit before everything must be moved."""
         return self._stack.room
 
-    def put(self, key: str, prompt: TrainedPrompt) -> Row:
+    def put(self, key: str, prompt: TrainedPrompt) -> BankRow:
         """Put a prompt in, in place of an earlier one of this key."""
         self.drop(key)
         self._make_room(len(prompt.labels))
-        row = Row(key, self._free.pop(), prompt.labels, prompt.members)
+        row = BankRow(key, self._free.pop(), prompt.labels, prompt.members)
         count = len(prompt.labels)
         self._stack.prompts[row.index] = prompt.values
         self._stack.weights[row.index, :count] = prompt.weight

@@ -83,7 +83,7 @@ class ClassFile:
 
 
 @dataclass
-class Found:
+class FolderContents:
     """pictures  in the order of their names.
     left_out  all other entries, with their kind.
     guessed   class folders whose names are not UTF-8, and the labels that they were read as.
@@ -99,9 +99,9 @@ class Found:
         return [entry for entry in self.left_out if entry.kind in MISSED]
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> FolderContents:
     """Everything in a folder of class folders. Raises OSError if the folder itself cannot be read."""
-    found = Found()
+    found = FolderContents()
     for name in sorted(os.listdir(folder)):
         path = folder / name
         if not is_system(name) and os.path.isdir(path):  # False, where `Path` may raise

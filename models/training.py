@@ -23,7 +23,7 @@ from models.spec import PromptSpec, TrainingSpec, sha256
 
 
 @dataclass(frozen=True)
-class Member:
+class TrainingExample:
     """One sample of a cluster: RGB pixels uint8 [height, width, 3] and its label."""
 
     pixels: Pixels
@@ -57,7 +57,7 @@ def train(
     spec: TrainingSpec,
     *,
     key: str,
-    members: Sequence[Member],
+    members: Sequence[TrainingExample],
     start: Tensor | None = None,
     before: TrainedPrompt | None = None,
     progress: Progress = lambda done, steps: None,
@@ -128,7 +128,7 @@ def _first_head(labels: Sequence[str], dim: int, before: TrainedPrompt | None) -
 class _Images:
     """Members as resized uint8 images, decoded and resized once."""
 
-    def __init__(self, backbone: Backbone, members: Sequence[Member]) -> None:
+    def __init__(self, backbone: Backbone, members: Sequence[TrainingExample]) -> None:
         self._backbone = backbone
         self._images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
 

@@ -21,7 +21,7 @@ class Backup:
     def __init__(self, world: World) -> None:
         self._world = world
         self._copy = world.folder.parent / "backup"
-        self.held = dict(world.held)
+        self.survivors = dict(world.survivors)
         with world.context.registry.engine.connect() as connection:
             self._rows: Rows = {
                 table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
@@ -41,7 +41,7 @@ class Backup:
             for table in Base.metadata.sorted_tables:
                 if self._rows[table.name]:
                     connection.execute(sa.insert(table), self._rows[table.name])
-        self._world.held = dict(self.held)
+        self._world.survivors = dict(self.survivors)
 
     def restore_objects(self) -> None:
         shutil.rmtree(self._world.folder / "objects")

@@ -38,3 +38,16 @@ def command(*arguments: str | Path, stdin: str = "", encoding: str = "utf-8") ->
             code = end.code
     said, complained = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
     return Done(code if isinstance(code, int) else int(code is not None), said, complained)
+
+
+ID = "01993c5e-7d7a-7cc2-9d0e-3f0a3a1b2c3d"
+ODD = "cat [tabby] [/] [/b] [red]x[/red] :smile:"
+HIDDEN = "\x1b[2J\x07\u202e"
+
+
+def assert_one_line(done: Done, *words: str, code: int) -> None:
+    assert done.code == code, done
+    (line,) = done.err.splitlines()
+    assert line.startswith("oubli: ")
+    for word in words:
+        assert word in line, done

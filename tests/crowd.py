@@ -21,7 +21,7 @@ from uuid6 import uuid7
 from models.partition.tree import BELOW_LEAF
 from service.clock import system_clock
 from service.core.context import Context
-from service.core.intake import Newcomer, Picture
+from service.core.intake import NewSample
 
 PER_OWNER = 10
 NOW = system_clock().isoformat()
@@ -54,14 +54,14 @@ def fill(context: Context, count: int) -> int:
     return len(regions)
 
 
-def newcomer(context: Context, number: int) -> Newcomer:
+def new_sample(context: Context, number: int) -> NewSample:
     """Somebody who has been decoded and embedded: what an intake does after the forward pass."""
     random = np.random.default_rng(number)
     pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     embedding = random.standard_normal(context.backbone.dim, dtype=np.float32)
     descriptor = random.standard_normal(context.backbone.descriptor_width, dtype=np.float32)
-    picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
-    return Newcomer(picture, embedding, descriptor, "new", f"newcomer-{number}")
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return NewSample(pixels, digest, embedding, descriptor, "new", f"newcomer-{number}")
 
 
 # ------------------------------------------------------------------------------------------------------------- rows

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from service.core.intake import Newcomer
-from service.registry import layouts as layout_rows
+from service.core.intake import NewSample
+from service.registry import layout_state
 from service.registry.records import LayoutInForce
 from service.serving.engine import Engine, Query
 from tests.world import World
@@ -19,22 +19,22 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def record(world: World) -> LayoutInForce:
     with world.context.registry.read() as session:
-        return layout_rows.current(session)
+        return layout_state.current(session)
 
 
 def anchors(world: World) -> list[str]:
     """Ids of the samples that the layout was fitted on."""
     with world.context.registry.read() as session:
-        return [sample_id for _, sample_id in layout_rows.anchors(session)]
+        return [sample_id for _, sample_id in layout_state.anchors(session)]
 
 
 def no_anchor(world: World) -> str:
     """A sample beyond the window."""
-    return next(sample_id for sample_id in reversed(world.held) if sample_id not in anchors(world))
+    return next(sample_id for sample_id in reversed(world.survivors) if sample_id not in anchors(world))
 
 
-def predict(world: World, engine: Engine, newcomer: Newcomer | None = None) -> Any:
-    newcomer = newcomer or world.newcomer()
-    resized = world.context.backbone.preprocessing.resize(newcomer.picture.pixels)
-    (answer,) = engine.run([Query(resized, newcomer.picture.digest)])
+def predict(world: World, engine: Engine, new_sample: NewSample | None = None) -> Any:
+    new_sample = new_sample or world.new_sample()
+    resized = world.context.backbone.preprocessing.resize(new_sample.pixels)
+    (answer,) = engine.run([Query(resized, new_sample.digest)])
     return answer

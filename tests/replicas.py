@@ -22,11 +22,11 @@ def digest(tier: ClosedFormTier) -> str | None:
 
 
 def is_right(world: World, tier: ClosedFormTier) -> bool:
-    return tier.summary() == (world.closed_form_digest(), len(world.held))
+    return tier.summary() == (world.closed_form_digest(), len(world.survivors))
 
 
 def first(world: World) -> Sample:
-    return next(iter(world.held.values()))
+    return next(iter(world.survivors.values()))
 
 
 def erase_first(world: World) -> Sample:

@@ -24,10 +24,11 @@ from models.image import pixel_digest
 from service.artifacts import Store
 from service.clock import system_clock
 from service.core import erasure, intake, reconcile, training
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
-from service.registry import clusters, erasures, layouts, prompts, samples
+from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Sample
 from service.settings import Settings
@@ -90,7 +91,7 @@ class World:
         determinism.configure(threads=1, device="cpu")
         self.folder = folder
         self.time = Time()
-        self.held: dict[str, Sample] = {}  # survivors, in order of arrival
+        self.survivors: dict[str, Sample] = {}  # survivors, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
         self.descriptors: dict[str, Embedding] = {}
         self._url = url
@@ -115,31 +116,31 @@ class World:
 
     # ---------------------------------------------------------------------------------------------- intake
 
-    def newcomer(self, label: str = "cat", owner: str = "ann") -> intake.Newcomer:
+    def new_sample(self, label: str = "cat", owner: str = "ann") -> intake.NewSample:
         """A sample nobody has seen: noise in a colour of its own, so that the tree can tell it apart."""
         noise = self._random.integers(0, 256, (SIDE, SIDE, 3)) * self._random.random((1, 1, 3))
         pixels = noise.astype(np.uint8)
         resized = self.context.backbone.preprocessing.resize(pixels)
         (vector,), (descriptor,) = embedding.describe(self.context.backbone, [resized])
-        picture = intake.Picture(pixels, pixel_digest(pixels))
-        self.vectors[picture.digest] = vector
-        self.descriptors[picture.digest] = descriptor
-        return intake.Newcomer(picture, vector, descriptor, label, owner)
+        digest = pixel_digest(pixels)
+        self.vectors[digest] = vector
+        self.descriptors[digest] = descriptor
+        return intake.NewSample(pixels, digest, vector, descriptor, label, owner)
 
-    def newcomers(self, count: int, owner: str = "ann") -> list[intake.Newcomer]:
+    def new_samples(self, count: int, owner: str = "ann") -> list[intake.NewSample]:
         """Newcomers of two labels, so that every cluster has something to learn."""
-        return [self.newcomer(("cat", "dog")[i % 2], owner) for i in range(count)]
+        return [self.new_sample(("cat", "dog")[i % 2], owner) for i in range(count)]
 
-    def take_in(self, newcomers: Sequence[intake.Newcomer]) -> list[Sample | ServiceError]:
-        self.vectors |= {newcomer.picture.digest: newcomer.embedding for newcomer in newcomers}
-        self.descriptors |= {newcomer.picture.digest: newcomer.descriptor for newcomer in newcomers}
-        results = intake.take_in(self.context, newcomers)
-        self.held.update({result.id: result for result in results if isinstance(result, Sample)})
+    def take_in(self, new_samples: Sequence[intake.NewSample]) -> list[Sample | ServiceError]:
+        self.vectors |= {new_sample.digest: new_sample.embedding for new_sample in new_samples}
+        self.descriptors |= {new_sample.digest: new_sample.descriptor for new_sample in new_samples}
+        results = intake.take_in(self.context, new_samples)
+        self.survivors.update({result.id: result for result in results if isinstance(result, Sample)})
         return results
 
     def add(self, count: int = 1, owner: str = "ann") -> list[Sample]:
         """New samples, taken in by one request."""
-        return [accepted(result) for result in self.take_in(self.newcomers(count, owner))]
+        return [accepted(result) for result in self.take_in(self.new_samples(count, owner))]
 
     # --------------------------------------------------------------------------------------------- erasure
 
@@ -149,12 +150,12 @@ class World:
             erasure.erase_sample(self.context, ids[0]) if len(ids) == 1 else erasure.erase_samples(self.context, ids)
         )
         for sample_id in ids:
-            self.held.pop(sample_id, None)
+            self.survivors.pop(sample_id, None)
         return found
 
     def erase_owner(self, owner: str) -> Erasure:
         found = erasure.erase_owner(self.context, owner)
-        self.held = {i: sample for i, sample in self.held.items() if sample.owner != owner}
+        self.survivors = {i: sample for i, sample in self.survivors.items() if sample.owner != owner}
         return found
 
     # ---------------------------------------------------------------------------------------------- working
@@ -186,15 +187,15 @@ class World:
             if self.reconcile():
                 while self.train():
                     pass
-            elif self.is_settled():
+            elif self.is_idle():
                 return
             else:
                 self.time.advance(60)
         raise AssertionError(f"Never settles: {self.clusters()} {self.erasures()}")
 
-    def is_settled(self) -> bool:
+    def is_idle(self) -> bool:
         with self.context.registry.read() as session:
-            owed = prompts.owed(session)
+            owed = destructions.pending(session)
             return not (clusters.unfinished(session) or erasures.oldest_unfinished(session) or owed)
 
     # ---------------------------------------------------------------------------------------------- looking
@@ -246,12 +247,12 @@ class World:
 
     def plan(self) -> list[PlannedCluster]:
         """What the survivors imply, by the oracle."""
-        held = list(self.held.values())
-        embeddings = np.stack([self.vectors[sample.digest] for sample in held]) if held else np.empty((0, 0))
-        digests, givers = [sample.digest for sample in held], [sample.owner for sample in held]
+        survivors = list(self.survivors.values())
+        embeddings = np.stack([self.vectors[sample.digest] for sample in survivors]) if survivors else np.empty((0, 0))
+        digests, givers = [sample.digest for sample in survivors], [sample.owner for sample in survivors]
         places = locate(digests, givers, embeddings, partition=self.context.partition)
         return plan(
-            [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
+            [Survivor(sample.digest, sample.label, place) for sample, place in zip(survivors, places, strict=True)],
             partition=self.context.partition,
             backbone_digest=self.context.backbone.digest,
             training=self.context.training,
@@ -259,16 +260,16 @@ class World:
 
     def closed_form_digest(self) -> str:
         """Of the closed-form tier that the survivors imply, from what was seen in them when they came."""
-        held = list(self.held.values())
-        descriptors = [self.descriptors[sample.digest] for sample in held]
-        chunks = [(np.stack(descriptors), [sample.label for sample in held])] if held else []
+        survivors = list(self.survivors.values())
+        descriptors = [self.descriptors[sample.digest] for sample in survivors]
+        chunks = [(np.stack(descriptors), [sample.label for sample in survivors])] if survivors else []
         return accumulate(self.context.backbone.descriptor_width, chunks).digest()
 
     def check(self) -> None:
         """Settled, the service is what the survivors imply, and holds nothing else."""
         planned = self.plan()
         found = self.clusters()
-        assert [sample.id for sample in self.samples()] == list(self.held)
+        assert [sample.id for sample in self.samples()] == list(self.survivors)
         assert [(cluster.lo, cluster.hi) for cluster in found] == [tuple(cluster.region) for cluster in planned]
         assert [cluster.samples for cluster in found] == [len(cluster.members) for cluster in planned]
         assert [cluster.desired_key for cluster in found] == [cluster.key for cluster in planned]
@@ -276,8 +277,8 @@ class World:
         assert {erasure.state for erasure in self.erasures()} <= {"completed"}
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()
-            layout = layouts.current(session).object
-        expected = {samples.object_name(sample_id) for sample_id in self.held}
+            layout = layout_state.current(session).object
+        expected = {samples.object_name(sample_id) for sample_id in self.survivors}
         expected |= {layout} if layout is not None else set()
         assert self.objects() == expected | {prompt.object_name for prompt in built}
 

@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from service import log, tracing
-from service.core.broker import make_celery, queue_name
 from service.core.privacy import keep_private
-from service.core.queues import QUEUES
 from service.core.text import check_text
 from service.errors import Misconfigured, ServiceError
 from service.loading import loading
+from service.messaging.celery_app import make_celery, queue_name
+from service.messaging.queues import QUEUES
 from service.settings import Settings, load_settings
 from workers.schedule import schedule
 
 
 def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
-    """Train until told to stop; the exit status. `solo`: who loads torch is who trains; nothing forks."""
+    """Train until told to stop; the exit status. Pool `solo`: the process that loads torch trains; nothing forks."""
     with loading():  # late, with torch: beat needs neither
         from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
@@ -44,18 +44,18 @@ def run_worker(settings: Settings, name: str, queues: Sequence[str]) -> int:
     except SystemExit:  # how Celery's own command ends
         if not trainer.status and trainer.told_to_stop:
             raise
-    return trainer.status or (0 if trainer.told_to_stop else FAILED)  # nobody asked it to end: start it again
+    return trainer.status or (0 if trainer.told_to_stop else FAILED)  # not told to end: the supervisor starts it again
 
 
 def run_beat(settings: Settings) -> None:
-    """Ring from a timer. The schedule is kept in memory: nothing is lost when it is."""
+    """Send notifications from a timer. The schedule is kept in memory alone: losing it loses nothing."""
     app = make_celery(settings)
     schedule(app, settings)
     app.Beat(scheduler_cls="workers.schedule:Timer", loglevel="WARNING", quiet=True).run()
 
 
 def _speak_as_we_do(settings: Settings) -> None:
-    """Celery sets up no logging of its own, and what it says when it is told to go is a line like others."""
+    """Log Celery's own lines in the service's format, also those that it prints when it is told to stop."""
     from celery.apps import worker
     from celery.signals import setup_logging
 
@@ -93,7 +93,7 @@ def main() -> None:
         sys.exit(2)  # no restart can help: the supervisor ends
     except ServiceError as error:
         print(f"oubli: {error.detail}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)  # as when the store is away: its supervisor tries again
+        sys.exit(1)  # as when the store is unavailable: the supervisor starts it again
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What beat rings for: a look at the registry every few seconds, in case every other bell was lost."""
+"""What beat sends: a notification to look at the registry every few seconds, in case every other one was lost."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 
-from service.core.broker import RECONCILE, TRAIN, queue_name
-from service.core.queues import ADDITIONS, DELETIONS
+from service.messaging.celery_app import RECONCILE, TRAIN, queue_name
+from service.messaging.queues import ADDITIONS, DELETIONS
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class Timer(Scheduler):
-    """Rings on time; a broker that does not answer is news once, and the connection is made anew."""
+    """A scheduler that sends on time; a broker that does not answer is logged once, and the connection is made anew."""
 
     _answers = True
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Ring. Never raises: the next ring is seconds away."""
+        """Send a notification. Never raises: the next one is seconds away."""
         try:
             self.apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # any transport's own errors
             if self._answers:
-                log.warning("the broker takes no ring (%s); trying on", type(error).__name__)
+                log.warning("the broker takes no message (%s); trying on", type(error).__name__)
             self._answers = False
-            for name in ("producer", "connection"):  # made again when they are next asked for
+            for name in ("producer", "connection"):  # made again when they are next used
                 self.__dict__.pop(name, None)
         else:
             if not self._answers:
-                log.info("the broker takes rings again")
+                log.info("the broker takes messages again")
             self._answers = True
 
 
 def schedule(app: Celery, settings: Settings) -> None:
-    """Set the timer, on each queue: a worker may listen to one only. What is not heard before the next is due expires.
+    """Set the timer for each queue: a worker may listen to one only. A message that no worker takes in time expires.
 
-    `reconcile` rings for what it finds.
+    `reconcile` notifies workers of what it finds.
     """
     seconds = settings.worker.reconcile_seconds
-    rings = {RECONCILE: (DELETIONS, seconds), TRAIN: (ADDITIONS, 2 * seconds)}
+    messages = {RECONCILE: (DELETIONS, seconds), TRAIN: (ADDITIONS, 2 * seconds)}
     app.conf.beat_schedule = {
         task: {"task": task, "schedule": every, "options": {"expires": every, "queue": queue_name(queue)}}
-        for task, (queue, every) in rings.items()
+        for task, (queue, every) in messages.items()
     }

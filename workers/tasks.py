@@ -1,11 +1,11 @@
-"""Two tasks without arguments. They only say "look": what there is to do stands in the registry."""
+"""The two Celery tasks, without arguments: a message only says "look", the registry says what there is to do."""
 
 from __future__ import annotations
 
 from celery import Celery, Task
 
-from service.core import trail
-from service.core.broker import RECONCILE, TRAIN
+from service.messaging import propagation
+from service.messaging.celery_app import RECONCILE, TRAIN
 from workers.trainer import Trainer
 
 
@@ -14,10 +14,10 @@ def register(app: Celery, trainer: Trainer) -> None:
 
     @app.task(name=TRAIN, bind=True)
     def train(self: Task[[], None]) -> None:
-        with trail.followed(vars(self.request), TRAIN):
+        with propagation.followed(vars(self.request), TRAIN):
             trainer.train()
 
     @app.task(name=RECONCILE, bind=True)
     def reconcile(self: Task[[], None]) -> None:
-        with trail.followed(vars(self.request), RECONCILE):
+        with propagation.followed(vars(self.request), RECONCILE):
             trainer.reconcile()

@@ -1,37 +1,38 @@
-"""The worker process's one trainer: the loaded backbone, a heartbeat, and what the tasks call."""
+"""A worker process's life: the loaded backbone, start and stop, and the work that a notification asks for."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from service.core import environment
-from service.core.context import Context, open_context
-from service.core.doorbell import Doorbell
-from service.core.queues import DELETIONS
+from service.core.context import Context
+from service.core.opening import open_context
 from service.core.reconcile import reconcile
-from service.core.training import LeaseLost, hold, pause_after, train_one
+from service.core.training import pause_after, train_one
 from service.errors import Misconfigured
-from service.registry import leases, prompts, tallies, workers
+from service.messaging.notifier import Notifier
+from service.messaging.queues import DELETIONS
+from service.registry import counters, leases, prompts
 from service.registry.engine import WriteSession
-from service.registry.leases import Claim
 from service.settings import Settings
-from workers.hearing import Hearing
+from workers.heartbeat import Heartbeat
+from workers.lease import LeaseHolder
+from workers.liveness import Liveness
 
 log = logging.getLogger(__name__)
 
-FAILED, DEAF = 1, 75  # exit statuses; 75: EX_TEMPFAIL, whoever started it should start it again
-LEAVE_SECONDS = 15.0  # to leave in order, the soft shutdown included; then it is ended
+FAILED, STALLED = 1, 75  # exit statuses; 75 is EX_TEMPFAIL: the supervisor starts the worker again
+LEAVE_SECONDS = 15.0  # for an orderly end, Celery's soft shutdown included; then the process is ended
 
 
 class Trainer:
-    """Loads once, trains one cluster a call."""
+    """Loads the backbone once, then trains one cluster a call."""
 
     def __init__(self, settings: Settings, name: str, queues: Sequence[str]) -> None:
         environment.configure(settings, threads=settings.training.threads)
@@ -40,34 +41,40 @@ class Trainer:
         self._name = name
         self._queues = tuple(queues)
         self._urgent_only = self._queues == (DELETIONS,)
-        self._doorbell = Doorbell(settings)
-        self._hearing = Hearing(settings.worker.deaf_seconds, ring=self._ring_for_myself)
-        self._heard_at: datetime | None = None
-        self._claimed_at: datetime | None = None
-        self._claim: Claim | None = None
-        self._lost = False  # the heartbeat has found that the claim is no longer ours
-        self._untidy = False  # a lease could not be given back
+        self._notifier = Notifier(settings)
+        self._liveness = Liveness(settings.worker.deaf_seconds, notify=self._notify_itself)
         self._stopping = threading.Event()
-        self._heart = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
+        self.lease = LeaseHolder(self._context, name)
+        self.heartbeat = Heartbeat(
+            self._context,
+            worker=name,
+            queues=self._queues,
+            lease=self.lease,
+            liveness=self._liveness,
+            work_waits=lambda: self._waiting(urgent=self._urgent_only) > 0,
+            stalled=lambda: self._leave(STALLED),
+        )
         self.told_to_stop = False
         self.status = 0  # of the process, as it ends
 
+    # -------------------------------------------------------------------------------------------- start and stop
+
     def start(self) -> None:
-        """Report for work. Whatever an earlier process of this name held, it was killed over."""
+        """Put the worker on record. The leases of an earlier process of this name end: it was killed while training."""
         try:
             with self._context.registry.write() as session:
                 left_behind = self._left_behind(session)
                 prompts.destroy_unpublished(session, left_behind)
-                self._register(session)
+                self.heartbeat.register(session)
                 for _ in left_behind:
-                    tallies.add(session, tallies.FAILURES)
+                    counters.add(session, counters.FAILURES)
             environment.meet(self._context)
         except Exception:  # Celery goes on after a handler that fails, and would listen without a heartbeat
-            log.exception("this worker cannot report for work")
+            log.exception("this worker cannot be put on record")
             self._leave(FAILED)
             return
-        self._heart.start()
-        self._ring_for_work()  # for what was left to do while nobody was here
+        self.heartbeat.start()
+        self._notify()  # of work that came up while no worker was there
 
     def _left_behind(self, session: WriteSession) -> list[str]:
         training = self._context.settings.training
@@ -79,120 +86,20 @@ class Trainer:
         )
 
     def interrupt(self) -> None:
-        """Give up what is being trained, after the present batch, and train no more."""
+        """Give up the training under way, after the present batch, and train no more."""
         self.told_to_stop = True
-        self._stopping.set()
+        self._stop()
 
     def stop(self) -> None:
-        """Sign off, giving back what is held."""
-        self._stopping.set()
-        if self._heart.is_alive():
-            self._heart.join(5)
-        self._give_back(leave=True)
+        """Take the worker off the record, giving back its lease."""
+        self._stop()
+        self.heartbeat.join(5)
+        self.lease.give_back(leave=True)
         self._context.registry.close()
 
-    def train(self) -> None:
-        """Train the most urgent cluster, then see what that leaves to do, and ring for it."""
-        if self._stopping.is_set():
-            return
-        with self._listening():
-            if self._untidy:
-                self._give_back()
-            reconcile(self._context)
-            trained = train_one(
-                self._context,
-                worker=self._name,
-                held=self._hold,
-                interrupted=self._interrupted,
-                urgent=self._urgent_only,
-            )
-            if trained and reconcile(self._context):
-                self._ring_for_work()
-
-    def reconcile(self) -> None:
-        """One look at the registry; ring if something waits."""
-        if self._stopping.is_set():
-            return
-        with self._listening():
-            if reconcile(self._context):
-                self._ring_for_work()
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """A bell was heard, and this is what it asks for. Whatever goes wrong there, the next bell may find mended."""
-        self._heard_at = self._context.clock()
-        self._hearing.heard()
-        try:
-            yield
-        except Misconfigured as error:
-            log.error("this worker cannot work: %s", error.detail)
-        except Exception:  # the registry or the store is away: the process is not
-            log.exception("work came to nothing; the next bell tries again")
-            self._untidy = True
-        finally:
-            self._hearing.done()
-
-    def _ring_for_work(self) -> None:
-        self._doorbell.ring(1, urgent=self._urgent_only or self._waiting(urgent=True) > 0)
-
-    def _ring_for_myself(self) -> bool:
-        return self._doorbell.ring_now(urgent=DELETIONS in self._queues)
-
-    def _waiting(self, *, urgent: bool) -> int:
-        context = self._context
-        patience = timedelta(seconds=context.settings.training.settle_max_seconds)
-        with context.registry.read() as session:
-            return leases.waiting(session, now=context.clock(), patience=patience, urgent=urgent)
-
-    def _hold(self, claim: Claim | None) -> None:
-        self._claim, self._lost = claim, False
-        if claim is not None:
-            self._claimed_at = self._context.clock()
-
-    def _interrupted(self) -> bool:
-        return self._lost or self._stopping.is_set()
-
-    def _give_back(self, *, leave: bool = False) -> None:
-        with self._context.registry.write() as session:
-            prompts.destroy_unpublished(session, leases.release(session, worker=self._name))
-            if leave:
-                workers.leave(session, name=self._name)
-        self._untidy = False
-
-    # ---------------------------------------------------------------------------------------------- heartbeat
-
-    def _beat_until_stopped(self) -> None:
-        while not self._stopping.wait(self._context.settings.worker.heartbeat_seconds):
-            try:
-                self._beat()
-                if self._hearing.is_deaf(work_waits=self._waiting(urgent=self._urgent_only) > 0):
-                    seconds = self._context.settings.worker.deaf_seconds
-                    log.error("work has waited for %.0f s, the broker takes rings and none arrives here", seconds)
-                    self._leave(DEAF)
-                    return
-            except Exception:  # the registry may be away for a while; the worker is not
-                log.exception("a heartbeat failed")
-        try:
-            self._give_back()  # at once: the batch under way may take longer than this process is given
-        except Exception:
-            log.exception("a lease could not be given back; it expires")
-
-    def _beat(self) -> None:
-        signs = workers.Signs(self._heard_at, self._claimed_at)
-        with self._context.registry.note() as session:
-            if not workers.beat(session, name=self._name, now=self._context.clock(), signs=signs):
-                self._register(session)
-        claim = self._claim
-        if claim is not None:
-            try:
-                hold(self._context, claim)
-            except LeaseLost:
-                self._lost = self._claim is claim  # it may have ended by itself
-
-    def _register(self, session: WriteSession) -> None:
-        now = self._context.clock()
-        device = where(self._context.settings.device)
-        workers.register(session, name=self._name, device=device, queues=self._queues, now=now)
+    def _stop(self) -> None:
+        self._stopping.set()
+        self.heartbeat.stop()
 
     def _leave(self, status: int) -> None:
         """End this process: in order, or without, if its main thread does not come to that."""
@@ -202,9 +109,61 @@ class Trainer:
         hard.start()
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # ------------------------------------------------------------------------------------------------------ work
 
-def where(device: str) -> str:
-    """A device as people tell it from others: `cuda:0` is another one on each host, and under each mask."""
-    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-    masked = f" (CUDA_VISIBLE_DEVICES={mask})" if mask is not None and device.startswith("cuda") else ""
-    return f"{device} on {socket.gethostname()}{masked}"
+    def train(self) -> None:
+        """Reconcile, train the most urgent cluster, reconcile again; notify a worker if more waits."""
+        if self._stopping.is_set():
+            return
+        with self._notified():
+            if self.lease.must_give_back:
+                self.lease.give_back()
+            reconcile(self._context)
+            trained = train_one(
+                self._context,
+                worker=self._name,
+                on_lease=self.lease.changed,
+                interrupted=self.is_interrupted,
+                urgent=self._urgent_only,
+            )
+            if trained and reconcile(self._context):
+                self._notify()
+
+    def reconcile(self) -> None:
+        """Reconcile; notify a worker if something waits."""
+        if self._stopping.is_set():
+            return
+        with self._notified():
+            if reconcile(self._context):
+                self._notify()
+
+    def is_interrupted(self) -> bool:
+        """Whether the training under way is to be given up."""
+        return self.lease.is_lost or self._stopping.is_set()
+
+    @contextmanager
+    def _notified(self) -> Iterator[None]:
+        """A notification has arrived, and the block does its work. The next notification retries what fails."""
+        self.heartbeat.heard_at = self._context.clock()
+        self._liveness.heard()
+        try:
+            yield
+        except Misconfigured as error:
+            log.error("this worker cannot work: %s", error.detail)
+        except Exception:  # the registry or the store is away: the process is not
+            log.exception("the work failed; the next notification tries it again")
+            self.lease.must_give_back = True
+        finally:
+            self._liveness.done()
+
+    def _notify(self) -> None:
+        self._notifier.notify(1, urgent=self._urgent_only or self._waiting(urgent=True) > 0)
+
+    def _notify_itself(self) -> bool:
+        return self._notifier.notify_now(urgent=DELETIONS in self._queues)
+
+    def _waiting(self, *, urgent: bool) -> int:
+        context = self._context
+        patience = timedelta(seconds=context.settings.training.settle_max_seconds)
+        with context.registry.read() as session:
+            return leases.waiting(session, now=context.clock(), patience=patience, urgent=urgent)

@@ -7,7 +7,7 @@ from typing import Any
 
 import litserve as ls
 
-from benchmarks.serving.peers import _tensors, _two_pass
+from benchmarks.serving.peer_model import tensors, two_pass_model
 
 
 class Predictor(ls.LitAPI):
@@ -15,11 +15,11 @@ class Predictor(ls.LitAPI):
 
     def setup(self, device: str) -> None:
         """In the worker process."""
-        self.model = _two_pass(self.path)
+        self.model = two_pass_model(self.path)
 
     def decode_request(self, request: dict[str, Any]) -> list[Any]:
         """Tensors of one request."""
-        return _tensors(self.model, request["images"])
+        return tensors(self.model, request["images"])
 
     def batch(self, inputs: list[list[Any]]) -> list[list[Any]]:
         """As they are: requests differ in length."""

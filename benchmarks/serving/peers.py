@@ -6,17 +6,16 @@ second environment (`benchmarks/peers.txt`): their dependencies hold back some o
 
 from __future__ import annotations
 
-import base64
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from benchmarks.serving.peer_model import MAX_BATCH, THREADS, WAIT_SECONDS, two_pass_model
 
 ROOT = Path(__file__).parents[2]
 NAMES = {"fastapi": "fastapi", "litserve": "litserve", "bentoml": "bentoml", "ray": "ray.serve"}
 TITLES = {"fastapi": "FastAPI, no batching", "litserve": "LitServe", "bentoml": "BentoML", "ray": "Ray Serve"}
-MAX_BATCH, WAIT_SECONDS, THREADS = 64, 0.005, 2
 
 
 def python(name: str) -> str | None:
@@ -46,23 +45,13 @@ def start(name: str, model: Path, port: int, interpreter: str) -> subprocess.Pop
     )
 
 
-def _two_pass(path: str) -> Any:
-    from benchmarks.serving import two_pass
-
-    return two_pass.load(Path(path), threads=THREADS)
-
-
-def _tensors(model: Any, images: list[str]) -> list[Any]:
-    return [model.prepare(base64.b64decode(image)) for image in images]
-
-
 def serve_fastapi(path: str, port: int) -> None:
     """One request, one forward pass, in the pool of threads."""
     import uvicorn
     from fastapi import FastAPI, Request
     from fastapi.concurrency import run_in_threadpool
 
-    app, model = FastAPI(), _two_pass(path)
+    app, model = FastAPI(), two_pass_model(path)
 
     async def predict(request: Request) -> list[str]:
         async with request.form() as form:

@@ -9,7 +9,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.serving.peers import MAX_BATCH, THREADS, WAIT_SECONDS, _tensors, _two_pass
+from benchmarks.serving.peer_model import MAX_BATCH, THREADS, WAIT_SECONDS, tensors, two_pass_model
 
 
 @serve.deployment(
@@ -21,12 +21,12 @@ class Predictor:
     """One replica, as there is one model."""
 
     def __init__(self, path: str) -> None:
-        self.model = _two_pass(path)
+        self.model = two_pass_model(path)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_SECONDS)
     async def label(self, requests: list[list[str]]) -> list[list[str]]:
         """One forward for all images of all requests."""
-        found = [_tensors(self.model, images) for images in requests]
+        found = [tensors(self.model, images) for images in requests]
         labels = iter(self.model.label([image for images in found for image in images]))
         return [[next(labels) for _ in images] for images in found]
 

@@ -106,7 +106,7 @@ def _mark(memory: dict[str, int], share: float) -> None:
 
 
 def _epoch(registry: Registry) -> int:
-    with registry.glance() as session:
+    with registry.read_one() as session:
         return state.epoch(session)
 
 

@@ -25,7 +25,8 @@ from models.embedding import embed
 from models.image import decode
 from models.prompt import covered_pixels, expand
 from models.training import TrainedPrompt
-from service.core.context import Context, open_context
+from service.core.context import Context
+from service.core.opening import open_context
 from service.registry import prompts
 from service.registry.records import Prompt
 from service.serving.snapshot import take_snapshot
@@ -99,7 +100,7 @@ def export(settings: Settings, path: Path) -> int:
         snapshot = take_snapshot(context, None)
         with context.registry.read() as session:
             built = prompts.get(session, snapshot.keys)
-        chosen = [_trained(context, built[snapshot.held[i].serving_key or ""]) for i in snapshot.served]
+        chosen = [_trained(context, built[snapshot.clusters[i].serving_key or ""]) for i in snapshot.served]
     finally:
         context.registry.close()
     if snapshot.layout is None or not chosen:
@@ -127,11 +128,11 @@ def load(path: Path, *, threads: int, device: str = "cpu") -> TwoPass:
     determinism.configure(threads=threads, device=device)
     with safe_open(path, framework="pt") as file:
         said = json.loads(file.metadata()["said"])
-        held = {name: file.get_tensor(name).to(device) for name in ("leaves", "prompts", "weights", "biases")}
+        tensors = {name: file.get_tensor(name).to(device) for name in ("leaves", "prompts", "weights", "biases")}
     backbone = load_backbone(said["backbone"], input_size=said["size"], device=device)
     labels = tuple(tuple(names) for names in said["labels"])
     prototypes = torch.from_numpy(backbone.prototypes).to(device)
-    return TwoPass(backbone, prototypes, labels=labels, scale=said["scale"], **held)
+    return TwoPass(backbone, prototypes, labels=labels, scale=said["scale"], **tensors)
 
 
 def random(name: str, *, clusters: int, labels: int, device: str) -> TwoPass:

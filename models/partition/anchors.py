@@ -37,7 +37,7 @@ class AnchorPartition:
         rule = ["clusters", spec.clusters] if spec.clusters is not None else ["distance", spec.distance_threshold]
         self.line_digest = sha256(b"oubli/line/anchors/1", canonical_json([spec.anchors, *rule]))
         self.digest = sha256(b"oubli/partition/ordinals/1", self.line_digest.encode())
-        self._nobody = AnchorLayout(np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.int64))
+        self._no_embeddings = AnchorLayout(np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
     def window(self, survivors: int) -> int:
         """How many of the first survivors anchors are chosen from. It doubles, so that fits are rare."""
@@ -56,7 +56,7 @@ class AnchorPartition:
     def fit(self, anchors: Embedding) -> AnchorLayout:
         """Cluster the anchors. Groups are numbered in the order of their first anchor."""
         if not len(anchors):
-            return self._nobody
+            return self._no_embeddings
         merges = linkage(anchors.astype(np.float64), method="average")
         if self.spec.clusters is not None:
             found = fcluster(merges, self.spec.clusters, criterion="maxclust")

@@ -19,7 +19,7 @@ from service.api.deps import Service
 from service.api.key_checks import KeyChecks
 from service.api.metrics import Collector, Metrics
 from service.api.middleware import (
-    Farewell,
+    ConnectionDraining,
     HeadLimit,
     RequestId,
     RequestMetrics,
@@ -28,22 +28,24 @@ from service.api.middleware import (
     SafeHeaders,
 )
 from service.api.paths import Paths
-from service.api.preparing import AT_ONCE, Preparer, rules
 from service.api.routes import erasures, health, keys, metrics, model, predict, samples
 from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
 from service.api.threads import Threads
-from service.core.context import open_context
-from service.core.doorbell import Doorbell
 from service.core.environment import configure
-from service.core.facts import gather
+from service.core.opening import open_context
 from service.core.reconciler import Reconciler
+from service.core.stats import collect
 from service.decoding.decoders import Decoders
 from service.loading import loading
+from service.messaging.notifier import Notifier
 from service.serving.batcher import Batcher
-from service.serving.closed_form import ClosedFormTier, Heart, replica_name
+from service.serving.closed_form import ClosedFormTier, replica_name
+from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.ingest import Ingest
 from service.serving.lanes import limits, make_lanes, portion
+from service.serving.preprocess import AT_ONCE, Preprocessor, rules
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(HeadLimit, limits=settings.http)
     if settings.tracing:
         app.add_middleware(RequestTrace)
-    app.add_middleware(Farewell)
+    app.add_middleware(ConnectionDraining)
     app.add_middleware(SafeHeaders)
     app.add_middleware(RequestId)
     app.add_middleware(RootPath, root_path=settings.http.root_path)
@@ -131,8 +133,8 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
         return
     app.state.service.batcher.start()
     app.state.service.reconciler.start()
-    if app.state.service.heart is not None:
-        app.state.service.heart.start()
+    if app.state.service.updater is not None:
+        app.state.service.updater.start()
 
 
 def _end_process() -> None:
@@ -156,28 +158,30 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     lanes = make_lanes(settings)
     lanes.submit(engine.warm_up, FIRST_SHAPES).result()
     lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests
-    heart = Heart(tier, settings.worker.heartbeat_seconds) if tier is not None else None
+    updater = ClosedFormUpdater(tier, settings.worker.heartbeat_seconds) if tier is not None else None
 
     def look_again() -> None:
         """What is withdrawn leaves the memory of an idle replica too; what has come is learned."""
         engine.refresh()
-        if heart is not None:
-            heart.wake()
+        if updater is not None:
+            updater.wake()
 
-    reconciler = Reconciler(context, Doorbell(settings), afterwards=look_again)
-    if heart is not None:
-        heart.afterwards = reconciler.wake
+    reconciler = Reconciler(context, Notifier(settings), afterwards=look_again)
+    if updater is not None:
+        updater.afterwards = reconciler.wake
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
-    metrics.registry.register(Collector(lambda: gather(context), lambda: engine.epoch, batcher))
+    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher))
+    preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,
         engine=engine,
         lanes=lanes,
         closed_form=tier,
-        heart=heart,
+        updater=updater,
         batcher=batcher,
-        preparer=Preparer(context, batcher, decoders),
-        intake=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
+        preprocessor=preprocessor,
+        ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
+        intake_threads=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
         key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )
@@ -186,9 +190,9 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
 async def _shut_down(service: Service) -> None:
     await service.batcher.stop()
     await service.key_checks.finish()
-    if service.heart is not None:
-        await asyncio.to_thread(service.heart.stop)
-    await asyncio.to_thread(service.preparer.stop)
+    if service.updater is not None:
+        await asyncio.to_thread(service.updater.stop)
+    await asyncio.to_thread(service.preprocessor.stop)
     await asyncio.to_thread(service.reconciler.stop)
     service.lanes.shutdown(wait=True)
     if service.closed_form is not None:

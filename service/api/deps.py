@@ -12,15 +12,17 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from service.api.key_checks import KeyChecks
-from service.api.preparing import Preparer
 from service.api.threads import Threads
 from service.core.context import Context
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
-from service.serving.closed_form import ClosedFormTier, Heart
+from service.serving.closed_form import ClosedFormTier
+from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
+from service.serving.preprocess import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,18 @@ class Service:
     engine: Engine
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
-    heart: Heart | None
+    updater: ClosedFormUpdater | None
     batcher: Batcher[Job, Outcome]
-    preparer: Preparer
-    intake: Threads
+    preprocessor: Preprocessor
+    ingest: Ingest
+    intake_threads: Threads
     key_checks: KeyChecks
     reconciler: Reconciler
 
-    def somebody_has_gone(self) -> None:
+    def client_disconnected(self) -> None:
         """An erasure was committed. At once, and apart from planning: bytes wait for every replica to take note."""
-        if self.heart is not None:
-            self.heart.wake()
+        if self.updater is not None:
+            self.updater.wake()
         self.reconciler.wake()
 
 

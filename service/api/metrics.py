@@ -1,7 +1,7 @@
 """What Prometheus is told. Of this process: requests, batches, time to withdraw. Of the registry: everything else.
 
 Facts of the registry are asked for when they are scraped, so every replica tells the same and a restart loses none;
-take the maximum over replicas, not the sum. What happens in workers is counted in the registry (`registry.tallies`).
+take the maximum over replicas, not the sum. What happens in workers is counted in the registry (`registry.counters`).
 No label holds anything that a person could be known by: routes are templates, replicas are hosts and process ids.
 """
 
@@ -19,9 +19,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from service.core.facts import Facts
-from service.registry import tallies
-from service.registry.tallies import Tallies
+from service.core.stats import Stats
+from service.registry import counters
+from service.registry.counters import CounterValues
 from service.serving.batcher import Batcher
 
 log = logging.getLogger(__name__)
@@ -113,9 +113,9 @@ class Collector:
     """
 
     def __init__(
-        self, gather: Callable[[], Facts], snapshot_epoch: Callable[[], int], batcher: Batcher[Any, Any]
+        self, gather: Callable[[], Stats], snapshot_epoch: Callable[[], int], batcher: Batcher[Any, Any]
     ) -> None:
-        self._facts = Patient(gather)
+        self._stats = Patient(gather)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
 
@@ -124,16 +124,16 @@ class Collector:
         yield from self._of_queue()
         snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
         try:
-            facts = self._facts.answer()
+            stats = self._stats.answer()
         except Exception as error:
             log.warning("the registry does not answer (%s): metrics tell of this process alone", type(error).__name__)
             yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 0)
             return
         yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 1)
-        lag = max(facts.epoch - snapshot, 0)
+        lag = max(stats.epoch - snapshot, 0)
         yield _gauge("oubli_epoch_lag", "Serving epochs that this replica has not taken note of yet.", lag)
-        yield from _of_facts(facts)
-        yield from _of_tallies(facts.tallies)
+        yield from _of_stats(stats)
+        yield from _of_counters(stats.counters)
 
     def _of_queue(self) -> Iterator[Metric]:
         batcher = self._batcher
@@ -156,33 +156,33 @@ def _by(label: str, name: str, words: str, values: dict[str, int]) -> Metric:
     return family
 
 
-def _of_facts(facts: Facts) -> Iterator[Metric]:
-    yield _gauge("oubli_serving_epoch", "The registry's serving epoch.", facts.epoch)
-    yield _gauge("oubli_samples", "Samples held.", facts.samples)
-    yield _by("state", "oubli_clusters", "Clusters by state.", dict(facts.clusters))
-    yield _by("state", "oubli_erasures", "Erasures by state.", dict(facts.erasures))
+def _of_stats(stats: Stats) -> Iterator[Metric]:
+    yield _gauge("oubli_serving_epoch", "The registry's serving epoch.", stats.epoch)
+    yield _gauge("oubli_samples", "Samples held.", stats.samples)
+    yield _by("state", "oubli_clusters", "Clusters by state.", dict(stats.clusters))
+    yield _by("state", "oubli_erasures", "Erasures by state.", dict(stats.erasures))
     words = "Age of the oldest erasure that is not completed; 0 if there is none."
-    yield _gauge("oubli_erasure_oldest_seconds", words, facts.oldest_erasure)
-    yield _gauge("oubli_erasures_overdue", "Erasures not completed by their due date.", facts.overdue)
+    yield _gauge("oubli_erasure_oldest_seconds", words, stats.oldest_erasure)
+    yield _gauge("oubli_erasures_overdue", "Erasures not completed by their due date.", stats.overdue)
     words = "Age of the oldest change of a cluster that its prompt does not know yet; 0 if there is none."
-    yield _gauge("oubli_cluster_oldest_change_seconds", words, facts.oldest_change)
-    yield _gauge("oubli_objects_owed", "Objects that must be destroyed.", facts.owed)
-    yield _gauge("oubli_workers_alive", "Workers heard from lately.", facts.workers)
+    yield _gauge("oubli_cluster_oldest_change_seconds", words, stats.oldest_change)
+    yield _gauge("oubli_objects_owed", "Objects that must be destroyed.", stats.pending_deletions)
+    yield _gauge("oubli_workers_alive", "Workers heard from lately.", stats.workers)
     words = "Removed samples that a replica's closed-form tier has not taken out yet."
-    yield _by("replica", "oubli_replica_removals_behind", words, dict(facts.behind))
+    yield _by("replica", "oubli_replica_removals_behind", words, dict(stats.behind))
 
 
-def _of_tallies(counted: Tallies) -> Iterator[Metric]:
+def _of_counters(counted: CounterValues) -> Iterator[Metric]:
     words = "Time that a published training took."
-    yield _histogram("oubli_training_seconds", words, counted, tallies.TRAINING)
+    yield _histogram("oubli_training_seconds", words, counted, counters.TRAINING)
     words = "From the acceptance of an erasure until it was completed."
-    yield _histogram("oubli_time_to_complete_seconds", words, counted, tallies.COMPLETION)
-    epochs = int(counted.plain(tallies.SAMPLE_EPOCHS).total)
+    yield _histogram("oubli_time_to_complete_seconds", words, counted, counters.COMPLETION)
+    epochs = int(counted.plain(counters.SAMPLE_EPOCHS).total)
     words = "Samples trained on, once for each epoch, in published trainings."
     yield CounterMetricFamily("oubli_training_sample_epochs", words, value=epochs)
-    failures = counted.plain(tallies.FAILURES).count
+    failures = counted.plain(counters.FAILURES).count
     yield CounterMetricFamily("oubli_training_failures", "Trainings that have failed.", value=failures)
 
 
-def _histogram(name: str, words: str, counted: Tallies, histogram: tallies.Histogram) -> Metric:
+def _histogram(name: str, words: str, counted: CounterValues, histogram: counters.Histogram) -> Metric:
     return HistogramMetricFamily(name, words, buckets=counted.buckets(histogram), sum_value=counted.total(histogram))

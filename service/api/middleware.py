@@ -93,7 +93,7 @@ class RequestTrace:
         parent = {name: given[name] for name in tracing.HEADERS if name in given}
         method = method_of(scope)
         known = {"http.request.method": method, "oubli.request_id": scope["oubli_request_id"]}
-        answer = Answer(send)
+        answer = ResponseWatch(send)
         with tracing.span(method, known, kind="server", parent=parent, root=True) as span:
             try:
                 await self._app(scope, receive, answer)
@@ -105,7 +105,7 @@ class RequestTrace:
                         tracing.failed(span, str(answer.status))
 
 
-class Farewell:
+class ConnectionDraining:
     """While the process drains, every response asks its caller to connect anew: behind a balancer, to another one."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -178,7 +178,7 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, answer = time.perf_counter(), Answer(send)
+        started, answer = time.perf_counter(), ResponseWatch(send)
         try:
             await self._app(scope, receive, answer)
         finally:
@@ -187,7 +187,7 @@ class RequestMetrics:
             self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
 
 
-class Answer:
+class ResponseWatch:
     """A `send` that knows what status it has sent: 500 until then, for nothing is what a crash sends."""
 
     def __init__(self, send: Send) -> None:

@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         patience = (self.config.timeout_graceful_shutdown or 0) / 2
         loop = asyncio.get_running_loop()
         if service is not None:
-            loop.call_later(patience, lambda: loop.run_in_executor(None, service.preparer.stop))
+            loop.call_later(patience, lambda: loop.run_in_executor(None, service.preprocessor.stop))
         await super().shutdown(sockets)
 
 

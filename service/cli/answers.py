@@ -45,32 +45,32 @@ class NotOubli(Refused):
         super().__init__(f"{found}. Is it Oubli, of this release, that answers there? See --url.")
 
 
-class Answer(dict[str, Any]):
+class JsonAnswer(dict[str, Any]):
     """A JSON object of an answer. Looking up what it lacks raises NotOubli."""
 
     def __missing__(self, key: str) -> NoReturn:
         raise NotOubli(f"The answer says nothing of {key!r}")
 
 
-def items(answer: Answer, name: str, count: int) -> list[Answer]:
+def items(answer: JsonAnswer, name: str, count: int) -> list[JsonAnswer]:
     """The list of that name, with so many entries. Raises NotOubli if it is none."""
     found = answer[name]
-    if not isinstance(found, list) or len(found) != count or not all(isinstance(one, Answer) for one in found):
+    if not isinstance(found, list) or len(found) != count or not all(isinstance(one, JsonAnswer) for one in found):
         raise NotOubli(f"The answer's {name!r} is no list of {count}")
     return found
 
 
-def read(response: httpx.Response) -> Answer:
+def read(response: httpx.Response) -> JsonAnswer:
     """The object that a successful answer holds. Raises Refused, in words, for every other answer."""
     if response.is_error:
         raise refusal(response)
     if response.has_redirect_location:
         raise NotOubli(f"The answer ({response.status_code}) points elsewhere, to {response.headers['Location']}")
     try:
-        found = response.json(object_hook=Answer)
+        found = response.json(object_hook=JsonAnswer)
     except (ValueError, RecursionError):
         found = None
-    if response.is_success and isinstance(found, Answer):
+    if response.is_success and isinstance(found, JsonAnswer):
         return found
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip() or "of no type"
     said = "is empty" if not response.content else "is JSON of another shape" if found is not None else f"is {kind}"

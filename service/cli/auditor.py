@@ -31,8 +31,8 @@ def audit_command(
     settings = settings_of(data)
     require_registry(settings)
     with loading():  # late, with torch: no other command of `oubli` waits for it
-        from service.core.context import open_context
         from service.core.environment import configure
+        from service.core.opening import open_context
 
     configure(settings, threads=settings.training.threads)
     context = open_context(settings, read_only=True)

@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from service.cli import answers
-from service.cli.answers import Answer, Refused, Unreachable
+from service.cli.answers import JsonAnswer, Refused, Unreachable
 from service.cli.folder import settings_of
 from service.cli.printing import note, plain
 from service.errors import Misconfigured
@@ -49,7 +49,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def request(self, method: str, path: str, **arguments: Any) -> Answer:
+    def request(self, method: str, path: str, **arguments: Any) -> JsonAnswer:
         """The decoded answer. Waits where it is told to (429, 503). Raises Refused with the problem's words."""
         waited = 0.0
         for _ in range(TRIES):
@@ -87,7 +87,7 @@ class Client:
         """Nobody waits for a service that has no time any more: its refusals are answers."""
         self._given_up.set()
 
-    def pages(self, path: str, **query: Any) -> Iterator[Answer]:
+    def pages(self, path: str, **query: Any) -> Iterator[JsonAnswer]:
         """Every item of a list."""
         cursor: str | None = None
         while True:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.class_folders import ClassFile
-from service.cli.answers import Answer, NotOubli, Refused, Unreachable, items
+from service.cli.answers import JsonAnswer, NotOubli, Refused, Unreachable, items
 from service.cli.client import Client
 
 MOST_BYTES = 300_000_000  # of a file; no service takes a whole request of that
@@ -36,7 +36,7 @@ class _File:
 
 
 @dataclass
-class Tally:
+class IngestCounts:
     """What became of the files of a run, so far. refused: file and reason."""
 
     answered: int = 0
@@ -53,7 +53,7 @@ class Contributor:
     """Contributes the pictures of one owner. Safe to use from several threads."""
 
     def __init__(self, client: Client, owner: str) -> None:
-        self.tally = Tally()
+        self.counts = IngestCounts()
         self._client = client
         self._owner = owner
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class Contributor:
             self._alike[alike] += 1
             return _File(picture, data, self._alike[alike])
 
-    def _deliver(self, files: Sequence[_File]) -> list[Answer | Refused]:
+    def _deliver(self, files: Sequence[_File]) -> list[JsonAnswer | Refused]:
         """An answer each, in order. A request that fails as a whole is made again, a file at a time."""
         try:
             return list(self._post(files))
@@ -99,12 +99,12 @@ class Contributor:
                 raise
             if len(files) == 1:
                 return [self._failed_alone(refused)]
-        found: list[Answer | Refused] = []
+        found: list[JsonAnswer | Refused] = []
         for file in files:
             found += self._deliver([file])
         return found
 
-    def _post(self, files: Sequence[_File]) -> list[Answer]:
+    def _post(self, files: Sequence[_File]) -> list[JsonAnswer]:
         images = [("images", (f"{place}", file.data)) for place, file in enumerate(files)]
         said = [{"label": file.picture.label, "owner": self._owner, "unless_held": file.unless_held} for file in files]
         answer = self._client.request("POST", "/samples/batch", files=images, data={"metadata": json.dumps(said)})
@@ -120,7 +120,7 @@ class Contributor:
                 raise refused
         return refused
 
-    def _take(self, answered: Iterable[tuple[_File, Answer | Refused]]) -> Iterable[_File]:
+    def _take(self, answered: Iterable[tuple[_File, JsonAnswer | Refused]]) -> Iterable[_File]:
         """Note each outcome; those that must be sent again, because their sample is another file's."""
         again: Counter[tuple[str, str]] = Counter()
         for file, item in answered:
@@ -132,11 +132,11 @@ class Contributor:
                 sample = item["sample"]
                 picture = (sample["digest"], sample["label"])
                 with self._lock:
-                    self.tally.contributed += item["status"] == 201
+                    self.counts.contributed += item["status"] == 201
                     if sample["id"] not in self._claimed:
                         self._claimed.add(sample["id"])
                         self._copies[picture] += 1
-                        self.tally.answered += 1
+                        self.counts.answered += 1
                         continue
                     again[picture] += 1
                     number = self._copies[picture] + again[picture]
@@ -144,5 +144,5 @@ class Contributor:
 
     def _refuse(self, picture: ClassFile, reason: str) -> None:
         with self._lock:
-            self.tally.answered += 1
-            self.tally.refused.append((picture.path, reason))
+            self.counts.answered += 1
+            self.counts.refused.append((picture.path, reason))

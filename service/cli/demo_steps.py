@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.cli.client import Client
-from service.cli.flight import CHUNK
+from service.cli.concurrency import CHUNK
 from service.cli.printing import progress_bar
 
 if TYPE_CHECKING:

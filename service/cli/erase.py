@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.answers import Answer, Refused
+from service.cli.answers import JsonAnswer, Refused
 from service.cli.client import Client, UrlOption, client_of
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, aside, plain, print_json, progress_bar, say
@@ -74,10 +74,10 @@ def erase(
 
 def _quotes(
     client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]]
-) -> tuple[list[Subject], list[Answer]]:
+) -> tuple[list[Subject], list[JsonAnswer]]:
     """What each would cost. Those that cannot be erased go to `refused`. A lone one's refusal is raised."""
     asked: list[Subject] = []
-    quotes: list[Answer] = []
+    quotes: list[JsonAnswer] = []
     for subject in subjects:
         try:
             quotes.append(client.request("POST", "/erasures", json={**subject.body, "validate_only": True}))
@@ -94,7 +94,7 @@ def _note(subject: Subject, problem: Refused, refused: list[tuple[Subject, Refus
     refused.append((subject, problem))
 
 
-def _ask(subjects: Sequence[Subject], quotes: Sequence[Answer]) -> None:
+def _ask(subjects: Sequence[Subject], quotes: Sequence[JsonAnswer]) -> None:
     """Raises Invalid unless the answer is yes. One line is read, also from a pipe; an end of input is no answer."""
     for subject, answer in zip(subjects, quotes, strict=True):
         aside.print(f"{subject}: {answer['samples']} samples, in {len(answer['clusters'])} clusters.", soft_wrap=True)
@@ -117,9 +117,9 @@ def _line_of_input() -> str:
 
 def _erase(
     client: Client, subjects: Sequence[Subject], refused: list[tuple[Subject, Refused]], as_json: bool
-) -> list[Answer]:
+) -> list[JsonAnswer]:
     """The accepted erasures."""
-    accepted: list[Answer] = []
+    accepted: list[JsonAnswer] = []
     for subject in subjects:
         try:
             erasure = client.request("POST", "/erasures", json=subject.body)
@@ -133,7 +133,7 @@ def _erase(
     return accepted
 
 
-def _finish(client: Client, erasure: Answer, as_json: bool) -> Answer:
+def _finish(client: Client, erasure: JsonAnswer, as_json: bool) -> JsonAnswer:
     done = wait_for(client, erasure["id"], apart=as_json)
     if not as_json:
         say(f"Completed: {len(done['clusters'])} clusters serve without them; their bytes are gone.")
@@ -147,7 +147,7 @@ def _end(refused: Sequence[tuple[Subject, Refused]]) -> None:
         raise typer.Exit(1)
 
 
-def wait_for(client: Client, erasure_id: str, *, apart: bool = False) -> Answer:
+def wait_for(client: Client, erasure_id: str, *, apart: bool = False) -> JsonAnswer:
     """Follow an erasure to its end. Raises nothing on failed states: those are tried again.
 
     apart  show how far it is on standard error.

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from models.class_folders import Entry, Found, Kind, find
+from models.class_folders import Entry, FolderContents, Kind, find
 from service.cli.client import UrlOption, client_of
-from service.cli.contributing import Contributor, Tally
-from service.cli.flight import InFlightOption, chunks, in_flight
+from service.cli.concurrency import InFlightOption, chunks, in_flight
+from service.cli.contributing import Contributor, IngestCounts
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, progress_bar, say
 from service.errors import Invalid, ServiceError
@@ -52,33 +52,35 @@ def ingest(
             _send_all(contributor, found, bar, f"Ingesting {plain(folder.name)}", most, client.give_up)
         except ServiceError as error:
             stopped = error
-    tally = contributor.tally
+    counts = contributor.counts
     if as_json:
-        print_json(_document(tally, found, stopped))
+        print_json(_document(counts, found, stopped))
     else:
-        _tell(tally, found)
+        _tell(counts, found)
     if stopped is not None:
-        missing = len(found.pictures) - tally.answered
+        missing = len(found.pictures) - counts.answered
         raise Invalid(f"Stopped, with {missing} files to go: {stopped.detail} Run it again to go on.")
-    if tally.refused or found.missed:
+    if counts.refused or found.missed:
         raise typer.Exit(1)
 
 
-def _send_all(contributor: Contributor, found: Found, bar: Progress, title: str, most: int, give_up: GiveUp) -> None:
+def _send_all(
+    contributor: Contributor, found: FolderContents, bar: Progress, title: str, most: int, give_up: GiveUp
+) -> None:
     task = bar.add_task(title, total=len(found.pictures))
     parts = chunks(found.pictures, size=lambda picture: picture.size)
     for count in in_flight(contributor.send, parts, most=most, give_up=give_up):
         bar.advance(task, count)
 
 
-def _tell(tally: Tally, found: Found) -> None:
-    say(f"{tally.contributed} contributed, {tally.held} held already, {len(tally.refused)} refused.")
-    for path, reason in tally.refused:
+def _tell(counts: IngestCounts, found: FolderContents) -> None:
+    say(f"{counts.contributed} contributed, {counts.held} held already, {len(counts.refused)} refused.")
+    for path, reason in counts.refused:
         say(f"  {plain(path)}: {plain(reason)}", style="red")
     _name_left_out(found)
 
 
-def _name_left_out(found: Found, quietly: bool = False) -> None:
+def _name_left_out(found: FolderContents, quietly: bool = False) -> None:
     """Every kind with its number, and its first entries by name."""
     for kind in () if quietly else Kind:
         entries = [entry for entry in found.left_out if entry.kind is kind]
@@ -96,11 +98,11 @@ def _name(entries: Sequence[Entry]) -> None:
         say(f"  ... and {len(entries) - NAMED} more; --json names all")
 
 
-def _document(tally: Tally, found: Found, stopped: ServiceError | None) -> dict[str, Any]:
+def _document(counts: IngestCounts, found: FolderContents, stopped: ServiceError | None) -> dict[str, Any]:
     return {
-        "contributed": tally.contributed,
-        "held": tally.held,
-        "refused": [{"file": str(path), "reason": reason} for path, reason in tally.refused],
+        "contributed": counts.contributed,
+        "held": counts.held,
+        "refused": [{"file": str(path), "reason": reason} for path, reason in counts.refused],
         "left_out": [{"file": str(entry.path), "kind": entry.kind} for entry in found.left_out],
         "labels_guessed": [{"folder": str(path), "label": label} for path, label in found.guessed.items()],
         "stopped": stopped.detail if stopped is not None else None,

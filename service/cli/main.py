@@ -13,8 +13,8 @@ from service import __version__
 from service.cli import (
     auditor,
     centroids,
+    client_commands,
     demo,
-    desk,
     erase,
     evaluate,
     heartbeat,
@@ -54,8 +54,8 @@ _add(roles.settings)
 _add(ingest.ingest)
 _add(predict.predict)
 _add(erase.erase)
-_add(desk.retry)
-_add(desk.status)
+_add(client_commands.retry)
+_add(client_commands.status)
 _add(auditor.audit_command, "audit")
 _add(restore.restore_check, "restore-check")
 _add(centroids.centroids)

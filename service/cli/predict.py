@@ -12,15 +12,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from service.cli.answers import Answer, Refused, items
+from service.cli.answers import JsonAnswer, Refused, items
 from service.cli.client import Client, UrlOption, client_of
+from service.cli.concurrency import InFlightOption, chunks, in_flight
 from service.cli.contributing import MOST_BYTES
-from service.cli.flight import InFlightOption, chunks, in_flight
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, say, show
 
 OF_A_FILE = {400, 413, 415, 422, 500}  # what may be wrong with one file; other statuses are of the service as a whole
-Outcome = dict[str, Any] | str  # a prediction, or why there is none
+FileOutcome = dict[str, Any] | str  # a prediction, or why there is none
 
 
 def predict(
@@ -31,7 +31,7 @@ def predict(
     data: DataOption = None,
 ) -> None:
     """Classify images. A file that cannot be is named, and the others are answered; exit status 1 then."""
-    found: list[tuple[Path, Outcome]] = []
+    found: list[tuple[Path, FileOutcome]] = []
     stopped: Refused | None = None
     with client_of(url, data) as client:
         ask = partial(_ask, client)
@@ -48,7 +48,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print(found: Sequence[tuple[Path, Outcome]], as_json: bool) -> None:
+def _print(found: Sequence[tuple[Path, FileOutcome]], as_json: bool) -> None:
     answered = [(path, outcome) for path, outcome in found if not isinstance(outcome, str)]
     refused = [(path, outcome) for path, outcome in found if isinstance(outcome, str)]
     if as_json:
@@ -75,7 +75,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _ask(client: Client, paths: Sequence[Path]) -> list[tuple[Path, Outcome]]:
+def _ask(client: Client, paths: Sequence[Path]) -> list[tuple[Path, FileOutcome]]:
     """An outcome each, in order. Raises Refused if it is wrong with all."""
     read = [_read(path) for path in paths]
     images = [data for data in read if isinstance(data, bytes)]
@@ -95,7 +95,7 @@ def _read(path: Path) -> bytes | str:
         return f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}."
 
 
-def _classify(client: Client, images: Sequence[bytes]) -> list[Outcome]:
+def _classify(client: Client, images: Sequence[bytes]) -> list[FileOutcome]:
     """The service answers all images of a request or none: those that it names are taken out, the rest sent again."""
     try:
         return list(_post(client, images))
@@ -124,6 +124,6 @@ def _named(refused: Refused, count: int) -> dict[int, str]:
     return found
 
 
-def _post(client: Client, images: Sequence[bytes]) -> list[Answer]:
+def _post(client: Client, images: Sequence[bytes]) -> list[JsonAnswer]:
     parts = [("image", (f"{place}", image)) for place, image in enumerate(images)]
     return items(client.request("POST", "/predict", files=parts), "predictions", len(images))

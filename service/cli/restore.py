@@ -32,8 +32,8 @@ def restore_check(
     require_registry(settings)
     with loading():  # late, with torch: no other command of `oubli` waits for it
         from service.core import restore
-        from service.core.context import open_context, open_ledger
         from service.core.environment import configure
+        from service.core.opening import open_context, open_ledger
 
     other = open_ledger(ledger, s3=settings.s3, make=False) if ledger is not None else None
     configure(settings, threads=settings.training.threads)
@@ -72,7 +72,7 @@ def _tell(found: Check, again: bool, running: Sequence[str], as_json: bool) -> N
             {
                 "clean": found.is_clean,
                 "tombstones": len(found.reading.tombstones),
-                "come_back": sorted(found.held),
+                "come_back": sorted(found.returned),
                 "findings": list(found.lines()),
                 "erased_again": again,
                 "running": list(running),
@@ -89,4 +89,4 @@ def _tell(found: Check, again: bool, running: Sequence[str], as_json: bool) -> N
 def _report(found: Check) -> None:
     for line in found.lines():
         say(plain(line))
-    say(f"{len(found.reading.tombstones)} tombstones, {len(found.held)} samples have come back.")
+    say(f"{len(found.reading.tombstones)} tombstones, {len(found.returned)} samples have come back.")

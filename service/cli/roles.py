@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from service import log
+from service.cli.edge import edge_command, share_cores
 from service.cli.folder import DataOption, require_registry, settings_of
 from service.cli.printing import JsonOption, plain, print_json
-from service.core.queues import QUEUES
 from service.errors import Invalid
 from service.loading import loading
+from service.messaging.queues import QUEUES
 from service.settings import describe, load_settings
 
 PortOption = Annotated[int, typer.Option(help="Port of the API.", min=1, max=65535)]
@@ -79,20 +80,6 @@ def beat() -> None:
     """Run the timer that rings for work which nobody rang for."""
     load_settings()
     _become("beat", [])
-
-
-def share_cores() -> None:
-    """Let OpenMP threads sleep while they wait for each other; to be called before torch is imported.
-
-    They spin by default. Two processes of two threads on two cores then train 15 times slower than with one thread
-    each (measured: 6 images/s against 95; 65 with threads that sleep).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def edge_command(role: str, *arguments: str) -> list[str]:
-    """The command of a worker or of beat: the Celery edge, which the service itself never imports."""
-    return [sys.executable, "-m", "workers", role, *arguments]
 
 
 def _become(role: str, arguments: list[str]) -> None:

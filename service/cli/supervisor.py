@@ -19,8 +19,8 @@ from typing import IO
 
 from service import private
 from service.cli.children import Child, stop_all
+from service.cli.edge import edge_command, share_cores
 from service.cli.pulse import Pulse
-from service.cli.roles import edge_command, share_cores
 from service.clock import system_clock
 from service.core.access import AdminKey, ensure_admin_key, require_guarded
 from service.core.privacy import keep_private

@@ -1,1 +1,1 @@
-"""Use cases: plan, intake, erasure, training, reconcile. Each function opens its transactions and commits them."""
+"""Use cases: planning, intake, erasure, training. Each function opens its transactions and commits them."""

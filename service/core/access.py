@@ -1,4 +1,4 @@
-"""API keys: made once, kept as a digest, checked on every request; they expire, are rotated and revoked."""
+"""API keys: created once, kept as a digest, checked on every request; they expire, and can be rotated and revoked."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NOTED = timedelta(minutes=1)  # how exactly the last use of a key is known: it is written no more often
-OVERLAP = timedelta(hours=24)  # how long a key is valid beside the one that takes its place
+NOTED = timedelta(minutes=1)  # least time between two writes of a key's last use
+OVERLAP = timedelta(hours=24)  # how long a rotated key is valid beside its replacement
 LONGEST_OVERLAP = timedelta(days=90)
-FAR = 9000  # a year that no time zone carries out of what a date can hold
+FAR = 9000  # latest year of an expiry: converted to any time zone, it is still a valid date
 LONGEST_NAME = 128  # characters
 
 
@@ -42,10 +42,10 @@ def _new_secret() -> str:
 def create_key(
     registry: Registry, clock: Clock, *, scopes: Sequence[str], name: str = "", expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret, which is not to be had again.
+    """A new key and its secret, which cannot be read again later.
 
-    Raises Invalid for an unknown scope, for a name that is too long or has control characters, and for an end that has
-    passed.
+    Raises Invalid for an unknown scope, for a name that is too long or has control characters, and for an expiry in the
+    past.
     """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
@@ -62,27 +62,28 @@ def create_key(
 
 def _require_future(expires_at: datetime | None, now: datetime) -> None:
     if expires_at is not None and not (now < expires_at and expires_at.year < FAR):
-        raise Invalid(f"expires_at: {expires_at:%Y-%m-%d} is no use. Name a time to come, or none.")
+        raise Invalid(f"expires_at: {expires_at:%Y-%m-%d} is not in the future. Give a later time, or none.")
 
 
 # ----------------------------------------------------------------------------------------------------------- checks
 
 
 def check(registry: Registry, secret: str | None, scopes: Sequence[str], *, clock: Clock = system_clock) -> ApiKey:
-    """The key. Raises Unauthorized or Forbidden unless it is valid and has every scope, or `admin`."""
+    """The key with this secret. Raises Unauthorized or Forbidden unless it is valid and has every scope, or `admin`."""
     return admit(secret, look_up(registry, [secret] if secret else []), scopes, now=clock())
 
 
 def look_up(registry: Registry, presented: Iterable[str]) -> Mapping[str, ApiKey]:
-    """The keys of these secrets, without those that are unknown or revoked."""
+    """The keys with these secrets, by secret; unknown and revoked ones are left out."""
     digests = {_digest(secret): secret for secret in presented}
-    with registry.glance() as session:
+    with registry.read_one() as session:
         return {digests[digest]: key for digest, key in keys.by_digests(session, list(digests)).items()}
 
 
 def admit(secret: str | None, known: Mapping[str, ApiKey], scopes: Sequence[str], *, now: datetime) -> ApiKey:
-    """This secret's key. Raises Unauthorized or Forbidden unless it is among the known, has not expired, and has every
-    scope, or `admin`.
+    """The key with this secret, from those that `look_up` has found.
+
+    Raises Unauthorized or Forbidden unless it was found, has not expired, and has every scope, or `admin`.
     """
     if not secret:
         raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
@@ -98,30 +99,30 @@ def admit(secret: str | None, known: Mapping[str, ApiKey], scopes: Sequence[str]
 
 
 def use_is_news(key: ApiKey, now: datetime) -> bool:
-    """Whether what is on record of its last use is so old that this one is worth a write."""
+    """Whether the recorded last use is so old that this use is worth a write."""
     return key.last_used_at is None or now - key.last_used_at >= NOTED
 
 
 def note_use(registry: Registry, key_ids: Iterable[str], *, now: datetime) -> None:
-    """Record that these keys are used. Never raises: a request is not refused because this cannot be written."""
+    """Record that these keys are used now. Never raises: a request is not refused because this cannot be written."""
     try:
-        with registry.note() as session:
+        with registry.write_unfenced() as session:
             keys.note_use(session, key_ids, now=now)
     except Exception as error:  # whatever the database's reason
         log.debug("the last use of a key is not on record (%s)", type(error).__name__)
 
 
 def require_guarded(settings: Settings, host: str) -> None:
-    """Raise Misconfigured for an API that asks for no keys and listens where others than this machine's users are."""
+    """Raise Misconfigured for an API that asks for no keys and can be reached from other machines."""
     if not settings.auth and not _is_loopback(host):
         raise Misconfigured(
-            f"OUBLI_AUTH=false lets everyone in who can reach {host or 'this machine'}. Without keys the API listens "
-            "on this machine alone: --host 127.0.0.1, or leave OUBLI_AUTH as it is."
+            f"OUBLI_AUTH=false admits every client that can reach {host or 'this machine'}. Without keys the API "
+            "listens on this machine alone: --host 127.0.0.1, or leave OUBLI_AUTH as it is."
         )
 
 
 def _is_loopback(host: str) -> bool:
-    """Of a name, every address must be."""
+    """Whether a host is this machine alone; of a name, every address must be."""
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)} if host else set()
     except (OSError, UnicodeError):
@@ -129,7 +130,7 @@ def _is_loopback(host: str) -> bool:
     return bool(found) and all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found)
 
 
-# -------------------------------------------------------------------------------------------------- looking after them
+# ---------------------------------------------------------------------------------------------------------- management
 
 
 def list_keys(registry: Registry) -> list[ApiKey]:
@@ -139,13 +140,13 @@ def list_keys(registry: Registry) -> list[ApiKey]:
 
 
 def page_of_keys(registry: Registry, *, limit: int, cursor: str | None) -> Page[ApiKey]:
-    """Some of them. Raises Invalid for a cursor that no answer ever held."""
+    """A page of all keys, oldest first. Raises Invalid for a cursor that was never returned."""
     with registry.read() as session:
         return keys.page(session, limit=limit, cursor=cursor)
 
 
 def get_key(registry: Registry, given: str) -> ApiKey:
-    """The key of an id, or of the beginning of one. Raises NotFound, or Conflict if several begin like that."""
+    """The key with this id, or with an id that begins so. Raises NotFound, or Conflict if several ids begin so."""
     with registry.read() as session:
         return _find(session, given)
 
@@ -163,9 +164,9 @@ def _find(session: ReadSession, given: str) -> ApiKey:
 
 
 def revoke_key(registry: Registry, clock: Clock, given: str, *, keep_an_admin: bool = False) -> ApiKey:
-    """Refuse a key from now on; the key as it is then. Of an id or its beginning: raises as `get_key`.
+    """Refuse a key from now on; the key, revoked. `given` is an id or its beginning: raises as `get_key` does.
 
-    keep_an_admin  raise Conflict rather than revoke the last key that may make others.
+    keep_an_admin  raise Conflict rather than revoke the last key that can create others.
     """
     now = clock()
     with registry.write() as session:
@@ -177,7 +178,7 @@ def revoke_key(registry: Registry, clock: Clock, given: str, *, keep_an_admin: b
 
 
 def _other_admin(session: ReadSession, key: ApiKey | None, now: datetime) -> ApiKey | None:
-    """A valid key with the scope `admin`, the one that lives longest, that is not this one."""
+    """Another valid key with the scope `admin`: the one that expires last. None if there is none."""
     own = key.id if key is not None else None
     found = [k for k in keys.every(session) if "admin" in k.scopes and k.is_active(now) and k.id != own]
     return max(found, key=lambda k: (k.expires_at is None, k.expires_at or now), default=None)
@@ -192,13 +193,13 @@ def rotate_key(
     expires_at: datetime | None = None,
     kept_in: Path | None = None,
 ) -> tuple[ApiKey, ApiKey, str]:
-    """Put a new key in the place of another: (the old one, the new one, its secret, which is not to be had again).
+    """Replace a key: (the old key, the new key, the new secret, which cannot be read again later).
 
-    The new one has name and scopes of the old one, and lives as long as that was given, if it was to expire. Both are
-    valid for the time of the overlap. Of an id or its beginning: raises as `get_key`; Conflict for a key that is no
-    longer valid, or has been rotated already; Invalid for an end that has passed.
+    The new key has the name, the scopes and the lifetime of the old one. Both are valid during the overlap. `given` is
+    an id or its beginning: raises as `get_key` does; Conflict for a key that is no longer valid, or has been rotated
+    already; Invalid for an expiry in the past.
 
-    kept_in  a file that is given the new secret if it holds the old one: the data folder's admin key.
+    kept_in  a file to be given the new secret if it contains the old one: the data folder's admin key.
     """
     now, secret = clock(), _new_secret()
     _require_future(expires_at, now)
@@ -206,7 +207,7 @@ def rotate_key(
         old = _find(session, given)
         if not old.is_active(now) or old.replaced_by is not None:
             state = "been rotated already" if old.replaced_by is not None else "ended"
-            raise Conflict(f"Key {old.id} has {state}. Make a new one, or rotate the one that took its place.")
+            raise Conflict(f"Key {old.id} has {state}. Make a new one, or rotate the one that replaced it.")
         life = old.expires_at - old.created_at if old.expires_at is not None else None
         end = expires_at if expires_at is not None else now + life if life is not None else None
         new = keys.create(session, name=old.name, digest=_digest(secret), scopes=old.scopes, now=now, expires_at=end)
@@ -224,9 +225,10 @@ def rotate_key(
 
 @dataclass(frozen=True)
 class AdminKey:
-    """What has become of the key in the data folder: nothing; made, with this secret; or not made, for this key's sake.
+    """The outcome of `ensure_admin_key`; without either field, the key in the data folder was valid already.
 
-    instead  id of a valid admin key that somebody holds.
+    secret   of the key that was created.
+    instead  no key was created, because this valid admin key exists: its id.
     """
 
     secret: str | None = field(default=None, repr=False)
@@ -234,9 +236,9 @@ class AdminKey:
 
 
 def ensure_admin_key(registry: Registry, clock: Clock, path: Path) -> AdminKey:
-    """Leave a working admin key in `path`, readable by its owner only.
+    """Make sure that `path` contains a valid admin key, readable by its owner only.
 
-    One that was revoked or has expired is replaced only if no other valid admin key is left: its end was meant.
+    A key there that was revoked or has expired is replaced only if no other valid admin key is left.
     """
     now = clock()
     with registry.read() as session:
@@ -252,12 +254,12 @@ def ensure_admin_key(registry: Registry, clock: Clock, path: Path) -> AdminKey:
 
 
 def _read(path: Path) -> str:
-    """The secret in that file; empty, which is no key's, without one."""
+    """The secret in that file; empty without a file, which is no key's secret."""
     return path.read_text().strip() if path.is_file() else ""
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Put a secret into a file that its owner alone may read; whoever reads it sees the old one or the new one."""
+    """Write a secret to a file that its owner alone may read; a reader sees the old secret or the new one."""
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     with open(temporary, "x", opener=private.opener) as file:

@@ -1,9 +1,9 @@
-"""Does the service serve what its survivors imply, and nothing else? Recomputed from nothing, difference by difference.
+"""The audit: whether the service serves what its survivors imply, and nothing else. Reads only.
 
-Three questions, each answered without the books that the service keeps for itself. Is the plan the one that `core.plan`
-computes from the survivors, and are their pixels (on request, their embeddings) what the registry says? Is every served
-prompt the artifact it is said to be (on request, what training from nothing gives)? Is anything left that mentions an
-erased sample? Reads only.
+Three questions, each answered from the samples alone, without the service's own counts and plans. Is the plan the one
+that `core.plan` computes from the survivors, and are their pixels (on request, their embeddings) what the registry
+says? Is every served prompt the recorded artifact (on request, what training from scratch gives)? Is anything left that
+mentions an erased sample?
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from models import checkpoint
 from models.closed_form import Accumulators
 from models.embedding import Embedding, describe
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.context import Context
@@ -26,17 +26,16 @@ from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
-from service.registry import clusters, erasures, feed, prompts, replicas, samples
-from service.registry import layouts as layout_rows
+from service.registry import clusters, destructions, erasures, feed, layout_state, prompts, replicas, samples
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
-from service.registry.samples import Held
+from service.registry.samples import SurvivorRecord
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, or (`comparable` False) that cannot be told on this machine."""
+    """A difference; or, with `comparable` False, something that cannot be compared on this machine."""
 
     subject: str
     reason: str
@@ -45,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scope:
-    """How deep to look: embeddings again; prompts rebuilt: all, the first so many, or one cluster's."""
+    """What to recompute: embeddings, and prompts: all, the first so many, or one cluster's."""
 
     embeddings: bool = False
     rebuild_all: bool = False
@@ -54,41 +53,41 @@ class Scope:
 
 
 def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, done, total: None) -> Iterator[Finding]:
-    """Every difference, as it is found. A service at rest has none; one at work is reported as unfinished."""
-    tombs, failure = _read_ledger(context)  # before the registry: which then knows all of them
+    """Every difference, as it is found. A service without open work has none; open work is reported as unfinished."""
+    tombs, failure = _read_ledger(context)  # before the registry, which then knows all of these erasures
     with context.registry.read() as session:
-        held = samples.every(session)
+        survivors = samples.every(session)
         served = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in served if c.serving_key is not None])
-        strays = prompts.strays(session)
+        orphans = prompts.orphaned_members(session)
         risen = erasures.risen(session)
         erased = erasures.erased_samples(session)
-        owed = set(prompts.owed(session))
-        record = layout_rows.current(session)
-        anchors = layout_rows.anchors(session)
+        pending = set(destructions.pending(session))
+        record = layout_state.current(session)
+        anchors = layout_state.anchors(session)
         crew, marks = replicas.every(session), feed.marks(session)
     vectors: dict[str, Embedding] = {}
     sums = Accumulators(context.backbone.descriptor_width)
-    yield from _objects(context, held, scope, advance, vectors, sums)
-    yield from _replicas(context, crew, marks, sums if sums.samples == len(held) else None)
-    places = _places(context, held, vectors)
-    yield from _layout(context, held, served, record, anchors)
-    yield from _positions(held, served, places)
+    yield from _objects(context, survivors, scope, advance, vectors, sums)
+    yield from _replicas(context, crew, marks, sums if sums.samples == len(survivors) else None)
+    places = _places(context, survivors, vectors)
+    yield from _layout(context, survivors, served, record, anchors)
+    yield from _positions(survivors, served, places)
     planned = plan(
-        [Survivor(sample.digest, sample.label, place) for sample, place in zip(held, places, strict=True)],
+        [Survivor(sample.digest, sample.label, place) for sample, place in zip(survivors, places, strict=True)],
         partition=context.partition,
         backbone_digest=context.backbone.digest,
         training=context.training,
     )
-    yield from _plan(held, served, planned)
+    yield from _plan(survivors, served, planned)
     yield from _prompts(context, served, built, advance)
-    yield from _rebuilt(context, held, served, planned, built, scope, advance)
-    for key, sample_id in strays:
-        yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not held")
+    yield from _rebuilt(context, survivors, served, planned, built, scope, advance)
+    for key, sample_id in orphans:
+        yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not in the registry")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
-    owed |= {record.object} if record.object is not None else set()
-    yield from _orphans(context, held, built, owed, erased)
+    pending |= {record.object} if record.object is not None else set()
+    yield from _orphans(context, survivors, built, pending, erased)
     yield from _messages(context, erased)
     if failure is not None:
         yield Finding("ledger", failure)
@@ -104,7 +103,9 @@ def _read_ledger(context: Context) -> tuple[ledger.Reading, str | None]:
         return ledger.Reading(), unavailable.detail
 
 
-def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[PlannedCluster]) -> Iterator[Finding]:
+def _plan(
+    survivors: Sequence[SurvivorRecord], served: Sequence[Cluster], planned: Sequence[PlannedCluster]
+) -> Iterator[Finding]:
     by_region = {(cluster.lo, cluster.hi): cluster for cluster in served}
     expected = {(wanted.region.lo, wanted.region.hi) for wanted in planned}
     for cluster in served:
@@ -125,24 +126,24 @@ def _plan(held: Sequence[Held], served: Sequence[Cluster], planned: Sequence[Pla
         if found.serving_key not in (None, wanted.key) and not found.differs:
             yield Finding(f"cluster {found.id}", "serves another key than its survivors imply")
         for member in wanted.members:
-            if held[member].cluster != found.id:
-                yield Finding(f"sample {held[member].id}", f"is on the books of another cluster than {found.id}")
+            if survivors[member].cluster != found.id:
+                yield Finding(f"sample {survivors[member].id}", f"is on the books of another cluster than {found.id}")
 
 
 def _objects(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],
     sums: Accumulators,
 ) -> Iterator[Finding]:
-    """Pixels by their digest; on request what the backbone says of them, by asking again.
+    """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
-    Recorded embeddings are put into `vectors`, recorded descriptors into `sums`.
+    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`.
     """
-    for done, sample in enumerate(held, start=1):
-        advance("samples", done, len(held))
+    for done, sample in enumerate(survivors, start=1):
+        advance("samples", done, len(survivors))
         try:
             data = context.store.get(samples.object_name(sample.id))
             pixels, embedding, descriptor = sample_file.decode(data, digest=sample.digest)
@@ -166,13 +167,13 @@ def _objects(
             try:
                 sums.add(descriptor[None], [sample.label])
             except ValueError:
-                yield Finding(f"sample {sample.id}", "has a descriptor that is none of this backbone's")
+                yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
 def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
-    """Does the closed-form tier of every live replica know the survivors, and nobody else?
+    """Live replicas whose closed-form tier does not know exactly the survivors.
 
-    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has recorded none.
+    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has not recorded it.
     """
     expected = sums.digest() if sums is not None else None
     for replica in crew:
@@ -186,11 +187,11 @@ def _replicas(context: Context, crew: Sequence[Replica], marks: Marks, sums: Acc
             yield Finding(f"replica {replica.name}", "has a closed-form tier that the survivors do not imply")
 
 
-def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedding]) -> list[int]:
-    """Where everybody stands, from nothing; a sample whose file is damaged stands where it is said to."""
-    if len(vectors) < len(held) and context.partition.window(len(held)):
-        return [sample.position for sample in held]  # it may have been an anchor: the layout cannot be fitted
-    whole = [sample for sample in held if sample.id in vectors]
+def _places(context: Context, survivors: Sequence[SurvivorRecord], vectors: Mapping[str, Embedding]) -> list[int]:
+    """Positions of the survivors, recomputed; of a sample whose file is damaged, the recorded position."""
+    if len(vectors) < len(survivors) and context.partition.window(len(survivors)):
+        return [sample.position for sample in survivors]  # the damaged one may be an anchor: no layout can be fitted
+    whole = [sample for sample in survivors if sample.id in vectors]
     embeddings = np.stack([vectors[sample.id] for sample in whole]) if whole else np.empty((0, 0), np.float32)
     found = locate(
         [sample.digest for sample in whole],
@@ -199,18 +200,18 @@ def _places(context: Context, held: Sequence[Held], vectors: Mapping[str, Embedd
         partition=context.partition,
     )
     located = dict(zip((sample.id for sample in whole), found, strict=True))
-    return [located.get(sample.id, sample.position) for sample in held]
+    return [located.get(sample.id, sample.position) for sample in survivors]
 
 
 def _layout(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     served: Sequence[Cluster],
     record: LayoutInForce,
     anchors: Sequence[tuple[int, str]],
 ) -> Iterator[Finding]:
-    """Is the layout in force the one that the survivors imply, fitted on survivors only, and whole?"""
-    window = held[: context.partition.window(len(held))]
+    """Differences of the layout in force from the one that the survivors imply; damage to its file."""
+    window = survivors[: context.partition.window(len(survivors))]
     digest, wanted = layouts.wanted(context, [(sample.id, sample.digest) for sample in window])
     if record.failure is not None:
         yield Finding("partition", record.failure)
@@ -231,10 +232,12 @@ def _layout(
                 yield Finding(f"object {record.object}", "is the layout in force, and is damaged")
 
 
-def _positions(held: Sequence[Held], served: Sequence[Cluster], places: Sequence[int]) -> Iterator[Finding]:
+def _positions(
+    survivors: Sequence[SurvivorRecord], served: Sequence[Cluster], places: Sequence[int]
+) -> Iterator[Finding]:
     if any(cluster.unplanned for cluster in served):
-        return  # everybody may be about to move
-    for sample, place in zip(held, places, strict=True):
+        return  # a new layout may be about to give every sample another position
+    for sample, place in zip(survivors, places, strict=True):
         if place != sample.position:
             yield Finding(f"sample {sample.id}", "stands at another position than its embedding implies")
 
@@ -262,14 +265,14 @@ def _prompts(
 
 def _rebuilt(
     context: Context,
-    held: Sequence[Held],
+    survivors: Sequence[SurvivorRecord],
     served: Sequence[Cluster],
     planned: Sequence[PlannedCluster],
     built: dict[str, Prompt],
     scope: Scope,
     advance: Advance,
 ) -> Iterator[Finding]:
-    """Train from nothing what the plan asks for, and compare tensor bytes."""
+    """Served prompts whose tensor bytes differ from what training from scratch gives."""
     wanted = {cluster.key: cluster for cluster in planned}
     serving = [cluster for cluster in served if cluster.serving_key in wanted]
     if scope.rebuild_cluster is not None:
@@ -283,7 +286,7 @@ def _rebuilt(
             yield Finding(f"cluster {cluster.id}", "cannot be compared: trained in another environment", False)
             continue
         try:
-            members = [_member(context, held[i]) for i in wanted[prompt.key].members]
+            members = [_member(context, survivors[i]) for i in wanted[prompt.key].members]
         except (ObjectMissing, sample_file.DamagedSample, OSError):
             yield Finding(f"cluster {cluster.id}", "cannot be rebuilt: see its samples")
             continue
@@ -292,19 +295,21 @@ def _rebuilt(
             yield Finding(f"cluster {cluster.id}", f"rebuilding prompt {prompt.key} gives other bytes")
 
 
-def _member(context: Context, sample: Held) -> Member:
+def _member(context: Context, sample: SurvivorRecord) -> TrainingExample:
     pixels = sample_file.decode(context.store.get(samples.object_name(sample.id)), digest=sample.digest).pixels
-    return Member(pixels, sample.label)
+    return TrainingExample(pixels, sample.label)
 
 
 def _orphans(
-    context: Context, held: Sequence[Held], built: dict[str, Prompt], owed: set[str], erased: set[str]
+    context: Context, survivors: Sequence[SurvivorRecord], built: dict[str, Prompt], pending: set[str], erased: set[str]
 ) -> Iterator[Finding]:
-    """Objects that no row knows. A newcomer's is stored before its row: a young one may have its row in a moment, or
-    belongs to a request that was killed there; then it goes by itself (`tidy`). An erased sample's never may be there.
+    """Objects that belong to no row.
+
+    A new sample's object is stored before its row. A young object may get its row in a moment, or its request was
+    killed in between; then `tidy` deletes it. The object of an erased sample is a difference however young it is.
     """
-    known = {samples.object_name(sample.id) for sample in held}
-    known |= {prompt.object_name for prompt in built.values()} | owed
+    known = {samples.object_name(sample.id) for sample in survivors}
+    known |= {prompt.object_name for prompt in built.values()} | pending
     gone = {samples.object_name(sample_id) for sample_id in erased}
     horizon = context.clock() - UNRECORDED_KEPT
     for prefix in ("samples", "prompts", "layouts"):
@@ -323,7 +328,7 @@ def _orphans(
 
 
 def _messages(context: Context, erased: set[str]) -> Iterator[Finding]:
-    """Messages of the embedded broker that mention an erased sample; ours never mention any."""
+    """Messages of the embedded broker that mention an erased sample; no message should mention any sample."""
     folder: Path = context.settings.data_dir / "queue"
     for path in sorted(folder.rglob("*.msg")):
         text = path.read_text(errors="replace") if path.exists() else ""

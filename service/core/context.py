@@ -1,24 +1,20 @@
-"""What every use case is handed: settings, registry, store, clock and the public side of the model."""
+"""The context that every use case is given: settings, registry, store, clock and the public side of the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from models.backbone import Backbone, UnknownBackbone, load_backbone
+from models.backbone import Backbone
 from models.checkpoint import Identity
-from models.partition import Partition, make_partition
-from models.prompt import covered_pixels
+from models.partition import Partition
 from models.spec import ClosedFormSpec, TrainingSpec
-from service.artifacts import FolderStore, Store, open_store
-from service.artifacts.opening import ledger_folder
+from service.artifacts import Store
 from service.clock import Clock, system_clock
-from service.core import layouts
-from service.core.layouts import LayoutCache
+from service.core.layout_cache import LayoutCache
 from service.errors import Misconfigured
-from service.registry import clusters, spans, state
-from service.registry.engine import ConnectionOptions, ReadSession, Registry
-from service.settings import S3Settings, Settings
+from service.registry import state
+from service.registry.engine import ReadSession, Registry
+from service.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -38,96 +34,15 @@ class Context:
 
     @property
     def identity(self) -> Identity:
-        """What an artifact must have been built from."""
+        """The identity that a prompt's artifact must have to be accepted here."""
         return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
 
 
-def open_registry(settings: Settings) -> Registry:
-    """The registry, talked to as these settings say."""
-    chosen = settings.registry
-    options = ConnectionOptions(
-        pool=chosen.pool,
-        overflow=chosen.overflow,
-        connect=chosen.connect_seconds,
-        statement=chosen.statement_seconds,
-        lock=chosen.lock_seconds,
-        idle=chosen.idle_seconds,
-    )
-    registry = Registry(settings.database, options)
-    if settings.tracing:
-        spans.observe(registry)
-    return registry
-
-
-def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: bool = False) -> Context:
-    """Load the backbone, open registry and store, and bind them to each other.
-
-    Raises Misconfigured; Unavailable if the store does not answer.
-
-    read_only  change nothing: settings other than those that the registry was made with are refused.
-    """
-    try:
-        backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)
-    except UnknownBackbone as error:
-        raise Misconfigured(str(error)) from error
-    training = settings.training.spec()
-    try:
-        covered_pixels(training.prompt, backbone.input_size)
-        partition = make_partition(
-            settings.partition.spec(),
-            backbone.prototypes,
-            centroids=settings.partition.read_centroids(),
-            cache=settings.cache,
-        )
-    except ValueError as error:
-        raise Misconfigured(str(error)) from error
-    store = open_store(settings.store_url, folder=settings.data_dir / "objects", s3=settings.s3, read_only=read_only)
-    context = Context(
-        settings=settings,
-        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url, s3=settings.s3),
-        registry=open_registry(settings),
-        store=store,
-        backbone=backbone,
-        partition=partition,
-        training=training,
-        closed_form=settings.closed_form.spec(),
-        clock=clock,
-    )
-    try:
-        check_bound(context) if read_only else bind(context)
-    except BaseException:
-        context.registry.close()
-        raise
-    return context
-
-
-def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
-    """The store of an erasure ledger. Raises Misconfigured; Unavailable if a bucket's server does not answer.
-
-    make  False: it must be there. A place that holds no ledger would say that nothing was ever erased.
-    """
-    folder = ledger_folder(url)
-    if folder is None:
-        bucket = open_store(url, folder=Path(), s3=s3, read_only=not make)
-        if not make and next(iter(bucket.names("ledger")), None) is None:
-            raise Misconfigured(f"There is no ledger in {url}: it holds nothing under `ledger`.")
-        return bucket
-    try:
-        if not make and not (folder / "ledger").is_dir():
-            raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")
-        return FolderStore(folder)
-    except OSError as error:
-        raise Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).") from None
-
-
-def check_bound(context: Context) -> None:
-    """Raise Misconfigured unless the registry was made with these settings."""
-    with context.registry.read() as session:
-        require_bound(context, session)
-
-
 def require_bound(context: Context, session: ReadSession) -> None:
-    """The same within a transaction: another process may have bound the registry to other settings meanwhile."""
+    """Raise Misconfigured unless the registry was made with these settings.
+
+    Within a transaction that writes: another process may have bound the registry to other settings meanwhile.
+    """
     made_with = state.made_with(session)
     ours = (context.backbone.digest, context.partition.digest, context.training.digest())
     if made_with != ours:
@@ -137,43 +52,3 @@ def require_bound(context: Context, session: ReadSession) -> None:
             f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "
             "runs with; nothing has been changed."
         )
-
-
-def bind(context: Context) -> None:
-    """Record what the registry is made with; make every plan anew where that has changed.
-
-    Another partition is put in force by a worker, in one move (`core.move`); until then the old one is.
-    Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
-    """
-    with context.registry.write(exclusive=True) as session:
-        row = state.ensure(session)
-        if row.backbone_digest not in (None, context.backbone.digest):
-            raise Misconfigured(
-                f"This registry was made with backbone {row.backbone_name!r} (digest "
-                f"{(row.backbone_digest or '')[:12]}); these settings name {context.backbone.name!r} (digest "
-                f"{context.backbone.digest[:12]}). Use the old one, or another data folder; nothing has been changed."
-            )
-        if row.backbone_digest is None and context.settings.store_url is not None:
-            _require_empty(context)
-        digests = (context.partition.digest, context.training.digest())
-        if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
-            clusters.forget_plans(session)
-        row.backbone_digest = context.backbone.digest
-        row.backbone_name = context.backbone.name
-        row.partition_digest, row.training_digest = digests
-        session.flush()
-        if not clusters.every(session) and row.layout_digest != context.partition.line_digest:
-            layout = layouts.public(context)
-            artifact = layouts.put_in_force(context, session, context.partition.line_digest, layout)
-            if artifact is not None:
-                context.store.put(artifact.name, artifact.data)
-
-
-def _require_empty(context: Context) -> None:
-    """A new registry knows none of what lies in a store: as another service's it would be destroyed by `tidy`."""
-    for prefix in ("samples", "prompts", "layouts"):
-        if next(iter(context.store.names(prefix)), None) is not None:
-            raise Misconfigured(
-                f"This registry is new, and {context.settings.store_url} holds {prefix} of another one. Use that "
-                "registry, or a prefix of its own for this one; nothing has been changed."
-            )

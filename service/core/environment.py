@@ -1,4 +1,4 @@
-"""The environment that this process computes in: made deterministic, proven so, and compared with the prompts' own."""
+"""The computing environment of this process: made deterministic, proven so, and compared with that of the prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from models import checkpoint, determinism, memory
 from models.embedding import BATCH, embed
-from models.training import Member, train
+from models.training import TrainingExample, train
 from service.core.context import Context
 from service.errors import Misconfigured
 from service.registry import clusters, prompts
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def configure(settings: Settings, *, threads: int) -> None:
-    """Make bits repeat in this process, and batches cheap. Raises Misconfigured where bits would not repeat."""
+    """Make results repeat to the bit in this process, and keep freed memory. Raises Misconfigured if they would not."""
     memory.keep_freed()
     try:
         determinism.configure(threads=threads, device=settings.device)
@@ -30,14 +30,14 @@ def configure(settings: Settings, *, threads: int) -> None:
 def prove(context: Context) -> None:
     """Train and embed the same noise twice, as a worker starts. Raises Misconfigured if bits differ.
 
-    Catches what no list of variables can: a layer of this backbone that has no deterministic implementation on this
-    device (PyTorch says so), or one that claims to have and has not.
+    This finds a layer of the backbone that has no deterministic implementation on this device (PyTorch raises), and one
+    that PyTorch takes for deterministic and that is not.
     """
     random = np.random.default_rng(0)
     size = context.backbone.input_size
     noise = [random.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(BATCH)]
     once = dataclasses.replace(context.training, epochs=1)
-    members = [Member(pixels, label) for pixels, label in zip(noise, ("a", "b"), strict=False)]
+    members = [TrainingExample(pixels, label) for pixels, label in zip(noise, ("a", "b"), strict=False)]
     images = [context.backbone.preprocessing.resize(pixels) for pixels in noise]
     try:
         with determinism.unwritten_memory_is_nan():
@@ -52,17 +52,17 @@ def prove(context: Context) -> None:
         what = "training" if len(trained) > 1 else "an embedding"
         raise Misconfigured(
             f"With backbone {context.backbone.name} on {context.settings.device}, {what} does not repeat to the bit: "
-            "nothing that is built here could be proven. Use another device or backbone."
+            "no prompt that is built here could be verified. Use another device or backbone."
         )
 
 
 def fingerprint(context: Context) -> dict[str, str]:
-    """The environment that this process trains in."""
+    """The fingerprint of the environment that this process trains in."""
     return determinism.fingerprint(threads=context.settings.training.threads, device=context.settings.device)
 
 
 def meet(context: Context) -> int:
-    """As a worker starts: have prompts of other environments built again, if that is the policy; how many."""
+    """Schedule prompts of other environments to be built again, if `training.on_new_environment` says so; how many."""
     if context.settings.training.on_new_environment == "keep":
         return 0
     ours = fingerprint(context)

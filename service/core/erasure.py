@@ -1,7 +1,8 @@
 """Accepting erasures, and quoting them.
 
-Accepting is one transaction: rows gone, every prompt that has seen them withdrawn, the serving epoch moved on. What
-follows (planning, destroying bytes, retraining) is owed on record and done by `core.reconcile` and the workers.
+Accepting is one transaction: the samples' rows are deleted, every prompt that has seen them is withdrawn, the serving
+epoch moves on. The rest (planning, deleting bytes, retraining) is recorded as open work for `core.reconcile` and the
+workers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,20 @@ from datetime import timedelta
 from service import tracing
 from service.core import layouts
 from service.core.context import Context
-from service.core.recut import CountFromClusters
+from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
-from service.registry import clusters, erasures, feed, idempotency, progress, prompts, samples, state
-from service.registry import layouts as layout_rows
+from service.registry import (
+    clusters,
+    destructions,
+    erasure_progress,
+    erasures,
+    feed,
+    idempotency,
+    layout_state,
+    prompts,
+    samples,
+    state,
+)
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
 
@@ -26,11 +37,11 @@ TRIES = 5
 
 
 class _Raced(Exception):
-    """Another erasure took one of these samples first."""
+    """Another erasure has deleted one of these samples first."""
 
 
 def erase_sample(context: Context, sample_id: str) -> Erasure:
-    """Forget one sample. Raises NotFound, also once it has been forgotten."""
+    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for(session, sample_id)
@@ -42,7 +53,7 @@ def erase_sample(context: Context, sample_id: str) -> Erasure:
 
 
 def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = None) -> Erasure:
-    """Forget everything one owner ever gave. Raises NotFound if there is nothing."""
+    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for_owner(session, owner)
@@ -55,7 +66,7 @@ def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = N
 
 
 def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_key: str | None = None) -> Erasure:
-    """Forget these samples, all or none. Raises NotFound, naming those that are not held."""
+    """Accept the erasure of these samples, all or none. Raises NotFound, naming those that do not exist."""
 
     def find(session: ReadSession) -> list[Sample]:
         found = samples.find(session, sample_ids)
@@ -68,7 +79,7 @@ def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_ke
 
 
 def require_all(sample_ids: Sequence[str], found: Sequence[Sample]) -> None:
-    """Raise NotFound, naming up to ten ids that are not held."""
+    """Raise NotFound, naming up to ten ids that were not found."""
     missing = sorted(set(sample_ids) - {sample.id for sample in found})
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
@@ -102,12 +113,12 @@ def _accept(
 
 
 def replay(context: Context, session: WriteSession, tombstone: Tombstone) -> Erasure | None:
-    """Accept an erasure again that a restored registry has forgotten, under its old id if that is not known.
+    """Accept an erasure again that a restored registry has lost; under its old id, unless that is on record.
 
-    None if there is nothing to forget, and the erasure is on record.
+    None if the erasure is on record and nothing of its samples has come back.
 
-    In an exclusive transaction, so that nobody replays it at the same time. Samples that are not held count as well: a
-    prompt may have seen them, an object of theirs may be there.
+    In an exclusive transaction, so that no other process replays it at the same time. Samples without a row count as
+    well: a prompt may have seen them, and their objects may exist.
     """
     found = samples.find(session, tombstone.samples)
     is_back = found or prompts.containing(session, tombstone.samples)
@@ -124,46 +135,65 @@ def _erase(
     owner: str | None = None,
     replayed: Tombstone | None = None,
 ) -> Erasure:
-    """The accepting transaction. Cluster rows are locked in the order of their ids, as everywhere."""
+    """The accepting transaction: once it commits, nothing that knows the samples is used any more.
+
+    1. Lock the clusters concerned, in the order of their ids, as every transaction does.
+    2. End the trainings of clusters that lose samples, and delete the samples' rows.
+    3. Withdraw every prompt that has seen one of the samples.
+    4. Move the serving epoch on, so that no replica answers with what was withdrawn.
+    5. Forget the digests of the requests that made the samples.
+    6. Record the erasure, with the clusters that it changes.
+    7. Schedule the deletion of prompts, of the samples' objects and of what ended trainings have stored.
+    8. Number the removals for the closed-form tiers of all replicas.
+
+    replayed  accept again the erasure of this tombstone, which the registry has lost with a restored backup.
+    """
     now = context.clock()
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
+    # 1. Lock the clusters.
     gone = Counter(sample.cluster for sample in found)
     clusters.lock(session, list(gone), serving=prompts.containing(session, ids))
+    # 2. End trainings, delete rows.
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
         raise _Raced
+    # 3. Withdraw the prompts.
     seen_by = prompts.containing(session, ids)
     withdrawn = clusters.withdraw(session, seen_by, now=now)
     if replayed is not None:  # a restored prompt may have seen samples whose rows were not restored
         leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
-    # An anchor has no say any more in where others are routed.
-    if layout_rows.forget_anchors(session, ids) or withdrawn:
+    # 4. Move the serving epoch on. An erased anchor no longer has a say in where other samples are routed.
+    if layout_state.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)
+    # 5. Forget requests.
     idempotency.forget_requests(session, ids)
+    # 6. Record the erasure.
     erasure_id = erasures.create(
         session,
         owner=owner,
         sample_ids=ids,
-        touched={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
+        affected={cluster: withdrawn.get(cluster) for cluster in sorted({*gone, *withdrawn})},
         now=now,
         due=timedelta(days=context.settings.erasure_due_days),
         known_as=replayed if replayed and erasures.get(session, replayed.erasure) is None else None,
     )
-    if not gone and not withdrawn:  # no plan is out of date: none will come to take note of it
-        progress.note_planned(session, erasure_id, epoch=state.epoch(session))
+    if not gone and not withdrawn:  # no plan is out of date, so no new plan will take note of this erasure
+        erasure_progress.note_planned(session, erasure_id, epoch=state.epoch(session))
+    # 7. Schedule deletions.
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
-    prompts.owe_destruction(session, objects, erasure_id=erasure_id)
+    destructions.schedule(session, objects, erasure_id=erasure_id)
     prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)
+    # 8. Number the removals: last, because other transactions wait for the numbers.
     feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
     accepted = erasures.get(session, erasure_id)
-    assert accepted is not None  # made three lines above
+    assert accepted is not None  # made in step 6
     return accepted
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What an erasure would cost. `seconds` is None before anything has been trained."""
+    """The estimated cost of an erasure. `seconds` is None before anything has been trained."""
 
     samples: int
     clusters: tuple[str, ...]
@@ -173,9 +203,9 @@ class Quote:
 
 
 def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None = None) -> Quote:
-    """Cut the line as it would be, and count what would have to be retrained. Changes nothing.
+    """The cost of an erasure: cuts the line as it would be cut, and counts samples to be trained on. Changes nothing.
 
-    Where the erasure would change a fitted layout, everybody may move: then the quote is everything, an upper bound.
+    Where the erasure would change a fitted layout, any sample may move: then the quote is an upper bound, everything.
     """
     with context.registry.read() as session:
         if owner is not None:
@@ -189,37 +219,37 @@ def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None
 
 
 def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Quote:
-    held = clusters.every(session)
-    count = CountFromClusters(session, held)
+    existing = clusters.every(session)
+    count = CountFromClusters(session, existing)
     places = sorted(sample.position for sample in found)
 
     def left(lo: int, hi: int) -> int:
         return count(lo, hi) - (bisect_left(places, hi) - bisect_left(places, lo))
 
-    regions = {(cluster.lo, cluster.hi) for cluster in held}
-    touched = {sample.cluster for sample in found}
-    everybody = sum(cluster.samples for cluster in held) - len(found)
+    regions = {(cluster.lo, cluster.hi) for cluster in existing}
+    affected = {sample.cluster for sample in found}
+    remaining = sum(cluster.samples for cluster in existing) - len(found)
     retrained = 0
     gone = [sample.id for sample in found]
-    if layout_rows.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
-        touched, retrained = {cluster.id for cluster in held if cluster.samples}, everybody
+    if layout_state.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
+        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, remaining
     else:
         for region in context.partition.cut(left):
             if (region.lo, region.hi) not in regions or left(*region) != count(*region):
                 retrained += left(*region)
-                touched |= {c.id for c in held if c.lo < region.hi and region.lo < c.hi and c.samples}
+                affected |= {c.id for c in existing if c.lo < region.hi and region.lo < c.hi and c.samples}
     epochs = context.training.epochs
-    pace = _seconds_per_sample_epoch(session, held)
+    pace = _seconds_per_sample_epoch(session, existing)
     return Quote(
         samples=len(found),
-        clusters=tuple(sorted(touched)),
+        clusters=tuple(sorted(affected)),
         sample_epochs=retrained * epochs,
         seconds=retrained * epochs * pace if pace is not None else None,
-        full_sample_epochs=everybody * epochs,
+        full_sample_epochs=remaining * epochs,
     )
 
 
-def _seconds_per_sample_epoch(session: ReadSession, held: Sequence[Cluster]) -> float | None:
-    built = prompts.get(session, [c.serving_key for c in held if c.serving_key]).values()
+def _seconds_per_sample_epoch(session: ReadSession, existing: Sequence[Cluster]) -> float | None:
+    built = prompts.get(session, [c.serving_key for c in existing if c.serving_key]).values()
     work = sum(prompt.sample_epochs for prompt in built)
     return sum(prompt.seconds for prompt in built) / work if work else None

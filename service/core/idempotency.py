@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request repeated is answered with what its first run made."""
+"""`Idempotency-Key`: a repeated request is answered with the resource that the first one made."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from service.core.text import check_text
 from service.errors import Conflict, Invalid
 from service.registry import idempotency
 
-# After that, the first request is taken for dead (one that lives on makes nothing, `idempotency.finish`); also that far
-# ahead of now, where the clock was set back.
+# After this time the first request counts as dead; if it is still running, `idempotency.finish` stops it from making
+# anything. A start that far in the future counts as well: the clock was set back.
 RUNNING = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """key_digest  to be finished by the transaction that makes the resource; None without an `Idempotency-Key`.
-    resource_id  what the first request made, if this is not the first.
+    """What is known of a request's `Idempotency-Key`.
+
+    key_digest   for the transaction that makes the resource, to be finished there; None without a key.
+    resource_id  of the resource that the first request made, if this is not the first.
     """
 
     key_digest: str | None = None
@@ -30,15 +32,16 @@ class Ticket:
 
 
 def request_digest(*parts: bytes) -> str:
-    """Digest of what makes two requests the same."""
+    """Digest of the parts that two repeated requests must have in common."""
     return sha256(b"oubli/request/1", *parts)
 
 
 @contextmanager
 def once(context: Context, route: str, key: str | None, digest: str, *, caller: str) -> Iterator[Ticket]:
-    """Run the block under this key; if it raises, the key is free again. Keys of different callers never meet.
+    """Run the block under this key; if the block raises, the key is free again. Each caller has keys of its own.
 
-    Raises Invalid if the key came with another request, Conflict while that is running or if its sample is erased.
+    Raises Invalid if the key came with another request before; Conflict while the first request is running, or if its
+    sample has been erased.
     """
     if key is None:
         yield Ticket()
@@ -52,12 +55,12 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     try:
         yield Ticket(key_digest=key_digest)
     finally:
-        with context.registry.note() as session:
+        with context.registry.write_unfenced() as session:
             idempotency.abandon(session, key_digest)  # of no effect once it is finished
 
 
 def _one_spelling(key: str) -> str:
-    """The key as other text is kept. HTTP hands headers over byte by byte (Latin-1); what clients mean is UTF-8."""
+    """The key, normalised like other text. Headers arrive decoded as Latin-1; clients mean UTF-8."""
     with suppress(UnicodeError):
         key = key.encode("latin-1").decode()
     try:
@@ -68,7 +71,7 @@ def _one_spelling(key: str) -> str:
 
 def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     now = context.clock()
-    with context.registry.note() as session:
+    with context.registry.write_unfenced() as session:
         first = idempotency.begin(session, key_digest, digest, now=now)
         if first is not None and first.resource_id is None and abs(now - first.created_at) > RUNNING:
             idempotency.abandon(session, key_digest)

@@ -1,4 +1,4 @@
-"""Taking samples in: decoded, embedded and located before the transaction; stored, then recorded, in it."""
+"""Recording new samples: located and stored before the transaction, recorded in it."""
 
 from __future__ import annotations
 
@@ -18,47 +18,30 @@ from models.image import Pixels
 from service import tracing
 from service.core import layouts, sample_file
 from service.core.context import Context
-from service.core.held import Held, Roll, Twin, untwinned
+from service.core.duplicates import AlreadyRecorded, DuplicateCheck, RepeatedInRequest, resolve_repeats
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Conflict, Invalid, ServiceError, Unavailable
-from service.registry import clusters, feed, idempotency, samples
-from service.registry import layouts as layout_rows
+from service.registry import clusters, feed, idempotency, layout_state, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Sample
 
 log = logging.getLogger(__name__)
 
-_ENCODED = 32 << 20  # bytes of encoded samples that are held at once, beside their pixels
+_ENCODED = 32 << 20  # bytes of encoded samples in memory at once, beside their pixels
 WHOLE_LINE = (0, 2**63 - 1)
 TRIES = 5
 
 
 @dataclass(frozen=True)
-class Upload:
-    """An image as it came, and what the sender says of it."""
+class NewSample:
+    """A decoded and described image that is ready to be recorded as a sample.
 
-    data: bytes
-    label: str
-    owner: str
-    unless_held: int | None = None  # see Newcomer
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded image."""
+    digest       of the pixels (`models.image.pixel_digest`).
+    unless_held  do not record it if so many samples of its owner under its label are this very image.
+    """
 
     pixels: Pixels
     digest: str
-
-
-@dataclass(frozen=True)
-class Newcomer:
-    """A sample that is ready to be recorded.
-
-    unless_held  it is not to be, if so many samples of its owner under its label are this very picture.
-    """
-
-    picture: Picture
     embedding: Embedding
     descriptor: Descriptor
     label: str
@@ -68,21 +51,22 @@ class Newcomer:
 
 @tracing.traced("take in")
 def take_in(
-    context: Context, newcomers: Sequence[Newcomer], *, idempotency_key: str | None = None
-) -> list[Sample | Held | ServiceError]:
-    """Store and record newcomers in order, in one transaction; for each, the sample or why not.
+    context: Context, new_samples: Sequence[NewSample], *, idempotency_key: str | None = None
+) -> list[Sample | AlreadyRecorded | ServiceError]:
+    """Store new samples and record them in order, in one transaction; for each the sample, or why it is refused.
 
-    Objects are written first: what the registry knows is always in the store. If the transaction fails they are
-    destroyed again. `idempotency_key` (a digest) is tied to the one sample, in the same transaction.
+    Objects are stored first, so every recorded sample has its object. If the transaction fails, they are deleted again.
+
+    idempotency_key  digest of the request's key, which the transaction ties to its one sample.
     """
-    ids = _ids(len(newcomers))
+    ids = _ids(len(new_samples))
     begun = context.clock()
     written: list[str] = []
     try:
-        sound = [pair for pair in zip(ids, newcomers, strict=True) if _flaw(pair[1]) is None]
+        sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, newcomers, ids, idempotency_key, begun=begun)
+        results = _record(context, new_samples, ids, idempotency_key, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -92,16 +76,16 @@ def take_in(
 
 
 def _ids(count: int) -> list[str]:
-    """UUIDs of version 7 (RFC 9562), all ending alike: their objects then share a folder of `FolderStore`.
+    """UUIDs of version 7 (RFC 9562) with the same last byte: their objects then share a folder of `FolderStore`.
 
-    A new file in each of 200 folders costs twice what 200 in one do. 66 random bits in every millisecond remain.
+    200 new files in 200 folders cost twice what 200 in one folder do. 66 random bits in every millisecond remain.
     """
     end = secrets.token_hex(1)
     return [f"{str(uuid7())[:-2]}{end}" for _ in range(count)]
 
 
 def _destroy(context: Context, names: Sequence[str]) -> None:
-    """What is on no record. What the store does not destroy just now, `tidy` will: no answer depends on it."""
+    """Delete objects that are not recorded. Those that the store cannot delete now are left to `tidy`."""
     try:
         for name in names:
             context.store.delete(name)
@@ -109,12 +93,12 @@ def _destroy(context: Context, names: Sequence[str]) -> None:
         log.warning("unrecorded objects cannot be destroyed just now: %s", error.strerror)
 
 
-def _store(context: Context, sound: Sequence[tuple[str, Newcomer]]) -> None:
-    """Many at once, and never a copy of more than `_ENCODED` bytes of pixels, or one picture, beside themselves."""
+def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
+    """Store many samples at once; never more than `_ENCODED` bytes, or one sample, encoded at a time."""
     part: list[tuple[str, bytes]] = []
     size = 0
-    for sample_id, newcomer in sound:
-        data = sample_file.encode(newcomer.picture.pixels, newcomer.embedding, newcomer.descriptor)
+    for sample_id, new_sample in sound:
+        data = sample_file.encode(new_sample.pixels, new_sample.embedding, new_sample.descriptor)
         if part and size + len(data) > _ENCODED:
             context.store.put_many(part)
             part, size = [], 0
@@ -124,11 +108,11 @@ def _store(context: Context, sound: Sequence[tuple[str, Newcomer]]) -> None:
 
 
 def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Sequence[str], *, doubtful: bool) -> None:
-    """After a failed transaction. A commit may have succeeded and only its acknowledgement be lost: ask.
+    """Delete objects after a failed transaction, but those of samples that are recorded: the commit may have succeeded.
 
-    If the registry does not answer, the objects stay until `destroy_unrecorded` can ask.
+    If the registry does not answer, the objects stay until `destroy_unrecorded` can ask it.
 
-    doubtful  The commit may even be under way still: ask when nobody else writes.
+    doubtful  the commit may still be under way: ask in an exclusive transaction.
     """
     with suppress(Exception):
         with context.registry.write(exclusive=True) if doubtful else context.registry.read() as session:
@@ -136,10 +120,10 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
         _destroy(context, [name for name in written if name not in recorded])
 
 
-def _flaw(newcomer: Newcomer) -> Invalid | None:
-    """Why this one cannot be located by anything."""
+def _flaw(new_sample: NewSample) -> Invalid | None:
+    """Why this sample has no place in any layout; None if it has."""
     try:
-        check(newcomer.embedding, newcomer.descriptor)
+        check(new_sample.embedding, new_sample.descriptor)
     except DegenerateEmbedding as error:
         return Invalid(str(error))
     return None
@@ -147,31 +131,32 @@ def _flaw(newcomer: Newcomer) -> Invalid | None:
 
 @dataclass(frozen=True)
 class _Located:
-    """Where newcomers stand, or why not, in the layout of that digest."""
+    """Positions of new samples in the layout of that digest, or why a sample has none."""
 
     layout: str | None
     positions: Sequence[int | ServiceError]
 
 
-def _locate(context: Context, newcomers: Sequence[Newcomer]) -> _Located:
-    """While positions mean nothing, any will do: everybody is about to be located anew."""
+def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
+    """Positions in the layout in force. Without one they are 0, of no meaning: all samples are to be located anew."""
     digest, layout = layouts.in_force(context)
-    positions: list[int | ServiceError] = [_flaw(newcomer) or 0 for newcomer in newcomers]
+    positions: list[int | ServiceError] = [_flaw(new_sample) or 0 for new_sample in new_samples]
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
-        embeddings = np.stack([newcomers[place].embedding for place in sound])
-        digests, owners = zip(*((newcomers[i].picture.digest, newcomers[i].owner) for i in sound), strict=True)
+        embeddings = np.stack([new_samples[place].embedding for place in sound])
+        digests, owners = zip(*((new_samples[i].digest, new_samples[i].owner) for i in sound), strict=True)
         found = layout.locate(embeddings, digests, owners)
         for place, position in zip(sound, found.tolist(), strict=True):
             positions[place] = position
     return _Located(digest if layout is not None else None, positions)
 
 
-_Place = int | Held | Twin | ServiceError  # a position; or why nothing is recorded
+_Place = int | AlreadyRecorded | RepeatedInRequest | ServiceError  # a position; or why nothing is recorded
 
 
 class _MustBeAlone(Exception):
-    """There is no cluster yet, or others bring copies of the same picture just now: not with others at once."""
+    """There is no cluster yet, or other requests are recording copies of the same image: an exclusive transaction is
+    needed."""
 
 
 class _Moved(Exception):
@@ -180,22 +165,22 @@ class _Moved(Exception):
 
 def _record(
     context: Context,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
     begun: datetime,
-) -> list[Sample | Held | ServiceError]:
+) -> list[Sample | AlreadyRecorded | ServiceError]:
     exclusive = False
     for _ in range(TRIES):
-        located = _locate(context, newcomers)
+        located = _locate(context, new_samples)
         try:
             with context.registry.write(exclusive=exclusive) as session:
-                results = _record_all(context, session, newcomers, ids, located, exclusive=exclusive)
+                results = _record_all(context, session, new_samples, ids, located, exclusive=exclusive)
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
                 if context.clock() - begun > UNRECORDED_KEPT / 2:
-                    _store_again(context, newcomers, results)
+                    _store_again(context, new_samples, results)
             return results
         except _MustBeAlone:
             exclusive = True
@@ -205,76 +190,76 @@ def _record(
 
 
 def _store_again(
-    context: Context, newcomers: Sequence[Newcomer], results: Sequence[Sample | Held | ServiceError]
+    context: Context, new_samples: Sequence[NewSample], results: Sequence[Sample | AlreadyRecorded | ServiceError]
 ) -> None:
-    """The clock has leapt, or the machine slept: `tidy` may have taken the objects for a dead process's.
+    """Store the objects again: the clock has leapt or the machine slept, and `tidy` may have deleted them as abandoned.
 
-    Within the transaction that records them, while which it destroys nothing.
+    To be called within the transaction that records the samples, during which `tidy` deletes nothing.
     """
-    pairs = zip(newcomers, results, strict=True)
-    _store(context, [(result.id, newcomer) for newcomer, result in pairs if isinstance(result, Sample)])
+    pairs = zip(new_samples, results, strict=True)
+    _store(context, [(result.id, new_sample) for new_sample, result in pairs if isinstance(result, Sample)])
 
 
 def _record_all(
     context: Context,
     session: WriteSession,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     ids: Sequence[str],
     located: _Located,
     *,
     exclusive: bool,
-) -> list[Sample | Held | ServiceError]:
+) -> list[Sample | AlreadyRecorded | ServiceError]:
     most = context.partition.max_copies
-    if layout_rows.digest(session) != located.layout:
+    if layout_state.digest(session) != located.layout:
         raise _Moved
-    roll = Roll(session, [((one.owner, one.label, one.picture.digest), one.unless_held) for one in newcomers])
-    known = [one or position for one, position in zip(roll.found, located.positions, strict=True)]
-    places = _refuse_copies(context, session, newcomers, known)
-    taken = zip(newcomers, places, strict=True)
-    owners = samples.ensure_owners(session, (newcomer.owner for newcomer, place in taken if isinstance(place, int)))
+    duplicates = DuplicateCheck(session, [((one.owner, one.label, one.digest), one.unless_held) for one in new_samples])
+    known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
+    places = _refuse_copies(context, session, new_samples, known)
+    taken = zip(new_samples, places, strict=True)
+    owners = samples.ensure_owners(session, (new_sample.owner for new_sample, place in taken if isinstance(place, int)))
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
     results = [
-        _sample(newcomer, sample_id, place, cluster, now) if isinstance(place, int) else place
-        for newcomer, sample_id, place, cluster in zip(newcomers, ids, places, located_in, strict=True)
+        _sample(new_sample, sample_id, place, cluster, now) if isinstance(place, int) else place
+        for new_sample, sample_id, place, cluster in zip(new_samples, ids, places, located_in, strict=True)
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
     samples.insert_all(session, accepted, owners)
     arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
-    for cluster, count in sorted(arrivals.items()):  # one order of locks for everyone
+    for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
         clusters.added(session, cluster, count, settles_at=settles_at, now=now)
-    # An owner's copies share a cluster, which is locked by now: what others have added meanwhile can be seen.
-    if not exclusive and most is not None and _most_copies(session, newcomers) > most:
+    # An owner's copies share a cluster, which is locked by now: copies that other requests have added are visible.
+    if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone
-    if not exclusive and roll.is_outdated(session):
+    if not exclusive and duplicates.is_outdated(session):
         raise _MustBeAlone
     feed.note_additions(session, [sample.id for sample in accepted])
-    return untwinned(results)
+    return resolve_repeats(results)
 
 
 def _refuse_copies(
     context: Context,
     session: WriteSession,
-    newcomers: Sequence[Newcomer],
+    new_samples: Sequence[NewSample],
     positions: Sequence[_Place],
 ) -> list[_Place]:
-    """The positions, with a Conflict in place of those that are one copy of a picture too many of its owner.
+    """The positions, with a Conflict in place of each copy of an image that is one too many for its owner.
 
-    What others hold is not looked at: a refusal would tell of it, and anybody could spoil a picture for everybody else.
+    Other owners' copies do not count: a refusal would reveal them, and one owner could block an image for all others.
     """
     most = context.partition.max_copies
     if most is None:
         return list(positions)
-    coming = samples.copies(session, map(_copy, newcomers))  # and those before, here
+    coming = samples.copies(session, map(_copy, new_samples))  # and those before it in this request
     places: list[_Place] = []
-    for newcomer, position in zip(newcomers, positions, strict=True):
+    for new_sample, position in zip(new_samples, positions, strict=True):
         if isinstance(position, int):
-            copy = _copy(newcomer)
+            copy = _copy(new_sample)
             if coming[copy] >= most:
                 position = Conflict(
-                    f"{most} copies of this very image are held for this owner already; more could not be divided into "
-                    "clusters of the allowed size."
+                    f"This owner has {most} copies of this very image already; more could not be divided into clusters "
+                    "of the allowed size."
                 )
             else:
                 coming[copy] += 1
@@ -282,18 +267,21 @@ def _refuse_copies(
     return places
 
 
-def _most_copies(session: WriteSession, newcomers: Sequence[Newcomer]) -> int:
-    """Of what is coming: how often an owner has what they have most often."""
-    return max(samples.copies(session, map(_copy, newcomers)).values(), default=0)
+def _most_copies(session: WriteSession, new_samples: Sequence[NewSample]) -> int:
+    """The largest number of copies that an owner has of one of these images."""
+    return max(samples.copies(session, map(_copy, new_samples)).values(), default=0)
 
 
-def _copy(newcomer: Newcomer) -> tuple[str, str]:
-    """Whose it is, and which picture: what one owner may give so often, and no more."""
-    return newcomer.owner, newcomer.picture.digest
+def _copy(new_sample: NewSample) -> tuple[str, str]:
+    """(owner, image digest): what `partition.max_copies` limits."""
+    return new_sample.owner, new_sample.digest
 
 
 def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
-    """The cluster that covers each position, "" for what has none. While there is none, one for all is made: alone."""
+    """The cluster that covers each position; "" where there is no position.
+
+    The first samples make the first cluster, in an exclusive transaction. Raises _MustBeAlone in any other.
+    """
     positions = [place for place in places if isinstance(place, int)]
     covered = clusters.covering(session, positions)
     if None in covered and not exclusive:
@@ -304,12 +292,12 @@ def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: 
     return [next(found) or first if isinstance(place, int) else "" for place in places]
 
 
-def _sample(newcomer: Newcomer, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
+def _sample(new_sample: NewSample, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
     return Sample(
         id=sample_id,
-        owner=newcomer.owner,
-        label=newcomer.label,
-        digest=newcomer.picture.digest,
+        owner=new_sample.owner,
+        label=new_sample.label,
+        digest=new_sample.digest,
         cluster=cluster,
         created_at=now,
         position=position,

@@ -1,7 +1,7 @@
-"""What positions on record mean: restoring the layout in force, and knowing which one the survivors imply.
+"""Layouts: what recorded positions mean. Restoring the layout in force, and computing which one the survivors imply.
 
-A process reads the registry by the layout that is in force there, whatever its own settings want. The two differ after
-a change of settings, and whenever a fitted layout's anchors have changed; then `core.move` brings them together.
+A process reads positions by the layout that the registry says is in force, whatever its own settings ask for. The two
+differ after a change of settings, and when a fitted layout's anchors have changed; `core.relayout` then replaces it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from uuid6 import uuid7
@@ -21,46 +20,27 @@ from models.partition import Layout, layout_digest, make_partition
 from models.partition.anchors import AnchorLayout
 from models.spec import PartitionSpec
 from service.artifacts import ObjectMissing, born
-from service.errors import Unavailable
-from service.registry import clusters, layouts, prompts, samples, state
+from service.core.context import Context
+from service.registry import clusters, destructions, layout_state, samples, state
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import LayoutInForce
 
-if TYPE_CHECKING:
-    from service.core.context import Context
-
 log = logging.getLogger(__name__)
 
-MOVING = "The samples are being divided anew just now. Try again in a moment."
-
-
-class LayoutCache:
-    """The layout that was restored last, and the sample that the last move could not locate."""
-
-    def __init__(self) -> None:
-        self.blocked_by: str | None = None
-        self._held: tuple[LayoutInForce, Layout] | None = None
-
-    def get(self, record: LayoutInForce) -> Layout | None:
-        """The layout of that record, if it is the one held."""
-        return self._held[1] if self._held is not None and self._held[0] == record else None
-
-    def hold(self, record: LayoutInForce, layout: Layout) -> None:
-        """Keep this one, and no other."""
-        self._held = (record, layout)
+MOVING = "The samples are being divided into new clusters just now. Try again in a moment."
 
 
 def in_force(context: Context) -> tuple[str | None, Layout | None]:
-    """Digest of the layout in force, and the layout; None for both while positions mean nothing."""
+    """(digest, layout) that are in force; None for both while positions mean nothing."""
     with context.registry.read() as session:
-        record = layouts.current(session)
+        record = layout_state.current(session)
     return record.digest, restore(context, record)
 
 
 def restore(context: Context, record: LayoutInForce) -> Layout | None:
-    """The layout of that record. None if positions mean nothing, or it has just been replaced.
+    """The layout of that record. None if positions mean nothing, or the layout has just been replaced.
 
-    One that is damaged, or that this release computes otherwise, is given up: everybody is located anew.
+    A layout that is damaged, or that this release computes differently, is given up: all samples are located anew.
     """
     if record.digest is None:
         return None
@@ -75,21 +55,21 @@ def restore(context: Context, record: LayoutInForce) -> Layout | None:
         log.error("the layout in force cannot be read just now: %s", error.strerror)
         return None
     except (ObjectMissing, ValueError):
-        # Exclusive: every cluster is about to be changed, and erasures lock them before the state.
+        # Exclusive: every cluster is changed after the state row, and erasures lock clusters before it.
         with context.registry.write(exclusive=True) as session:
-            now = layouts.current(session)
+            now = layout_state.current(session)
             if (now.digest, now.object) == (record.digest, record.object):
                 lose(session)
         return None
-    context.layout_cache.hold(record, layout)
+    context.layout_cache.put(record, layout)
     return layout
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An object to be stored as the last step of the transaction that puts its layout in force.
+    """A layout's object, to be stored as the last step of the transaction that puts the layout in force.
 
-    So a process that is killed during the transaction leaves nothing behind, but in that last moment (`strays`).
+    So a process that is killed during the transaction leaves no object, unless in that last moment (`orphans`).
     """
 
     name: str
@@ -99,10 +79,10 @@ class Artifact:
 def put_in_force(
     context: Context, session: WriteSession, digest: str, layout: Layout, *, anchors: Sequence[str] = ()
 ) -> Artifact | None:
-    """Record the layout that positions are about to have; what must be stored. What the old one left must go."""
+    """Record another layout as in force; its artifact, to be stored. The old artifact is scheduled for deletion."""
     data = layout.save()
     artifact = Artifact(f"layouts/{uuid7()}.safetensors", data) if data is not None else None
-    replaced = layouts.put_in_force(
+    replaced = layout_state.put_in_force(
         session,
         digest,
         spec=dataclasses.asdict(context.partition.spec),
@@ -111,35 +91,35 @@ def put_in_force(
         anchors=anchors,
     )
     if replaced is not None:
-        prompts.owe_destruction(session, [replaced])
+        destructions.schedule(session, [replaced])
     return artifact
 
 
-def strays(session: ReadSession, stored: Sequence[str]) -> list[str]:
-    """Those of the stored layouts that are neither in force nor owed to destruction.
+def orphans(session: ReadSession, stored: Sequence[str]) -> list[str]:
+    """Those of the stored layouts that are neither in force nor scheduled for deletion.
 
-    In an exclusive transaction, when no move is under way. A move that had stored one before has been carried out by
-    then, or has failed.
+    To be called in an exclusive transaction, so that no relayout is under way: whichever had stored one of these has
+    been committed by now, or has failed.
     """
     if not stored:
         return []
-    known = {layouts.current(session).object, *prompts.owed(session)}
+    known = {layout_state.current(session).object, *destructions.pending(session)}
     return [name for name in stored if name not in known and born(name) is not None]
 
 
 def lose(session: WriteSession) -> None:
-    """Positions mean nothing any more: plan from nothing."""
-    layouts.lose(session)
+    """Give the layout in force up: positions mean nothing any more, and every cluster is to be planned anew."""
+    layout_state.lose(session)
     clusters.forget_plans(session)
     state.bump_epoch(session)
 
 
 def public(context: Context) -> Layout:
-    """Our partition's layout without anchors."""
-    return context.partition.fit(_nobody(context))
+    """The layout of the configured partition, without anchors."""
+    return context.partition.fit(_no_embeddings(context))
 
 
-def _nobody(context: Context) -> Embedding:
+def _no_embeddings(context: Context) -> Embedding:
     return np.zeros((0, context.backbone.dim), dtype=np.float32)
 
 
@@ -154,16 +134,16 @@ def _load(context: Context, record: LayoutInForce) -> Layout:
     if spec.kind == "anchors":
         return AnchorLayout.load(data, record.kept)
     made = make_partition(spec, context.backbone.prototypes, centroids=data, cache=context.settings.cache)
-    # Were another SciPy to order the tree otherwise, its positions would mean something else.
+    # Another version of SciPy may order the tree differently; positions would then mean something else.
     if made.line_digest != record.digest:
-        raise ValueError("the layout is computed otherwise here")
-    return made.fit(_nobody(context))
+        raise ValueError("this release computes the layout differently")
+    return made.fit(_no_embeddings(context))
 
 
 def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
-    """Digest of the layout that survivors imply, and the ids of its anchors.
+    """Digest of the layout that the survivors imply, and the sample ids of its anchors.
 
-    arrivals  (id, image digest) of the survivors in arrival order, of the window at least.
+    arrivals  (id, image digest) of the survivors in arrival order; those of the window are enough.
     """
     chosen = context.partition.anchors([digest for _, digest in arrivals])
     ids = [arrivals[index][0] for index in chosen]
@@ -171,7 +151,7 @@ def wanted(context: Context, arrivals: Sequence[tuple[str, str]]) -> tuple[str, 
 
 
 def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """The same for the survivors on record, or for what would be left of them."""
+    """`wanted` for the recorded survivors; `without` some of them."""
     window = context.partition.window(clusters.count_samples(session) - len(without))
     if window == 0:
         return context.partition.line_digest, []
@@ -181,12 +161,5 @@ def wanted_now(context: Context, session: ReadSession, *, without: Sequence[str]
 
 
 def is_in_force(context: Context, session: ReadSession) -> bool:
-    """Whether positions on record are those that the survivors imply."""
-    return layouts.digest(session) == wanted_now(context, session)[0]
-
-
-def require(layout: Layout | None) -> Layout:
-    """The layout itself. Raises Unavailable for None."""
-    if layout is None:
-        raise Unavailable(MOVING)
-    return layout
+    """Whether the layout in force is the one that the survivors imply."""
+    return layout_state.digest(session) == wanted_now(context, session)[0]

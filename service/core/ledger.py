@@ -1,8 +1,8 @@
-"""The erasure ledger: a tombstone for every accepted erasure, kept where restoring a backup does not turn it back.
+"""The erasure ledger: a tombstone for every accepted erasure, kept where restoring a backup does not undo it.
 
-A tombstone is one object, `ledger/<erasure id>.json`, of random ids and a time: no owner, no label, no digest. It is
-written by `reconcile`, as often as it takes; writing it twice changes nothing. No erasure is completed before it is
-there. A ledger that is away or full holds up nothing but that.
+A tombstone is one object, `ledger/<erasure id>.json`, of random ids and a time: no owner, no label, no digest.
+`reconcile` writes it, and tries again until it succeeds; writing it twice changes nothing. No erasure is completed
+before its tombstone is written. A ledger that is unavailable or full delays completion, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,48 +13,46 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from service.artifacts import ObjectMissing, Store
+from service.core.context import Context
 from service.errors import Unavailable
 from service.registry import ledger as rows
 from service.registry.records import Tombstone
 
-if TYPE_CHECKING:
-    from service.core.context import Context
-
 log = logging.getLogger(__name__)
 
 PREFIX = "ledger"
-MOST = 1000  # tombstones written in a pass
-AT_ONCE = 8  # a store's answer takes long, compared with what we do with it
+MOST = 1000  # tombstones written in one pass
+AT_ONCE = 8  # requests to the store at a time
 CHUNK = 64
 
 
 class Illegible(Exception):
-    """No tombstone; the message says why."""
+    """The object is not a tombstone; the message says why."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All of a ledger: tombstones by erasure id, and what is wrong with the other objects, by their names."""
+    """The content of a ledger: tombstones by erasure id; for every other object, by name, what is wrong with it."""
 
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
     illegible: dict[str, str] = field(default_factory=dict)
 
     def samples(self) -> set[str]:
-        """Ids of everybody who was ever erased."""
+        """Ids of all samples that were ever erased."""
         return {sample_id for tombstone in self.tombstones.values() for sample_id in tombstone.samples}
 
 
 def object_name(erasure_id: str) -> str:
-    """Where an erasure's tombstone is kept."""
+    """The name of the object that is an erasure's tombstone."""
     return f"{PREFIX}/{erasure_id}.json"
 
 
 def encode(tombstone: Tombstone) -> bytes:
-    """As JSON. The same bytes whoever writes it."""
+    """A tombstone as JSON: the same bytes from every process."""
     entry = {
         "erasure": tombstone.erasure,
         "accepted_at": tombstone.accepted_at.isoformat(),
@@ -64,7 +62,7 @@ def encode(tombstone: Tombstone) -> bytes:
 
 
 def decode(name: str, data: bytes) -> Tombstone:
-    """Raises Illegible for anything but what `encode` writes under that name."""
+    """The tombstone of that name. Raises Illegible for anything but what `encode` writes under it."""
     try:
         entry: Any = json.loads(data)
         tombstone = Tombstone(
@@ -73,11 +71,11 @@ def decode(name: str, data: bytes) -> Tombstone:
             samples=tuple(map(_id, entry["samples"])),
         )
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise Illegible("is no tombstone: damaged, or somebody else's") from None
+        raise Illegible("is not a tombstone: damaged, or of another program") from None
     if object_name(tombstone.erasure) != name:
         raise Illegible(f"is the tombstone of another erasure, {tombstone.erasure}")
     if tombstone.accepted_at.tzinfo is None or not tombstone.samples:
-        raise Illegible("is no tombstone: it names no samples, or no time zone")
+        raise Illegible("is not a tombstone: it names no samples, or no time zone")
     return tombstone
 
 
@@ -91,7 +89,7 @@ def _id(text: str) -> str:
 
 
 def write_missing(context: Context) -> int:
-    """Write tombstones that are missing, some at a time; how many. What fails is counted, and tried again."""
+    """Write missing tombstones, some at a time; how many were written. Failures are counted, and tried again later."""
     with context.registry.read() as session:
         missing = rows.missing(session, limit=MOST)
     if not missing:
@@ -107,31 +105,31 @@ def write_missing(context: Context) -> int:
             if failures:
                 log.error("%d tombstones cannot be written to the erasure ledger: %s", len(failures), failures[0])
             if len(failures) == len(chunk):
-                break  # the ledger is away or full: no use in asking a thousand times
-    with context.registry.note() as session:
+                break  # the ledger is unavailable or full: the others would fail as well
+    with context.registry.write_unfenced() as session:
         rows.noted(session, written)
         rows.not_noted(session, failed)
     return len(written)
 
 
 def _write(store: Store, tombstone: Tombstone) -> str | None:
-    """Why it could not be written, or None."""
+    """Write a tombstone; why it could not be written, or None."""
     try:
         store.put(object_name(tombstone.erasure), encode(tombstone))
-    except Exception as error:  # whatever its store's client raises: everything else must go on
+    except Exception as error:  # whatever the store's client raises: the other erasures must go on
         return words(error)
     return None
 
 
 def _chunks(tombstones: Sequence[Tombstone]) -> Iterator[Sequence[Tombstone]]:
-    """The first is small: if nothing of it can be written, that was all for this pass."""
+    """The tombstones in chunks. The first is small: if none of it can be written, the pass ends after it."""
     yield tombstones[:AT_ONCE]
     for start in range(AT_ONCE, len(tombstones), CHUNK):
         yield tombstones[start : start + CHUNK]
 
 
 def words(error: Exception) -> str:
-    """What an error of a store comes down to."""
+    """An error of a store in words, for people."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -139,7 +137,7 @@ def words(error: Exception) -> str:
 
 
 def read(store: Store) -> Reading:
-    """All of it. Raises Unavailable if the ledger cannot even be listed."""
+    """The whole ledger. Raises Unavailable if it cannot even be listed."""
     reading = Reading()
     try:
         names = sorted(set(store.names(PREFIX)))
@@ -155,49 +153,49 @@ def read(store: Store) -> Reading:
 
 
 def _read(store: Store, name: str) -> Tombstone | str:
-    """The tombstone, or what is wrong with it."""
+    """The tombstone of that name, or what is wrong with the object."""
     try:
         return decode(name, store.get(name))
     except Illegible as reason:
         return str(reason)
     except ObjectMissing:
-        return "is not where it belongs"
+        return "is not where its name says"
     except ValueError:
-        return "has a name that no tombstone has"
+        return "has a name that no tombstone can have"
     except OSError as error:
         return f"cannot be read: {words(error)}"
 
 
 def holds(store: Store, erasure_id: str) -> bool:
-    """Whether its tombstone is there, and whole."""
+    """Whether the ledger contains an erasure's tombstone, undamaged."""
     return isinstance(_read(store, object_name(erasure_id)), Tombstone)
 
 
 # --------------------------------------------------------------------------------------------------- comparing
 
 
-def without_tombstone(context: Context, reading: Reading, standings: dict[str, rows.Standing]) -> list[str]:
-    """Erasures that should have a tombstone and have none, also when asked again: it may have come meanwhile."""
-    absent = [i for i, standing in standings.items() if standing.ledgered and i not in reading.tombstones]
+def without_tombstone(context: Context, reading: Reading, ledger_states: dict[str, rows.LedgerState]) -> list[str]:
+    """Erasures without the tombstone that the registry says is written; asked twice, it may have been written since."""
+    absent = [i for i, ledger_state in ledger_states.items() if ledger_state.ledgered and i not in reading.tombstones]
     return sorted(erasure_id for erasure_id in absent if not holds(context.ledger, erasure_id))
 
 
 def differences(context: Context, reading: Reading) -> Iterator[tuple[str, str]]:
-    """(what, what is wrong) where the ledger and the registry disagree. The ledger must have been read first.
+    """(subject, what is wrong) wherever the ledger and the registry disagree.
 
-    Then every tombstone that was read belongs to an erasure that the registry knows by now.
+    The ledger must have been read first: then the registry knows the erasure of every tombstone that was read.
     """
     with context.registry.read() as session:
-        standings = rows.standings(session)
+        ledger_states = rows.ledger_states(session)
         recorded = {t.erasure: t.samples for t in rows.tombstones(session, list(reading.tombstones))}
         unknown = [t for t in reading.tombstones.values() if t.erasure not in recorded]
-        risen = sorted(rows.held(session, {sample_id for t in unknown for sample_id in t.samples}))
+        risen = sorted(rows.recorded(session, {sample_id for t in unknown for sample_id in t.samples}))
     for name, reason in reading.illegible.items():
         yield f"ledger object {name}", reason
-    for erasure_id in without_tombstone(context, reading, standings):
+    for erasure_id in without_tombstone(context, reading, ledger_states):
         yield f"erasure {erasure_id}", "has no tombstone in the ledger"
-    for erasure_id, standing in standings.items():
-        if standing.completed and not standing.ledgered:
+    for erasure_id, ledger_state in ledger_states.items():
+        if ledger_state.completed and not ledger_state.ledgered:
             yield f"erasure {erasure_id}", "is completed, and its tombstone is not written yet"
     for tombstone in unknown:
         yield f"erasure {tombstone.erasure}", "is in the ledger, and not in the registry: see `oubli restore-check`"

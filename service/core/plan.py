@@ -1,7 +1,7 @@
-"""F: what the service must have learned, computed from the survivors and nothing else.
+"""The plan as a pure function: what the service must have learned, computed from the survivors and nothing else.
 
-This is the oracle. It keeps no books: no clusters, no counts, no history, no layout. Whatever order things were added
-and erased in, the registry must arrive at exactly this (`tests/stateful`).
+This is the oracle of tests and audits. It keeps no state: no clusters, no counts, no history, no layout. In whatever
+order samples were added and erased, the registry must arrive at exactly this plan (`tests/stateful`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.spec import TrainingSpec, member_digest, prompt_key
 
 @dataclass(frozen=True)
 class Survivor:
-    """A sample as the plan sees it: no id, no time; of its owner, the last bits of the position."""
+    """A sample as the plan sees it: without id and time; the owner only affects the last bits of the position."""
 
     digest: str
     label: str
@@ -27,7 +27,7 @@ class Survivor:
 
 @dataclass(frozen=True)
 class PlannedCluster:
-    """A cluster that should exist: its region, its members as indices into the survivors, and its prompt's key."""
+    """A cluster that should exist: its region, its members (indices into the survivors), and its prompt's key."""
 
     region: Interval
     members: tuple[int, ...]
@@ -35,7 +35,7 @@ class PlannedCluster:
 
 
 def locate(digests: Sequence[str], owners: Sequence[str], embeddings: Embedding, *, partition: Partition) -> list[int]:
-    """Where survivors stand: image digests, owners' references and embeddings [n, dim] in arrival order."""
+    """Positions of the survivors, given image digests, owners' references and embeddings [n, dim] in arrival order."""
     if not digests:
         return []
     chosen = partition.anchors(digests[: partition.window(len(digests))])

@@ -1,4 +1,4 @@
-"""A process that works on the data folder begins by closing it to other users, and says what it found open."""
+"""Closing the data folder, store and ledger to other users as a process starts, and logging what was open."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def keep_private(settings: Settings, *, thorough: bool = False) -> threading.Thread | None:
-    """Close data folder, store and ledger to all but their owner, now and for what this process will make there.
+    """Close data folder, store and ledger to all users but their owner, now and for files that this process will make.
 
-    Folders, and what lies directly in them, are closed before this returns; then nobody else gets at the rest. The
-    rest is looked through in a thread, which is returned: a store may hold millions of files. That is done if anything
-    was open, or if `thorough`. Nothing is made. Raises Misconfigured for a folder that others use too.
+    The folders, and what lies directly in them, are closed before this returns; other users can then reach nothing
+    below them. Everything below is closed in a thread, which is returned: a store may have millions of files. That is
+    done if anything was open, or if `thorough`. Nothing is created. Raises Misconfigured for a folder that is shared
+    with other users.
     """
     private.restrict_umask()
     roots = _roots(settings)
@@ -36,7 +37,7 @@ def keep_private(settings: Settings, *, thorough: bool = False) -> threading.Thr
 
 
 def _roots(settings: Settings) -> list[Path]:
-    """Each place of ours once, as it is: a folder in the data folder may be a link to another disk."""
+    """Data folder, store and ledger, each once and with links resolved: a folder may be a link to another disk."""
     data = settings.data_dir.absolute()
     store = store_folder(settings.store_url) if settings.store_url else data / "objects"
     ledger = ledger_folder(settings.ledger_url) if settings.ledger_url else None
@@ -51,11 +52,11 @@ def _mend_rest(roots: list[Path]) -> None:
 def _tell(root: Path, mended: Mended) -> None:
     if mended.closed:
         log.warning(
-            "%s could be reached by other users: %d files and folders are closed to them from now on (the first: %s)",
+            "%s was open to other users: %d files and folders are closed to them from now on (the first: %s)",
             root, len(mended.closed), mended.closed[0],
         )  # fmt: skip
     for path, reason in list(mended.left_open.items())[:1]:
         log.warning(
-            "%s can be reached by other users, and %d files and folders there are not ours to close (%s: %s)",
+            "%s is open to other users, and this process cannot close %d files and folders there (%s: %s)",
             root, len(mended.left_open), path, reason,
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Making what is so what should be: plan, destroy, write tombstones, complete, and say how much training waits.
+"""Reconciling: plan, delete objects, write tombstones, complete erasures, and count how much training waits.
 
-Level-triggered: it looks at the registry's state, never at how it came about. Run it from a timer, after every commit,
-twice at once or not for an hour: the result is the same, sooner or later.
+Level-triggered: it looks at the registry's present state, never at the events that led there. Run it from a timer,
+after every commit, twice at once or not for an hour: the result is the same, sooner or later.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from datetime import timedelta
 from service import tracing
 from service.artifacts import StoreRefuses, StoreUnavailable
 from service.core import ledger
-from service.core.advance import advance
 from service.core.context import Context
+from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.core.training import pause_after
-from service.registry import clusters, leases, prompts, replicas
+from service.registry import clusters, destructions, leases, replicas
 
 log = logging.getLogger(__name__)
 
-DESTROYERS = 8  # objects destroyed at a time
+DESTROYERS = 8  # objects deleted at a time
 
 
 @tracing.traced("reconcile")
 def reconcile(context: Context, *, refit: bool = True) -> int:
-    """One pass; how much waits for a worker: clusters, or (without `refit`) a move to another layout."""
+    """One pass; how much waits for a worker: clusters to be trained, or (without `refit`) a relayout, as one."""
     mend_times(context)
     replan(context, refit=refit)
-    destroy_owed(context)
+    destroy_pending(context)
     ledger.write_missing(context)
     advance(context)
     now = context.clock()
@@ -43,7 +43,7 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
 
 
 def mend_times(context: Context) -> None:
-    """Nothing waits longer than it should for a clock that was set back."""
+    """After the clock was set back: shorten waits that would last too long."""
     now, training = context.clock(), context.settings.training
     limits = {"lease": context.settings.worker.lease, "settle": timedelta(seconds=training.settle_seconds)}
     with context.registry.read() as session:
@@ -54,31 +54,31 @@ def mend_times(context: Context) -> None:
         leases.mend_times(session, now=now, pause=lambda failures: pause_after(training, failures), **limits)
 
 
-def destroy_owed(context: Context) -> int:
-    """Destroy the objects that must go, and what deleted rows left in the database's log; how many objects.
+def destroy_pending(context: Context) -> int:
+    """Delete the objects that are due, and scrub the database's files of deleted rows; how many objects.
 
-    An object is struck off the list only when both are done, so an erasure cannot be completed before.
+    An object leaves the queue only when both are done, so an erasure cannot be completed before.
     """
     with context.registry.read() as session:
         applied = replicas.applied(session, now=context.clock(), fresh=context.settings.worker.fresh)
-        owed = prompts.destructible(session, applied=applied)
-    if not owed:
+        pending = destructions.due(session, applied=applied)
+    if not pending:
         return 0
-    gone = _destroy(context, owed)
-    failed = sorted(set(owed) - gone)
-    scrubbed = context.registry.scrub()  # not while readers are in the way; then the next pass tries again
+    gone = _destroy(context, pending)
+    failed = sorted(set(pending) - gone)
+    scrubbed = context.registry.scrub()  # fails while readers are in the way; the next pass tries again
     if not scrubbed:
-        log.warning("the database's files could not be written anew (readers, or a full disk); it will be tried again")
-    with context.registry.note() as session:
-        prompts.destroyed(session, sorted(gone) if scrubbed else [])
-        prompts.not_destroyed(session, failed)
+        log.warning("the database's files could not be rewritten (readers, or a full disk); it will be tried again")
+    with context.registry.write_unfenced() as session:
+        destructions.done(session, sorted(gone) if scrubbed else [])
+        destructions.failed(session, failed)
     return len(gone) if scrubbed else 0
 
 
 def _destroy(context: Context, names: Sequence[str]) -> set[str]:
-    """Those of the objects that are gone now. Several at a time: each may be a request to another machine.
+    """Delete objects; those that are gone. Several at a time: each may be a request to another machine.
 
-    In no order, lest one that can never be destroyed keeps the same others waiting in every pass.
+    In random order, so that an object that cannot be deleted does not delay the same others in every pass.
     """
     away = threading.Event()
     words: list[str] = []
@@ -91,7 +91,7 @@ def _destroy(context: Context, names: Sequence[str]) -> set[str]:
         except OSError as error:
             words.append(error.strerror or type(error).__name__)
             if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefuses):
-                away.set()  # the others would fare no better, and each would wait as long
+                away.set()  # the other requests would fail too, and each would take as long
             return False
         return True
 
@@ -99,5 +99,5 @@ def _destroy(context: Context, names: Sequence[str]) -> set[str]:
     with ThreadPoolExecutor(min(DESTROYERS, len(names)), thread_name_prefix="destroyer") as threads:
         gone = {name for name, done in zip(order, threads.map(destroy, order), strict=True) if done}
     if words:
-        log.error("%d objects cannot be destroyed just now: %s", len(names) - len(gone), words[0])
+        log.error("%d objects cannot be deleted just now: %s", len(names) - len(gone), words[0])
     return gone

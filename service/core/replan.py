@@ -1,7 +1,8 @@
-"""Keeping the plan, as samples come and go: regions where they must change, and the keys of changed clusters.
+"""Updating the plan as samples come and go: the regions that must change, and the keys of changed clusters.
 
-Must arrive at what `core.plan` computes from nothing. It does so from the clusters' own counts, looking into a cluster
-only where the cut divides it, and it moves only the samples whose cluster changes. One exclusive transaction.
+The result must equal what `core.plan` computes from the survivors alone. It is reached from the clusters' own counts,
+with a look into a cluster only where the cut divides it, and moves only samples whose cluster changes. One exclusive
+transaction.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from contextlib import suppress
 
 from models.spec import member_digest, prompt_key
 from service.artifacts import StoreUnavailable
-from service.core import layouts, move, states
+from service.core import layouts, relayout, states
 from service.core.context import Context, require_bound
-from service.core.recut import recut
+from service.core.rebalance import rebalance
 from service.errors import Unavailable
-from service.registry import clusters, erasures, progress, prompts, samples, state
-from service.registry import layouts as layout_rows
+from service.registry import clusters, erasure_progress, erasures, layout_state, prompts, samples, state
 from service.registry.engine import Needless, ReadSession, WriteSession
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 def replan(context: Context, *, refit: bool = True) -> bool:
     """Bring the plan up to date; whether anything had changed.
 
-    refit  Move everybody if another layout is wanted. That can take a while, so an API process leaves it to a worker:
-           then nothing is planned until it has been done.
+    refit  carry out a relayout if one is needed. That can take a while, so an API process leaves it to a worker; until
+           a worker has done it, nothing is planned.
     """
     with context.registry.read() as session:
         if not clusters.to_plan(session, context.clock()):
@@ -36,10 +36,10 @@ def replan(context: Context, *, refit: bool = True) -> bool:
     if moving and not refit:
         return False
     try:
-        return _plan(context, move.prepare(context) if moving else None)
-    except (move.Overtaken, Needless):
+        return _plan(context, relayout.prepare(context) if moving else None)
+    except (relayout.Overtaken, Needless):
         return True  # the next pass looks again
-    except move.CannotMove as failure:
+    except relayout.RelayoutBlocked as failure:
         _note_failure(context, str(failure))
         return False
     except StoreUnavailable as error:
@@ -47,57 +47,77 @@ def replan(context: Context, *, refit: bool = True) -> bool:
         return False
 
 
-def _plan(context: Context, prepared: move.Move | None) -> bool:
+def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
+    """The planning transaction; exclusive, so that counts and positions hold still. True: there was something to plan.
+
+    1. Check that the registry still belongs to these settings.
+    2. Divide the samples: by the prepared layout, which is put in force, or else by today's counts.
+    3. Compute the keys of clusters that have changed, and serve those prompts that are built already.
+    4. Drop prompts that no cluster serves any more, and schedule the deletion of their artifacts.
+    5. Delete owners who have no samples left.
+    6. Note for open erasures which clusters they now wait for.
+    7. Store the layout's artifact: last, so that a process that dies before has left nothing behind.
+
+    Raises Needless if another process has planned meanwhile, Overtaken if the survivors imply another layout by now.
+    """
     artifact: layouts.Artifact | None = None
 
     def needed(session: ReadSession) -> bool:
         return bool(clusters.to_plan(session, context.clock()))
 
     if prepared is not None:
-        context.store.check()  # while nobody waits: one that hangs would hold up every writer
+        context.store.check()  # while no writer waits: a store that hangs would hold up every writer
     try:
         with context.registry.write(exclusive=True, needed=needed if prepared is None else None) as session:
+            # 1. Check the settings.
             require_bound(context, session)
+            # 2. Divide the samples.
             if prepared is not None:
-                changed = move.carry_out(context, session, prepared)
+                changed = relayout.carry_out(context, session, prepared)
                 artifact = layouts.put_in_force(
                     context, session, prepared.digest, prepared.layout, anchors=prepared.anchors
                 )
             elif layouts.is_in_force(context, session):
-                changed = recut(context, session)
-                layout_rows.note_failure(session, None)
+                changed = rebalance(context, session)
+                layout_state.note_failure(session, None)
             else:
-                raise move.Overtaken
+                raise relayout.Overtaken
+            # 3. Compute keys.
             _plan_keys(context, session)
+            # 4. Drop prompts.
             prompts.drop_unserved(session)
+            # 5. Delete owners.
             samples.prune_owners(session)
-            progress.note_plan(session, epoch=state.epoch(session), changed=changed)
+            # 6. Note it for erasures.
+            erasure_progress.note_plan(session, epoch=state.epoch(session), changed=changed)
+            # 7. Store the layout.
             if artifact is not None:
                 context.store.put(artifact.name, artifact.data)
     except BaseException as error:
-        if artifact is not None and not isinstance(error, Unavailable):  # else it may be in force, and nobody said so
-            with suppress(OSError):  # `layouts.strays` will find what is left
+        # After Unavailable the commit may have succeeded without our hearing of it: the layout may be in force.
+        if artifact is not None and not isinstance(error, Unavailable):
+            with suppress(OSError):  # `layouts.orphans` will find what is left
                 context.store.delete(artifact.name)
         raise
     return True
 
 
 def _note_failure(context: Context, failure: str) -> None:
-    """Nothing can be planned. Erasures that wait for it say so, and their bytes do not wait."""
+    """Record why nothing can be planned. Erasures that wait for a plan show as failed; their objects are deleted."""
     with context.registry.read() as session:
         waiting = bool(erasures.counts(session).get(states.WITHDRAWN))
-        if layout_rows.failure(session) == failure and not waiting:
+        if layout_state.failure(session) == failure and not waiting:
             return  # it is on record already
-    log.error("samples cannot be moved to another layout: %s", failure)
+    log.error("the relayout is blocked: %s", failure)
     with context.registry.write(exclusive=True) as session:
         require_bound(context, session)
-        layout_rows.note_failure(session, failure)
+        layout_state.note_failure(session, failure)
         samples.prune_owners(session)
-        progress.fail_unplanned(session)
+        erasure_progress.fail_unplanned(session)
 
 
-def key_of(context: Context, members: Sequence[samples.Member]) -> str:
-    """The key of a prompt with these members, in arrival order."""
+def key_of(context: Context, members: Sequence[samples.MemberRecord]) -> str:
+    """The key of a prompt that is trained on these members, in arrival order."""
     return prompt_key(
         backbone_digest=context.backbone.digest,
         training=context.training,
@@ -106,7 +126,7 @@ def key_of(context: Context, members: Sequence[samples.Member]) -> str:
 
 
 def _plan_keys(context: Context, session: WriteSession) -> None:
-    """Compute the keys of clusters that have changed; serve those that happen to be built already."""
+    """Compute the keys of clusters that have changed; serve prompts that are built already."""
     for cluster_id in clusters.to_plan(session, context.clock()):
         members = samples.members(session, cluster_id)
         key = key_of(context, members)

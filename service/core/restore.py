@@ -1,8 +1,8 @@
-"""After a backup was restored: what the erasure ledger says was forgotten, and is there again.
+"""After a backup was restored: finding what the erasure ledger says was erased, and erasing it again.
 
-`check` changes nothing. `apply` has it forgotten once more, by the transaction that accepts any erasure: rows go,
-prompts that have seen them are withdrawn, bytes are destroyed; what is withdrawn is trained again by the workers. Both
-can be run as often as one likes, also after one that was killed.
+`check` changes nothing. `apply` accepts the erasures again, by the same transaction as any erasure: rows are deleted,
+prompts that have seen the samples are withdrawn, objects are deleted; workers train withdrawn clusters again. Both can
+be repeated, also after a run that was killed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from service.core.context import Context
 from service.core.ledger import Reading
 from service.core.reconcile import reconcile
 from service.errors import Conflict
+from service.registry import destructions, replicas, samples, workers
 from service.registry import ledger as rows
-from service.registry import prompts, replicas, samples, workers
 from service.registry.records import Tombstone
 
 CHUNK = 50  # erasures replayed in one transaction
@@ -25,18 +25,18 @@ CHUNK = 50  # erasures replayed in one transaction
 
 @dataclass(frozen=True)
 class Check:
-    """What is not as the ledger says.
+    """Differences between a restored registry and the ledger.
 
-    held       samples that are in the registry again, and the erasures that they had gone by.
-    seen       samples that are not, and that a prompt on record has seen.
-    objects    of samples that are not, and that nobody has seen to yet.
+    returned   erased samples that are in the registry again, and the erasures that had deleted them.
+    seen       erased samples without a row that a recorded prompt has seen.
+    objects    of erased samples without a row, not scheduled for deletion.
     unknown    erasures that the registry does not know.
-    unwritten  erasures that the registry takes for written in the ledger, and that are not there.
+    unwritten  erasures whose tombstone the registry takes for written, and that have none in the ledger.
     illegible  objects of the ledger that cannot be read, and why.
     """
 
     reading: Reading
-    held: dict[str, str]
+    returned: dict[str, str]
     seen: list[str]
     objects: list[str]
     unknown: list[str]
@@ -45,13 +45,13 @@ class Check:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing that was erased has come back, for all that the ledger can say."""
+        """Whether nothing that was erased has come back, as far as the ledger can tell."""
         return not list(self.lines())
 
     def lines(self) -> Iterator[str]:
-        """Each thing that was found, in words; ids only."""
-        for sample_id, erasure_id in self.held.items():
-            yield f"sample {sample_id} has come back: erasure {erasure_id} had taken it out"
+        """The differences in words, one a line; ids only."""
+        for sample_id, erasure_id in self.returned.items():
+            yield f"sample {sample_id} has come back: erasure {erasure_id} had erased it"
         for sample_id in self.seen:
             yield f"sample {sample_id} was erased, and a prompt that has seen it has come back"
         for name in self.objects:
@@ -65,33 +65,33 @@ class Check:
 
 
 def check(context: Context, other: Store | None = None) -> Check:
-    """Compare the registry and the store with the ledger, and with another one beside it. Changes nothing.
+    """Compare the registry and the store with the ledger, and with a second ledger, if given. Changes nothing.
 
-    The ledger is read first: a service that runs meanwhile knows of every erasure that was read.
+    The ledger is read first, so that a service that runs meanwhile knows every erasure that was read.
     Raises Unavailable if a ledger cannot be listed.
     """
     reading = ledger.read(context.ledger)
     everything = _joined(reading, ledger.read(other)) if other is not None else reading
     erased = everything.samples()
     with context.registry.read() as session:
-        standings = rows.standings(session)
-        held = rows.held(session, erased)
+        ledger_states = rows.ledger_states(session)
+        returned = rows.recorded(session, erased)
         seen = rows.seen(session, erased)
-        owed = set(prompts.owed(session))
+        pending = set(destructions.pending(session))
     by_sample = {i: tombstone.erasure for tombstone in everything.tombstones.values() for i in tombstone.samples}
     return Check(
         reading=everything,
-        held={sample_id: by_sample[sample_id] for sample_id in sorted(held)},
-        seen=sorted(seen - held),
-        objects=sorted(_objects(context, erased - held) - owed),
-        unknown=sorted(set(everything.tombstones) - set(standings)),
-        unwritten=ledger.without_tombstone(context, reading, standings),
+        returned={sample_id: by_sample[sample_id] for sample_id in sorted(returned)},
+        seen=sorted(seen - returned),
+        objects=sorted(_objects(context, erased - returned) - pending),
+        unknown=sorted(set(everything.tombstones) - set(ledger_states)),
+        unwritten=ledger.without_tombstone(context, reading, ledger_states),
         illegible=everything.illegible,
     )
 
 
 def _joined(reading: Reading, other: Reading) -> Reading:
-    """Both. What cannot be read in one does not matter if it can in the other."""
+    """The content of both ledgers. A tombstone that is illegible in one counts as read if the other has it."""
     tombstones = {**other.tombstones, **reading.tombstones}
     legible = {ledger.object_name(erasure_id) for erasure_id in tombstones}
     illegible = {**other.illegible, **reading.illegible}
@@ -99,21 +99,21 @@ def _joined(reading: Reading, other: Reading) -> Reading:
 
 
 def _objects(context: Context, sample_ids: set[str]) -> set[str]:
-    """The objects of these samples that the store holds."""
+    """Names of the objects of these samples that are in the store."""
     wanted = {samples.object_name(sample_id) for sample_id in sample_ids}
     return {name for name in context.store.names("samples") if name in wanted}
 
 
 def heard_from(context: Context) -> list[str]:
-    """Processes of the service that run on this registry, or ran a moment ago."""
+    """Names of the service's processes that run on this registry, or did until a moment ago."""
     with context.registry.read() as session:
-        crew = [*workers.every(session), *replicas.every(session)]
+        processes = [*workers.every(session), *replicas.every(session)]
     now, fresh = context.clock(), context.settings.worker.fresh
-    return [process.name for process in crew if process.is_alive(now, fresh)]
+    return [process.name for process in processes if process.is_alive(now, fresh)]
 
 
 def apply(context: Context, found: Check) -> None:
-    """Have everything that came back forgotten, its bytes first of all, and the books put straight.
+    """Erase again everything that came back, and correct what the registry says of the ledger.
 
     Raises Conflict while the service runs.
     """
@@ -122,19 +122,19 @@ def apply(context: Context, found: Check) -> None:
             f"The service runs on this registry, or did until a moment ago: {', '.join(running)}. Stop it, wait for "
             f"{context.settings.worker.fresh.total_seconds():.0f} seconds, and try again; nothing has been changed."
         )
-    unknown, back = set(found.unknown), {*found.held, *found.seen}
+    unknown, back = set(found.unknown), {*found.returned, *found.seen}
     tombstones = found.reading.tombstones.values()
     _replay(context, [t for t in tombstones if t.erasure in unknown or not back.isdisjoint(t.samples)])
     damaged = [name.removeprefix(f"{ledger.PREFIX}/").removesuffix(".json") for name in found.illegible]
     with context.registry.write(exclusive=True) as session:
-        prompts.owe_destruction(session, found.objects)
-        known = rows.standings(session).keys()
+        destructions.schedule(session, found.objects)
+        known = rows.ledger_states(session).keys()
         rows.forget(session, [i for i in (*found.unwritten, *damaged) if i in known])
-    reconcile(context, refit=False)  # plans, destroys, writes tombstones; what it leaves undone is on record
+    reconcile(context, refit=False)  # plans, deletes, writes tombstones; what is left is recorded as open work
 
 
 def _replay(context: Context, tombstones: Sequence[Tombstone]) -> None:
-    """In the order in which they were accepted."""
+    """Accept erasures again, in the order in which they were accepted first."""
     ordered = sorted(tombstones, key=lambda tombstone: tombstone.erasure)
     for start in range(0, len(ordered), CHUNK):
         with context.registry.write(exclusive=True) as session:

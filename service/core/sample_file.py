@@ -1,6 +1,6 @@
-"""One object a sample: its pixels and what the backbone says of them, so that one deletion destroys all of it.
+"""The file of a sample: pixels, embedding and descriptor in one object, so that one deletion deletes all of them.
 
-safetensors: `pixels` uint8 [height, width, 3], `embedding` float32 [dim] and, but in files of the first releases,
+safetensors: `pixels` uint8 [height, width, 3], `embedding` float32 [dim] and, except in files of the first releases,
 `descriptor` float32 [width]; the checksums of the last two in its header.
 """
 
@@ -21,11 +21,11 @@ from service.artifacts import ObjectMissing
 
 
 class DamagedSample(ValueError):
-    """The object is not the sample that the registry knows."""
+    """The object is not the undamaged file of the recorded sample."""
 
 
 class Contents(NamedTuple):
-    """What is in a sample's object; no descriptor in those of the first releases."""
+    """The content of a sample's file; without a descriptor in those of the first releases."""
 
     pixels: Pixels
     embedding: Embedding
@@ -33,7 +33,7 @@ class Contents(NamedTuple):
 
 
 def words(error: Exception) -> str:
-    """Why a sample's object could not be had, for people."""
+    """Why a sample's file could not be read, in words for people."""
     if isinstance(error, ObjectMissing):
         return "its file is missing"
     if isinstance(error, OSError):
@@ -42,25 +42,25 @@ def words(error: Exception) -> str:
 
 
 def encode(pixels: Pixels, embedding: Embedding, descriptor: Descriptor) -> bytes:
-    """The object's bytes."""
+    """The bytes of a sample's file."""
     described = {"embedding": embedding, "descriptor": descriptor}
     return safetensors.numpy.save({"pixels": pixels, **described}, {n: _checksum(v) for n, v in described.items()})
 
 
 def decode(data: bytes, *, digest: str) -> Contents:
-    """All of it. Raises DamagedSample if the bytes are cut or changed, or the pixels are not those of `digest`."""
+    """The content of a file. Raises DamagedSample if bytes are missing or changed, or the pixels lack that digest."""
     tensors = _tensors(data)
     embedding = _described(data, tensors, "embedding")
     pixels = tensors.get("pixels", np.empty(0))
     if embedding is None:
-        raise DamagedSample("its embedding is none")
+        raise DamagedSample("its embedding is missing")
     if pixels.ndim != 3 or pixels.dtype.name != "uint8" or pixel_digest(pixels) != digest:
         raise DamagedSample("its pixels do not have the recorded digest")
     return Contents(pixels, embedding, _described(data, tensors, "descriptor"))
 
 
 def descriptor(data: bytes) -> Descriptor | None:
-    """The descriptor; None in a file of the first releases. Raises DamagedSample."""
+    """The descriptor of a file; None in a file of the first releases. Raises DamagedSample."""
     return _described(data, _tensors(data), "descriptor")
 
 
@@ -76,7 +76,7 @@ def _described(data: bytes, tensors: dict[str, npt.NDArray[Any]], name: str) -> 
     if found is None:
         return None
     if found.ndim != 1 or found.dtype.name != "float32" or not np.isfinite(found).all():
-        raise DamagedSample(f"its {name} is none")
+        raise DamagedSample(f"its {name} is not a vector of finite float32 numbers")
     if _recorded_checksum(data, name) not in (None, _checksum(found)):
         raise DamagedSample(f"its {name} does not have the recorded digest")
     return found
@@ -87,7 +87,7 @@ def _checksum(described: npt.NDArray[np.float32]) -> str:
 
 
 def _recorded_checksum(data: bytes, name: str) -> str | None:
-    """From the file's header; None in files of the first release."""
+    """The checksum in the file's header; None in files of the first release."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     found: str | None = header.get("__metadata__", {}).get(name)
     return found

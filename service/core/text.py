@@ -1,6 +1,6 @@
-"""Text that clients give: owners' references, labels, names of keys. One spelling of each, and nothing that hides.
+"""Text from clients: owners' references, labels, names of keys. One spelling of each, and no invisible characters.
 
-What looks the same is the same: text is kept in NFC (Unicode Standard Annex 15), so `José` typed on one system and
+Text that looks the same is the same: it is kept in NFC (Unicode Standard Annex 15), so `José` typed on one system and
 `José` from another's file names are one owner. NFC of assigned characters never changes between versions of Unicode;
 others are refused. Case is kept and counts: `Ada` and `ada` are two.
 """
@@ -46,7 +46,7 @@ def check_text(name: str, value: str, *, most: int = MOST) -> str:
 
 
 def _refused(text: str) -> Iterator[str]:
-    """Each code point that must not be there, and what it is."""
+    """Each code point that is not allowed, and what it is."""
     for point in text:
         why = _REFUSED.get(unicodedata.category(point))
         if why is None and unicodedata.bidirectional(point) in _OVERRIDES:

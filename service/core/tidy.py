@@ -1,4 +1,4 @@
-"""Forgetting what is too old to matter: idempotency keys, processes long silent, objects that a killed process left."""
+"""Housekeeping: deleting old idempotency keys, rows of processes long silent, and objects left by killed processes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from datetime import timedelta
 
 from service.artifacts import born
 from service.core.context import Context
-from service.registry import idempotency, leases, prompts, replicas, samples, workers
-from service.registry import layouts as layout_rows
+from service.registry import destructions, idempotency, layout_state, leases, prompts, replicas, samples, workers
 from service.registry.engine import ReadSession
 
 log = logging.getLogger(__name__)
 
 IDEMPOTENCY_KEPT = timedelta(days=1)
-UNRECORDED_KEPT = timedelta(minutes=10)  # intake stores again what took it longer than half of it to record
+UNRECORDED_KEPT = timedelta(minutes=10)  # intake stores an object again that took half of it, or more, to record
 PROCESSES_KEPT = timedelta(minutes=10)
-CHUNK = 20  # objects destroyed in one exclusive transaction: everybody who writes waits for it
+CHUNK = 20  # objects deleted in one exclusive transaction, for which every other writer waits
 
 
 def tidy(context: Context) -> None:
-    """All of it. Once in a while is enough."""
+    """All of the housekeeping; to be called now and then."""
     now = context.clock()
     if context.ledger is not context.store:
         sweep_ledger(context)
@@ -32,7 +31,7 @@ def tidy(context: Context) -> None:
 
 
 def sweep_ledger(context: Context) -> None:
-    """Remove what killed writers left unfinished. A ledger that is away is not worth failing for."""
+    """Remove unfinished writes of killed processes from the ledger. An unavailable ledger is logged, and skipped."""
     try:
         context.ledger.sweep(UNRECORDED_KEPT)
     except OSError as error:
@@ -40,7 +39,7 @@ def sweep_ledger(context: Context) -> None:
 
 
 def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
-    """Destroy objects that no row knows: left by a process that was killed between storing and recording."""
+    """Delete objects that belong to no row: left by a process that was killed between storing and recording."""
     horizon = context.clock() - older_than
     count = 0
     for prefix in ("samples", "prompts", "layouts"):
@@ -54,8 +53,8 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
 
 
 def _destroy(context: Context, prefix: str, names: list[str]) -> int:
-    """Those that are still unknown. Exclusive: what is being recorded just now is known before or after."""
-    context.store.check()  # while nobody waits: a store that hangs would hold up every writer
+    """Delete those that still belong to no row; how many. Exclusive: no object is just being recorded meanwhile."""
+    context.store.check()  # while no writer waits: a store that hangs would hold up every writer
     with context.registry.write(exclusive=True) as session:
         orphans = sorted(set(names) - _known(session, prefix, names))
         for name in orphans:
@@ -64,12 +63,12 @@ def _destroy(context: Context, prefix: str, names: list[str]) -> int:
 
 
 def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
-    known = set(prompts.owed(session))  # a removed sample's may be needed yet (`prompts.destructible`)
+    known = set(destructions.pending(session))  # a removed sample's may be needed yet (`destructions.due`)
     if prefix == "samples":
         ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
         return known | {samples.object_name(sample.id) for sample in samples.find(session, ids)}
     if prefix == "layouts":
-        return known | {name for name in (layout_rows.current(session).object,) if name is not None}
-    # A training under way stores its prompt under its lease, which may be old by then.
+        return known | {name for name in (layout_state.current(session).object,) if name is not None}
+    # A training under way stores its prompt under the name of its lease, which may be old by then.
     known |= {prompts.unpublished_name(lease) for lease in leases.tokens(session)}
     return known | prompts.known_objects(session, names)

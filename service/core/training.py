@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from models import checkpoint
-from models.training import Member, TrainedPrompt, train
+from models.training import TrainedPrompt, TrainingExample, train
 from service import tracing
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import sample_file
@@ -22,18 +22,18 @@ from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, STORE_AWAY, Unavailable, is_disk_full, is_store_away
-from service.registry import clusters, leases, prompts, samples, state, tallies
+from service.registry import clusters, counters, leases, prompts, samples, state
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Prompt
-from service.registry.samples import Member as MemberRow
+from service.registry.samples import MemberRecord
 from service.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[str], None]  # told the name of each step as it begins; tests crash there
 Interrupted = Callable[[], bool]
-Held = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
+OnLease = Callable[[Claim | None], None]  # told what is being trained, so that a heartbeat can keep the lease
 
 
 class LeaseLost(Exception):
@@ -49,7 +49,7 @@ class NotNow(Exception):
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPrompt:
     """A trained prompt, its artifact, and the samples it has seen."""
 
     prompt: TrainedPrompt
@@ -63,7 +63,7 @@ def train_one(
     *,
     worker: str,
     step: Step = lambda name: None,
-    held: Held = lambda claim: None,
+    on_lease: OnLease = lambda claim: None,
     interrupted: Interrupted = lambda: False,
     urgent: bool = False,
 ) -> bool:
@@ -77,7 +77,7 @@ def train_one(
     claim = _claim(context, worker, urgent=urgent)
     if claim is None:
         return False
-    held(claim)
+    on_lease(claim)
     try:
         step("build")
         built = _build(context, claim, step, interrupted)
@@ -100,7 +100,7 @@ def train_one(
         reason = f"{type(error).__name__} while training; see the worker's log."
         _fail(context, claim, f"{DISK_FULL} It is tried again by itself." if is_disk_full(error) else reason)
     finally:
-        held(None)
+        on_lease(None)
     return True
 
 
@@ -138,12 +138,12 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
     put_aside = tries >= settings.attempts
     count = leases.fail if put_aside else leases.count_try
     count(session, claim, failure=leases.KILLED, retry_at=retry_at)
-    tallies.add(session, tallies.FAILURES)
+    counters.add(session, counters.FAILURES)
     return put_aside
 
 
 @tracing.traced("build prompt")
-def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> Built:
+def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> BuiltPrompt:
     with context.registry.read() as session:
         rows = samples.members(session, claim.cluster, through=claim.through)
     if key_of(context, rows) != claim.key:
@@ -157,7 +157,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
         if done * context.training.epochs % steps == 0:
             step(f"epoch {done * context.training.epochs // steps}")
             with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
-                hold(context, claim)
+                renew(context, claim)
 
     prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
     seconds = time.perf_counter() - started
@@ -170,45 +170,52 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
         fingerprint=fingerprint(context),
         seconds=seconds,
     )
-    return Built(prompt, artifact, tuple(row.id for row in rows), seconds)
+    return BuiltPrompt(prompt, artifact, tuple(row.id for row in rows), seconds)
 
 
-def hold(context: Context, claim: Claim) -> None:
+def renew(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
-    with context.registry.note() as session:
+    with context.registry.write_unfenced() as session:
         until = context.clock() + context.settings.worker.lease
         if not leases.renew(session, claim, until=until):
             raise LeaseLost
 
 
-def _load(context: Context, claim: Claim, row: MemberRow) -> Member:
+def _load(context: Context, claim: Claim, row: MemberRecord) -> TrainingExample:
     try:
         data = context.store.get(samples.object_name(row.id))
         pixels = sample_file.decode(data, digest=row.digest).pixels
     except StoreUnavailable as error:
         raise _not_now(error) from None
     except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
-        hold(context, claim)  # erased since the members were listed: no failure, the plan has changed
+        renew(context, claim)  # erased since the members were listed: no failure, the plan has changed
         reason = sample_file.words(error)
         raise CannotTrain(
             f"Sample {row.id} cannot be trained on: {reason}. Restore its file from a backup, or erase the sample."
         ) from None
-    return Member(pixels, row.label)
+    return TrainingExample(pixels, row.label)
 
 
 @tracing.traced("publish prompt")
-def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
-    """Swap the new prompt in. Its bytes are stored inside the transaction, once the swap has succeeded.
+def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> None:
+    """The publishing transaction: the cluster serves the new prompt, if that is still desired and the lease is ours.
 
-    So a fenced-off worker never stores anything; and what a worker leaves that dies between storing and committing
-    is destroyed with its lease.
+    1. Lock the cluster, before the serving epoch: the order in which an erasure locks them.
+    2. Record the prompt and the samples that it has seen, at a new serving epoch.
+    3. Let the cluster serve it, by a compare-and-swap that fails once the lease or the plan is another.
+    4. Store the artifact. A worker that has lost its lease gets no further than step 3, so it stores nothing; what a
+       worker stores that dies before it commits is deleted with its lease.
+    5. Drop the prompt that is no longer served, and schedule the deletion of its artifact.
+    6. Count the training.
     """
     name = prompts.unpublished_name(claim.token)
     stored = False
     try:
-        context.store.check()  # while nobody waits for our locks: one that hangs would hold up erasures
+        context.store.check()  # while no writer waits for our locks: a store that hangs would hold up erasures
         with context.registry.write() as session:
-            clusters.lock(session, [claim.cluster])  # before the epoch: the order that an erasure locks in
+            # 1. Lock the cluster.
+            clusters.lock(session, [claim.cluster])
+            # 2. Record the prompt.
             record = Prompt(
                 key=claim.key,
                 object_name=name,
@@ -222,14 +229,18 @@ def _publish(context: Context, claim: Claim, built: Built, step: Step) -> None:
                 fingerprint=fingerprint(context),
             )
             prompts.insert(session, record, member_ids=built.member_ids)
+            # 3. Serve it.
             if not leases.publish(session, claim):
                 raise LeaseLost
+            # 4. Store the artifact.
             step("store")
             stored = True
             context.store.put(name, built.artifact)
+            # 5. Drop its predecessor.
             prompts.drop_unserved(session)
-            tallies.observe(session, tallies.TRAINING, built.seconds)
-            tallies.add(session, tallies.SAMPLE_EPOCHS, record.sample_epochs)
+            # 6. Count the training.
+            counters.observe(session, counters.TRAINING, built.seconds)
+            counters.add(session, counters.SAMPLE_EPOCHS, record.sample_epochs)
             step("commit")
     except BaseException as error:
         if stored and not isinstance(error, Unavailable):  # else it may be published, and nobody said so: `_give_up`
@@ -277,7 +288,7 @@ def _fail(context: Context, claim: Claim, failure: str, *, counted: bool = True)
         tries = cluster.attempts if cluster is not None else 0
         pause = pause_after(settings, tries + 1)
         if leases.fail(session, claim, failure=failure, retry_at=context.clock() + pause, counted=counted):
-            tallies.add(session, tallies.FAILURES)
+            counters.add(session, counters.FAILURES)
 
 
 def pause_after(settings: TrainingSettings, failures: int) -> timedelta:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from models.image import ImageError, decode, pixel_digest, register_heif, resized
 from service.decoding import protocol
-from service.decoding.protocol import Decoded, Rules
+from service.decoding.protocol import DecodedImage, Rules
 
 TURN_SECONDS = 0.05  # of several files that came together, what is not begun by then is given back
 _LIFELINE = 0  # descriptor
@@ -50,7 +50,7 @@ def _answer(api: socket.socket, files: list[bytes], rules: Rules) -> None:
         signal.setitimer(signal.ITIMER_PROF, rules.cpu_seconds)  # CPU time; its signal ends the process
         try:
             pixels = decode(data, rules.limits)
-            found = Decoded(pixels, pixel_digest(pixels), resized(pixels, rules.side))
+            found = DecodedImage(pixels, pixel_digest(pixels), resized(pixels, rules.side))
         except ImageError as error:
             protocol.send_refusal(api, error)
         else:

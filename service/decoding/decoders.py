@@ -22,8 +22,8 @@ from pathlib import Path
 
 from models.image import ImageError, NotAnImage
 from service.decoding import protocol
-from service.decoding.protocol import Decoded, Rules
-from service.decoding.turns import Part, Piece, Request, Turns
+from service.decoding.protocol import DecodedImage, Rules
+from service.decoding.turns import Piece, Replies, Request, Turns
 from service.errors import Invalid, ServiceError, Unavailable, UnsupportedMedia
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ DYING_SECONDS = 1.0  # until a process whose socket is closed has ended
 _ROOT = Path(__file__).parents[2]  # where Python finds `service`
 _ENVIRONMENT = ("PATH", "LANG", "LC_", "LD_", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHON", "COVERAGE")  # no secrets of ours
 
-Result = Decoded | ServiceError
+DecodeResult = DecodedImage | ServiceError
 
 
 class Decoders:
@@ -47,7 +47,7 @@ class Decoders:
     """
 
     def __init__(self, rules: Rules, *, most: int) -> None:
-        self._turns: Turns[Result] = Turns(most=most)
+        self._turns: Turns[DecodeResult] = Turns(most=most)
         self._most = most
         self._each = [_Decoder(rules, self._turns) for _ in range(most + 1)]
         for decoder in self._each:
@@ -55,16 +55,16 @@ class Decoders:
 
     async def decode(
         self, files: Sequence[bytes], *, caller: str, seconds: float, renewed: bool = False
-    ) -> AsyncGenerator[Part[Result], None]:
+    ) -> AsyncGenerator[Replies[DecodeResult], None]:
         """What became of which file, as it becomes known; closing the iterator ends all work for it.
 
         seconds  patience, after which the rest is told that it waited for too long.
         renewed  with every part: the wait is for the next one, not for all.
         """
         loop = asyncio.get_running_loop()
-        found: asyncio.Queue[Part[Result] | None] = asyncio.Queue()
+        found: asyncio.Queue[Replies[DecodeResult] | None] = asyncio.Queue()
 
-        def deliver(part: Part[Result] | None) -> None:
+        def deliver(part: Replies[DecodeResult] | None) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(found.put_nowait, part)
 
@@ -85,7 +85,7 @@ class Decoders:
             if files:
                 self._abandon(request)
 
-    def _abandon(self, request: Request[Result]) -> None:
+    def _abandon(self, request: Request[DecodeResult]) -> None:
         """Of no consequence for one that is answered."""
         self._turns.finish(request)
         for decoder in self._each:
@@ -117,7 +117,9 @@ class Decoders:
 _STOPPING = "The service is shutting down."
 
 
-async def _until(found: asyncio.Queue[Part[Result] | None], until: float) -> Part[Result] | Unavailable:
+async def _until(
+    found: asyncio.Queue[Replies[DecodeResult] | None], until: float
+) -> Replies[DecodeResult] | Unavailable:
     """The next part; Unavailable if there is none by then, or will be none."""
     try:
         async with asyncio.timeout_at(until):
@@ -130,9 +132,9 @@ async def _until(found: asyncio.Queue[Part[Result] | None], until: float) -> Par
 class _Decoder:
     """A process, and the thread that speaks with it."""
 
-    def __init__(self, rules: Rules, turns: Turns[Result]) -> None:
+    def __init__(self, rules: Rules, turns: Turns[DecodeResult]) -> None:
         self.thread = threading.Thread(target=self._run, name="decoder", daemon=True)
-        self.piece: Piece[Result] | None = None  # in its hands
+        self.piece: Piece[DecodeResult] | None = None  # in its hands
         self._rules = rules
         self._turns = turns
         self._lock = threading.Lock()  # of what follows, and of `piece`
@@ -160,7 +162,7 @@ class _Decoder:
         child = self._child
         return child.process.pid if child is not None and child.process.poll() is None else None
 
-    def kill_at(self, piece: Piece[Result]) -> None:
+    def kill_at(self, piece: Piece[DecodeResult]) -> None:
         """Its process, if it is still at that piece."""
         with self._lock:
             if self.piece is piece and self._child is not None:
@@ -202,9 +204,9 @@ class _Decoder:
             raise
         return child
 
-    def _work(self, child: _Child, piece: Piece[Result]) -> tuple[Part[Result], list[int]]:
+    def _work(self, child: _Child, piece: Piece[DecodeResult]) -> tuple[Replies[DecodeResult], list[int]]:
         """What became of its files, and which must be handed out again."""
-        found: Part[Result] = []
+        found: Replies[DecodeResult] = []
         try:
             protocol.send_files(child.socket, [piece.request.files[place] for place in piece.places])
             while len(found) < len(piece.places):
@@ -221,7 +223,7 @@ class _Decoder:
             return (found, [at, *others]) if words is None else ([*found, (at, Invalid(words))], others)
         return found, piece.places[len(found) :]
 
-    def _why(self, code: int, error: Exception, request: Request[Result], place: int) -> str | None:
+    def _why(self, code: int, error: Exception, request: Request[DecodeResult], place: int) -> str | None:
         """Why the file that a process died at is refused; None if it is to be tried again."""
         if code == -signal.SIGPROF:
             return (

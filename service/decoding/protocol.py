@@ -59,7 +59,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """An image: its pixels [height, width, 3], their digest, and the same resized: uint8 [3, side, side]."""
 
     pixels: Pixels
@@ -87,7 +87,7 @@ def receive_files(stream: BinaryIO) -> list[bytes] | None:
     return [stream.read(length) for length in lengths]
 
 
-def send_decoded(to: socket.socket, found: Decoded) -> None:
+def send_decoded(to: socket.socket, found: DecodedImage) -> None:
     """To the API."""
     height, width, _ = found.pixels.shape
     head = _REPLY.pack(DECODED, height, width) + bytes.fromhex(found.digest)
@@ -106,7 +106,7 @@ def send_given_back(to: socket.socket) -> None:
     to.sendall(_REPLY.pack(GIVEN_BACK, 0, 0))
 
 
-def receive_reply(of: socket.socket, rules: Rules) -> Decoded | ImageError | None:
+def receive_reply(of: socket.socket, rules: Rules) -> DecodedImage | ImageError | None:
     """By the API; None for `GIVEN_BACK`. Raises EOFError if the process has ended, Garbled if it makes no sense."""
     kind: int
     kind, first, second = _REPLY.unpack(_receive(of, _REPLY.size))
@@ -119,7 +119,7 @@ def receive_reply(of: socket.socket, rules: Rules) -> Decoded | ImageError | Non
     return _REFUSALS[kind - FIRST_REFUSAL](bytes(_receive(of, second)).decode(errors="replace"))
 
 
-def _receive_decoded(of: socket.socket, height: int, width: int, rules: Rules) -> Decoded:
+def _receive_decoded(of: socket.socket, height: int, width: int, rules: Rules) -> DecodedImage:
     shorter, longer = sorted((height, width))
     if not 2 <= shorter <= rules.limits.max_side or longer > (rules.limits.max_aspect + 1) * shorter:
         raise Garbled
@@ -127,7 +127,7 @@ def _receive_decoded(of: socket.socket, height: int, width: int, rules: Rules) -
     size = rules.side * rules.side * 3
     small = np.frombuffer(_receive(of, size), np.uint8).reshape(3, rules.side, rules.side)
     pixels = np.frombuffer(_receive(of, height * width * 3), np.uint8).reshape(height, width, 3)
-    return Decoded(pixels, digest, small)
+    return DecodedImage(pixels, digest, small)
 
 
 def _send(to: socket.socket, parts: Sequence[bytes | memoryview]) -> None:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 SHARE_BYTES = 1 << 18  # of the files that are handed out together
 
 Result = TypeVar("Result")
-Part = list[tuple[int, Result]]
+Replies = list[tuple[int, Result]]
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Request(Generic[Result]):
     files: Sequence[bytes]
     caller: str
     share: int
-    deliver: Callable[[Part[Result] | None], None]
+    deliver: Callable[[Replies[Result] | None], None]
     left: deque[int] = field(init=False)
     deaths: Counter[int] = field(default_factory=Counter)  # of decoders, by the file that they were at
     gone: bool = False  # nobody waits for it any more

@@ -15,7 +15,7 @@ from models.spec import PartitionSpec, PromptSpec
 from service.core.plan import Survivor, plan
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
-from service.evaluation.method import Budget, Built, Part, Setting, cost_of
+from service.evaluation.method import Budget, BuiltModels, Part, Setting, cost_of
 from service.evaluation.pool import Pool
 from service.evaluation.whole import Ridge
 
@@ -49,7 +49,7 @@ class Clustered:
             parts.append(Part(key, rows, cost_of(pool, rows, training), region=cluster.region))
         return parts
 
-    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """From its members alone."""
         backbone, samples = self._setting.backbone, self._setting.pool.take(part.rows)
         if self._prompts:
@@ -58,7 +58,7 @@ class Clustered:
             )
         return learners.build_head(backbone, self._training, part.key, samples, progress=progress)
 
-    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """Of each query's own cluster; the nearest one's where it stands in none."""
         parts = self.parts(survivors)
         said = np.zeros((len(queries), len(self._setting.labels)))
@@ -118,11 +118,11 @@ class Fused:
         """The clusters, then the closed form."""
         return [*self.prompts.parts(survivors), *self._ridge.parts(survivors)]
 
-    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """Either."""
         return (self._ridge if part.region is None else self.prompts).build(part, built, progress)
 
-    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """A weighted mean; a prompt's weight grows with its share of the samples (`models.fusion`)."""
         parts = self.prompts.parts(survivors)
         homes = self.prompts.homes(survivors, parts, queries)

@@ -19,7 +19,7 @@ from models.spec import ClosedFormSpec, TrainingSpec, prompt_key, sha256
 from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.pool import Pool
 
-Built = Mapping[str, Learned]  # by key
+BuiltModels = Mapping[str, Learned]  # by key
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Method(Protocol):
         """What must be there for these rows of the pool; those that others go on from come first."""
         ...
 
-    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """Build it; what it goes on from is in `built`."""
         ...
 
-    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """Probabilities [n, labels of the pool]."""
         ...
 

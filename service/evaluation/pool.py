@@ -12,7 +12,7 @@ from models.backbone import Backbone
 from models.embedding import BATCH, DESCRIPTOR, Descriptor, Embedding, describe
 from models.image import pixel_digest
 from models.spec import member_digest, sha256
-from models.training import Member
+from models.training import TrainingExample
 
 CHUNK = 4 * BATCH  # images
 
@@ -25,7 +25,7 @@ class Pool:
     descriptors  [n, width], unit vectors: what the closed form learns from.
     """
 
-    members: tuple[Member, ...]
+    members: tuple[TrainingExample, ...]
     digests: tuple[str, ...]
     embeddings: Embedding
     mirrored: Embedding
@@ -57,7 +57,7 @@ class Pool:
 
 def describe_pool(
     backbone: Backbone,
-    members: Sequence[Member],
+    members: Sequence[TrainingExample],
     *,
     folder: Path | None = None,
     progress: Callable[[int], None] = lambda images: None,
@@ -78,7 +78,7 @@ def describe_pool(
 
 
 def _describe(
-    backbone: Backbone, members: Sequence[Member], progress: Callable[[int], None]
+    backbone: Backbone, members: Sequence[TrainingExample], progress: Callable[[int], None]
 ) -> dict[str, Embedding | Descriptor]:
     plain, mirrored = [], []
     for start in range(0, len(members), CHUNK):

@@ -18,7 +18,7 @@ from service.evaluation.study import Study
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One method over all seeds.
 
     costs    by what is forgotten ("1", "10", ..., "owner"): sample-epochs, seconds, models touched; means.
@@ -42,13 +42,13 @@ class Row:
     attacks: dict[str, dict[str, float]] | None
 
 
-def rows_of(study: Study, figures: Sequence[dict[str, Any]]) -> list[Row]:
+def rows_of(study: Study, figures: Sequence[dict[str, Any]]) -> list[ReportRow]:
     """In the order of the study's methods."""
     whole = [run["sample_epochs"] for run in figures if run["method"] == "retrain" and run["seed"] is not None]
     return [_row(name, figures, float(np.mean(whole)) if whole else None) for name in study.methods]
 
 
-def _row(name: str, figures: Sequence[dict[str, Any]], whole: float | None) -> Row:
+def _row(name: str, figures: Sequence[dict[str, Any]], whole: float | None) -> ReportRow:
     runs = [run for run in figures if run["method"] == name and run["seed"] is not None]
     trials = [run for run in figures if run["method"] == name and run["kind"] == "trial"]
     accuracies = [run["accuracy"] for run in runs]
@@ -60,7 +60,7 @@ def _row(name: str, figures: Sequence[dict[str, Any]], whole: float | None) -> R
         for i, cost in enumerate(runs[0]["costs"])
     }
     alone = [run["prompts_alone"] for run in runs if run["prompts_alone"] is not None]
-    return Row(
+    return ReportRow(
         method=name,
         accuracy=(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0),
         prompts_alone=float(np.mean(alone)) if alone else None,
@@ -84,7 +84,7 @@ def _mean(runs: Sequence[dict[str, Any]], value: Any) -> float:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def _quality(rows: Sequence[Row]) -> Iterator[list[str]]:
+def _quality(rows: Sequence[ReportRow]) -> Iterator[list[str]]:
     """What each method gives, and what is left of it."""
     yield ["method", "accuracy", "models", "sum(n²)/N", "MB", "passes", "exact", "attack before", "attack after"]
     for row in rows:
@@ -97,7 +97,7 @@ def _quality(rows: Sequence[Row]) -> Iterator[list[str]]:
         yield [row.method, accuracy, *sizes, exact, *attacks]
 
 
-def _costs(rows: Sequence[Row]) -> Iterator[list[str]]:
+def _costs(rows: Sequence[ReportRow]) -> Iterator[list[str]]:
     """What forgetting takes: share of building `retrain`, or sample-epochs without it; seconds; models touched."""
     yield ["forgetting", *(name if name != "owner" else f"an owner ({OWNED})" for name in rows[0].costs)]
     for row in rows:
@@ -130,7 +130,7 @@ def worth_of(figures: Sequence[dict[str, Any]]) -> str | None:
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[ReportRow]) -> str:
     """Both tables for a document."""
     tables = []
     for title, *lines in (_quality(rows), _costs(rows)):
@@ -138,7 +138,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n\n".join(tables) + "\n"
 
 
-def tables(rows: Sequence[Row], title: str) -> Iterator[Table]:
+def tables(rows: Sequence[ReportRow], title: str) -> Iterator[Table]:
     """Both tables for a terminal."""
     for name, (head, *lines) in ((title, _quality(rows)), ("What forgetting takes", _costs(rows))):
         shown = Table(*head, title=name)
@@ -189,7 +189,7 @@ def _style(method: str) -> dict[str, str]:
     return {"color": f"C{number}", "marker": "os^Dv<>Xp"[number % 9]}
 
 
-def _plot_accuracy(rows: Sequence[Row], path: Path) -> None:
+def _plot_accuracy(rows: Sequence[ReportRow], path: Path) -> None:
     """Accuracy against what one deletion costs; upper left is best."""
     figure, axes = _axes("Accuracy and the cost of forgetting one sample", "seconds", "accuracy")
     axes.set_xscale("symlog", linthresh=_LEAST_SECONDS)
@@ -202,7 +202,7 @@ def _plot_accuracy(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _plot_deletions(rows: Sequence[Row], path: Path) -> None:
+def _plot_deletions(rows: Sequence[ReportRow], path: Path) -> None:
     """What a deletion of more samples at once costs."""
     figure, axes = _axes("The cost of forgetting more at once", "random samples forgotten together", "seconds")
     axes.set_xscale("log")

@@ -31,7 +31,7 @@ INIT_STDS = [0.0, 0.01, 0.1, 1.0]  # 1 is the reference code's
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Accuracy on the held-out samples, of the best try, of every try, and how much each setting matters (fANOVA)."""
 
     best: dict[str, Any]
@@ -46,7 +46,7 @@ def search(
     tries: int,
     done: Callable[[], None],
     spent: Spent = lambda sample_epochs: None,
-) -> Found:
+) -> SearchResult:
     """Try settings of one method until there are so many tries. Raises Misconfigured without Optuna."""
     optuna = _optuna()
     study.out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def search(
         found.optimize(lambda trial: _accuracy(study, bench, method, trial, spent), n_trials=1)
         done()
     complete = _complete(found)
-    return Found(
+    return SearchResult(
         best={"accuracy": found.best_value, **found.best_params},
         tries=[{"accuracy": trial.value, **trial.params} for trial in complete],
         importance=optuna.importance.get_param_importances(found) if len(complete) > 3 else {},
@@ -119,7 +119,7 @@ def _suggest(training: TrainingSpec, trial: optuna.Trial, input_size: int) -> Tr
     )
 
 
-def write(found: Found, path: Path) -> None:
+def write(found: SearchResult, path: Path) -> None:
     """As JSON, the best tries first."""
     tries = sorted(found.tries, key=lambda one: -one["accuracy"])
     path.write_text(json.dumps({"best": found.best, "importance": found.importance, "tries": tries}, indent=1))

@@ -12,7 +12,7 @@ from models.partition import Interval
 from models.spec import sha256
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
-from service.evaluation.method import Built, Part, Setting, cost_of
+from service.evaluation.method import BuiltModels, Part, Setting, cost_of
 from service.evaluation.pool import Pool
 
 
@@ -52,7 +52,7 @@ class Sharded:
         number = int(sha256(b"oubli/sisa/1", digest.encode()), 16)
         return number % self._setting.budget.shards, number // self._setting.budget.shards % self._setting.budget.slices
 
-    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """From where the slice before has ended."""
         assert part.region is not None
         return learners.build_prompt(
@@ -65,7 +65,7 @@ class Sharded:
             progress=progress,
         )
 
-    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """The mean of what all shards say."""
         last = {part.region.lo: part.key for part in self.parts(survivors) if part.region is not None}
         said = np.zeros((len(queries), len(self._setting.labels)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.evaluation.study import Bench, Study, Task
 
-Advance = Callable[[Task, int], None]  # sample-epochs that a task has spent
+OnSpent = Callable[[Task, int], None]  # sample-epochs that a task has spent
 
 _TICK = 0.2  # seconds between looks at what is done
 _bench: Bench
@@ -22,7 +22,7 @@ class Unfinished(RuntimeError):
     """Some tasks failed; what the others found is kept."""
 
 
-def run_all(study: Study, tasks: Sequence[Task], devices: Sequence[str], advance: Advance) -> list[dict[str, Any]]:
+def run_all(study: Study, tasks: Sequence[Task], devices: Sequence[str], advance: OnSpent) -> list[dict[str, Any]]:
     """Figures of every task, in that order. Raises Unfinished.
 
     devices  one for each process, such as "cpu" twice, or "cuda:0" and "cuda:1".
@@ -61,7 +61,7 @@ def _run(task: Task) -> dict[str, Any]:
     return _bench.run(task, lambda sample_epochs: _spent.put((task, sample_epochs)))
 
 
-def _wait(futures: dict[Task, Future[dict[str, Any]]], spent: Any, advance: Advance) -> None:
+def _wait(futures: dict[Task, Future[dict[str, Any]]], spent: Any, advance: OnSpent) -> None:
     while not all(future.done() for future in futures.values()):
         try:
             advance(*spent.get(timeout=_TICK))

@@ -17,12 +17,12 @@ import numpy as np
 
 from models import determinism
 from models.backbone import Backbone, load_backbone
-from models.data_sets import DataSet, load_data_set
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
-from models.training import Member, train, values_digest
+from models.training import TrainingExample, train, values_digest
 from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
+from service.evaluation.data_sets import DataSet, load_data_set
 from service.evaluation.method import Budget, Method, Setting
 from service.evaluation.methods import METHODS, make_method
 from service.evaluation.pool import Pool, describe_pool
@@ -118,7 +118,7 @@ class Bench:
     def _warm_up(self) -> None:
         """What PyTorch loads at its first step, and folding, are nobody's training time."""
         if any(METHODS[name].trains for name in self._study.methods):
-            two = [Member(self.samples.members[0].pixels, label) for label in ("one", "other")]
+            two = [TrainingExample(self.samples.members[0].pixels, label) for label in ("one", "other")]
             spec = replace(self._study.budget.training, epochs=1, batch_size=2)
             train(self.backbone, spec, key="", members=two, start=self._start)
 

@@ -9,7 +9,7 @@ from models.descent import Progress
 from models.spec import PromptSpec, TrainingSpec, canonical_json, sha256
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
-from service.evaluation.method import Built, Part, Setting, cost_of
+from service.evaluation.method import BuiltModels, Part, Setting, cost_of
 from service.evaluation.pool import Pool
 
 
@@ -36,11 +36,11 @@ class Whole:
         key = self._setting.key(self._kind, rows, self._training)
         return [Part(key, rows, cost_of(self._setting.pool, rows, self._training))]
 
-    def build(self, part: Part, built: Built, progress: Progress) -> Learned:
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """From everybody."""
         return self._build(part, self._setting.pool.take(part.rows), progress)
 
-    def answer(self, survivors: Sequence[int], built: Built, queries: Pool) -> Probabilities:
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """Its own."""
         (part,) = self.parts(survivors)
         learned = built[part.key]

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 
 from service.evaluation.learners import Learned
-from service.evaluation.method import Built, Method, Part
+from service.evaluation.method import BuiltModels, Method, Part
 
 Spent = Callable[[int], None]  # told of sample-epochs as they are spent
 
@@ -39,7 +39,7 @@ def build(
     method: Method,
     survivors: Sequence[int],
     *,
-    before: Built | None = None,
+    before: BuiltModels | None = None,
     folder: Path | None = None,
     spent: Spent = lambda sample_epochs: None,
 ) -> Work:
@@ -58,7 +58,7 @@ def build(
     return Work(tuple(parts), built, tuple(new), sample_epochs, seconds)
 
 
-def _build(method: Method, part: Part, built: Built, folder: Path | None, spent: Spent) -> tuple[Learned, float]:
+def _build(method: Method, part: Part, built: BuiltModels, folder: Path | None, spent: Spent) -> tuple[Learned, float]:
     told = 0
 
     def progress(done: int, steps: int) -> None:

@@ -1,5 +1,5 @@
 """The registry: the only SQL in the service, on SQLite and PostgreSQL alike.
 
-`engine` opens it, `tables` says what it holds, and each repository module holds the questions and changes of one noun,
-as functions that take a session. Functions never commit; whoever opened the session does, once.
+`engine` opens it, `tables` declares it, and each repository module has the queries and changes of one noun, as
+functions that take a session. Functions never commit; the caller that opened the session does, once.
 """

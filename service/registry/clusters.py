@@ -1,4 +1,4 @@
-"""Clusters: regions of the line, what they should serve, and what they serve. Who trains them: `leases`."""
+"""Clusters: regions of the line, the prompt that each should serve, and the one that it serves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service.registry.records import Cluster, Page
 from service.registry.tables import ClusterRow, UtcDateTime
 
 NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
-# settles_at stays: more members may have come while these were trained.
-SETTLED = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
+# The state of a cluster whose prompt is up to date; `settles_at` stays: members may have come during the training.
+UP_TO_DATE = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
 FRESH = {"attempts": 0, "failure": None, "retry_at": None}
 
 
@@ -48,7 +48,7 @@ def every(session: ReadSession) -> list[Cluster]:
 
 
 def count_samples(session: ReadSession) -> int:
-    """How many samples there are, by the clusters' own counts: however many, it is quick."""
+    """The number of samples, by the clusters' own counts: fast, however many there are."""
     return session.execute(sa.select(sa.func.coalesce(sa.func.sum(ClusterRow.samples), 0))).scalar_one()
 
 
@@ -68,10 +68,10 @@ def page(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page
 
 
 def covering(session: ReadSession, positions: Sequence[int]) -> list[str | None]:
-    """For each position the cluster whose region holds it, in one statement; None while there are no clusters."""
+    """For each position the id of the cluster that covers it, in one statement; None while there are no clusters."""
     if not positions:
         return []
-    lowest = min(positions)  # and its region begins where the last one does that begins no later: an index says where
+    lowest = min(positions)  # its region is the last that begins no later, which an index finds
     begins = sa.select(sa.func.max(ClusterRow.lo)).where(ClusterRow.lo <= lowest).scalar_subquery()
     spanned = sa.select(ClusterRow.lo, ClusterRow.hi, ClusterRow.id).where(
         ClusterRow.lo >= sa.func.coalesce(begins, lowest), ClusterRow.lo <= max(positions)
@@ -86,7 +86,7 @@ def covering(session: ReadSession, positions: Sequence[int]) -> list[str | None]
 
 
 def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_key: str | None = None) -> str:
-    """A cluster without members; its id."""
+    """Create a cluster without members; its id."""
     row = ClusterRow(
         id=str(uuid7()),
         lo=lo,
@@ -106,9 +106,9 @@ def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_ke
 
 
 def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
-    """`count` members have come: the plan is out of date, and training waits for quiet.
+    """Count new members: the plan is out of date, and training waits until additions pause.
 
-    A training under way goes on: what it builds is older, and of survivors only.
+    A training under way goes on: its prompt will lack the new members, and is of survivors only.
     """
     session.execute(
         sa.update(ClusterRow)
@@ -123,9 +123,9 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
 
 
 def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence[str] = ()) -> None:
-    """Lock these clusters, and those that serve these prompts, in the order of their ids, as everybody does.
+    """Lock these clusters, and those that serve these prompts, in the order of their ids, as every transaction does.
 
-    Before anything else of the transaction is: the serving epoch is locked after the clusters that it speaks of.
+    The first lock of a transaction: clusters are locked before the state row, which has the serving epoch.
     """
     concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(serving))
     statement = sa.select(ClusterRow.id).where(concerned).order_by(ClusterRow.id)
@@ -133,9 +133,9 @@ def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence
 
 
 def removed(session: WriteSession, cluster_id: str, count: int) -> str | None:
-    """`count` members have gone: the plan is out of date, training is urgent, and whoever trains it is fenced off.
+    """Count members off that are erased: the plan is void, training is urgent, and a training under way is fenced off.
 
-    Answers with the lease that was ended, if there was one.
+    The token of the lease that was ended, if there was one.
     """
     token = _lease(session, cluster_id)
     session.execute(
@@ -160,7 +160,7 @@ def _lease(session: WriteSession, cluster_id: str) -> str | None:
 
 
 def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime) -> dict[str, str]:
-    """Stop serving these prompts, everywhere, and see to their successors; prompt key by cluster id."""
+    """Stop serving these prompts in every cluster, and make new trainings urgent; the withdrawn key by cluster id."""
     if not prompt_keys:
         return {}
     serving = sa.select(ClusterRow.id, ClusterRow.serving_key).where(ClusterRow.serving_key.in_(prompt_keys))
@@ -176,7 +176,7 @@ def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime
 
 @dataclass(frozen=True)
 class Timing:
-    """When a cluster may be trained: at once if `urgent`, else when its additions have settled."""
+    """When a cluster may be trained: at once if `urgent`, else when its additions have paused for long enough."""
 
     urgent: bool = False
     settles_at: datetime | None = None
@@ -184,7 +184,7 @@ class Timing:
 
 
 def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
-    """Give a cluster another region; its plan is out of date. Answers with the lease that was ended, if any."""
+    """Give a cluster another region; its plan is void. The token of the lease that was ended, if there was one."""
     token = _lease(session, cluster_id)
     session.execute(
         sa.update(ClusterRow)
@@ -204,13 +204,13 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
 
 
 def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[str]:
-    """Delete clusters that have no members. Answers with the leases that were ended."""
+    """Delete clusters that have no members; the tokens of the leases that were ended."""
     statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)).returning(ClusterRow.lease_token)
     return [token for token in session.execute(statement).scalars() if token is not None]
 
 
 def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> None:
-    """Record what the survivors imply; `through` is the place of the last of them in the order of arrival."""
+    """Record the key that the members imply; `through` is the place of the last of them in the order of arrival."""
     session.execute(
         sa.update(ClusterRow)
         .where(ClusterRow.id == cluster_id)
@@ -219,13 +219,13 @@ def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> N
 
 
 def unfinished(session: ReadSession) -> bool:
-    """Whether some cluster is to be planned or trained, now or later."""
+    """Whether any cluster is to be planned or trained, now or later."""
     return session.execute(sa.select(sa.exists().where(sa.or_(ClusterRow.unplanned, differs())))).scalar_one()
 
 
 @dataclass(frozen=True)
 class Census:
-    """How many clusters are alike in what their state is told by (`core.states.state_of`), and what they hold."""
+    """How many clusters have the same properties that determine their state, and how many samples they have."""
 
     empty: bool
     failing: bool
@@ -244,36 +244,36 @@ def census(session: ReadSession, *, now: datetime, attempts: int) -> list[Census
         ClusterRow.serving_key.is_not(None).label("serving"),
         sa.and_(ClusterRow.withdrawn_at.is_not(None), ~leased).label("withdrawn"),
         ClusterRow.samples.label("samples"),
-    ).subquery()  # grouped outside: PostgreSQL takes two equal parameters for different ones
+    ).subquery()  # grouped outside: PostgreSQL treats two equal parameters as different
     by = (told.c.empty, told.c.failing, told.c.serving, told.c.withdrawn)
     counts = (sa.func.count(), sa.func.sum(told.c.samples))
     return [Census(*row) for row in session.execute(sa.select(*by, *counts).group_by(*by))]
 
 
 def waiting_since(session: ReadSession) -> datetime | None:
-    """When the oldest change came that no prompt knows yet: a withdrawal or an addition. None if there is none."""
+    """The time of the oldest withdrawal or addition that no served prompt reflects; None if there is none."""
     oldest = (sa.func.min(ClusterRow.withdrawn_at), sa.func.min(ClusterRow.unsettled_since))
     statement = sa.select(*oldest).where(sa.or_(ClusterRow.unplanned, differs()))
     return min((when for when in session.execute(statement).one() if when is not None), default=None)
 
 
 def differs() -> sa.ColumnElement[bool]:
-    """What is served is not what should be."""
+    """The condition that a cluster serves another prompt than it should."""
     return sa.or_(ClusterRow.desired_key.is_distinct_from(ClusterRow.serving_key), ClusterRow.rebuild)
 
 
 def rebuild(session: WriteSession, prompt_keys: Sequence[str]) -> None:
-    """Build these served prompts again; they are served until then."""
+    """Schedule these served prompts to be built again; they are served until then."""
     session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key.in_(prompt_keys)).values(rebuild=True))
 
 
 def forget_plans(session: WriteSession) -> None:
-    """Make every plan anew: the settings have changed. Trainings under way come to nothing."""
+    """Discard every plan, since the settings have changed. Trainings under way will not be published."""
     session.execute(sa.update(ClusterRow).values(desired_key=None, unplanned=True))
 
 
 def _to_plan(now: datetime) -> sa.ColumnElement[bool]:
-    """Changed since it was planned, and not being trained with members that are all still there."""
+    """The condition that a cluster has changed since it was planned, and no training under way may still finish."""
     idle = sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now)
     return sa.and_(ClusterRow.unplanned, sa.or_(ClusterRow.desired_key.is_(None), idle))
 
@@ -285,9 +285,9 @@ def to_plan(session: ReadSession, now: datetime) -> list[str]:
 
 def adopt(session: WriteSession, cluster_id: str, key: str) -> None:
     """Serve the desired prompt, which is already built."""
-    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **SETTLED))
+    session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(serving_key=key, **UP_TO_DATE))
 
 
 def discard(session: WriteSession, prompt_key: str) -> None:
-    """Serve this prompt no longer: its artifact is damaged. What is desired stays, so it is built again."""
+    """Stop serving this prompt, whose artifact is damaged. The desired key stays, so the prompt is built again."""
     session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key == prompt_key).values(serving_key=None))

@@ -2,11 +2,11 @@
 
 SQLite: WAL, foreign keys, `secure_delete` (freed pages are overwritten), full synchronisation, and `BEGIN IMMEDIATE`
 for writes, so that a transaction never fails halfway for want of the lock. PostgreSQL: reads see one snapshot
-(REPEATABLE READ); writes take a shared advisory lock that a re-cut of the partition takes exclusively; nobody waits
-for an answer, a lock or another's transaction for ever (`ConnectionOptions`).
+(REPEATABLE READ); writes take a shared advisory lock, which a change of the partition takes exclusively; no statement
+waits without limit for an answer, a lock or another transaction (`ConnectionOptions`).
 
-A database that does not answer, or has no time, is `Unavailable`: the caller may try again. Whether a transaction took
-place whose end was not heard of, the caller must ask.
+A database that is unreachable or overloaded raises `Unavailable`: the caller may try again. If the connection broke
+during a commit, the caller must ask whether the transaction took place.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from service import private
 from service.errors import DISK_FULL, Misconfigured, OutOfSpace, Unavailable
 
 _BUSY_MS = 15_000  # how long SQLite waits for a lock
-_SCRUB_MS = 250  # ... and a scrub for readers: meanwhile it holds up every writer
-# Any constants: names of advisory locks on PostgreSQL. Whoever wants to be alone waits for his turn first: while he
-# waits for the plan lock, others wait behind him.
+_SCRUB_MS = 250  # how long a scrub waits for readers: meanwhile it holds up every writer
+# Names of advisory locks on PostgreSQL: any constants. An exclusive transaction takes the turn lock first, so that one
+# of them at a time waits for the plan lock: every writer that comes then waits behind it.
 _PLAN_LOCK, _TURN_LOCK = 0x0B11, 0x0B12
 _IN_TURN = sa.text("SELECT pg_advisory_xact_lock(:name)")
 _AMONG_OTHERS = sa.text("SELECT pg_advisory_xact_lock_shared(:name)")
@@ -49,15 +49,15 @@ _ALONE = sa.text(
 
 
 class ReadSession(Session):
-    """A snapshot. Anything it is handed to can only ask."""
+    """A read-only snapshot of the registry; functions that take one only query."""
 
 
 class WriteSession(ReadSession):
-    """A transaction, committed by whoever opened it."""
+    """A transaction, committed by the caller that opened it."""
 
 
 class Needless(Exception):
-    """Somebody else has done it meanwhile."""
+    """Another process has done the work meanwhile."""
 
 
 Needed = Callable[[ReadSession], bool]
@@ -66,13 +66,13 @@ Database = str | Path  # an SQLAlchemy URL; or the file of SQLite, which is neve
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """How PostgreSQL is talked to; times in seconds. SQLite has its own rule and heeds none of it.
+    """Connections to PostgreSQL, and their timeouts in seconds; of no effect on SQLite.
 
-    pool, overflow  connections that are kept, and more of them while many ask at once.
-    connect         until a connection counts as refused; also the wait for one from the pool.
-    statement       until a statement is given up.
-    lock            until a wait for somebody else's lock is.
-    idle            until a transaction is ended whose process has fallen silent: it may hold locks.
+    pool, overflow  connections that are kept open, and how many more may be opened under load.
+    connect         longest wait for a connection, new or from the pool.
+    statement       longest statement.
+    lock            longest wait for a lock of another transaction.
+    idle            longest silence of a process within a transaction, which may hold locks; then it is ended.
     """
 
     pool: int = 10
@@ -92,10 +92,10 @@ class Registry:
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.engine: sa.Engine = _make_sqlite(url) if self.is_sqlite else _make_postgres(url, options)
         read, write = ({}, {"oubli_write": True}) if self.is_sqlite else ({"isolation_level": "REPEATABLE READ"}, {})
-        glance = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        read_one = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._reader: sa.Engine = self.engine.execution_options(**read)
         self._writer: sa.Engine = self.engine.execution_options(**write)
-        self._glancer: sa.Engine = self.engine.execution_options(**glance)
+        self._autocommit: sa.Engine = self.engine.execution_options(**read_one)
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
@@ -104,22 +104,23 @@ class Registry:
             yield session
 
     @contextmanager
-    def glance(self) -> Iterator[ReadSession]:
-        """For one statement, which is its own snapshot: no transaction is begun or ended for it. Raises Unavailable."""
-        with _in_words(), ReadSession(self._glancer) as session:
+    def read_one(self) -> Iterator[ReadSession]:
+        """A session for one statement, without the cost of a transaction around it. Raises Unavailable."""
+        with _in_words(), ReadSession(self._autocommit) as session:
             yield session
 
     @contextmanager
     def write(self, *, exclusive: bool = False, needed: Needed | None = None) -> Iterator[WriteSession]:
         """One transaction, committed at the end of the block, rolled back if it raises.
 
-        Raises OutOfSpace if the disk is full; Unavailable if the database is away, and then perhaps it was committed.
+        Raises OutOfSpace if the disk is full; Unavailable if the database is away, in which case the transaction may
+        have been committed.
 
-        exclusive  no other write runs meanwhile, but notes; for changes of the partition.
-        needed     of one that wants to be alone: asked again when its turn has come. If it is no longer so, Needless is
-                   raised, and nobody was held up: of several processes that see the same work, one does it.
+        exclusive  no other transaction of `write` runs meanwhile; for changes of the partition.
+        needed     of an exclusive one: asked again when its turn has come. If it says no, Needless is raised before
+                   any writer is held up: of several processes that see the same work, one does it.
         """
-        with self.note() as session:
+        with self.write_unfenced() as session:
             if exclusive:
                 if not self.is_sqlite:
                     session.execute(_IN_TURN, {"name": _TURN_LOCK})
@@ -130,17 +131,20 @@ class Registry:
             yield session
 
     @contextmanager
-    def note(self) -> Iterator[WriteSession]:
-        """A write that a change of the partition need not wait for, nor wait for it: heartbeats, leases, tickets."""
+    def write_unfenced(self) -> Iterator[WriteSession]:
+        """A transaction that does not exclude changes of the partition, nor wait for them: heartbeats, leases, tickets.
+
+        Committed at the end of the block, rolled back if it raises. Raises as `write` does.
+        """
         with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def scrub(self) -> bool:
-        """Remove what deleted rows left behind in the database's files. False: others were in the way, try again.
+        """Remove deleted rows from the database's files. False if readers were in the way: to be tried again.
 
-        SQLite only; on PostgreSQL dead rows go with VACUUM, which is the server's own business. `secure_delete` is not
-        enough: it overwrites a row where it stands, not the copies that moving it between pages has left in free
-        space. So the file is written anew, and the log is cut to nothing.
+        SQLite only; on PostgreSQL the server's VACUUM removes dead rows. `secure_delete` is not enough: it overwrites a
+        row in its page, not the copies that were left in free space when the row moved between pages. So the file is
+        rewritten, and the log is truncated.
         """
         if not self.is_sqlite:
             return True
@@ -160,7 +164,7 @@ class Registry:
             connection.close()
 
     def is_current(self) -> bool:
-        """Whether the schema is exactly this release's, by the pooled connections."""
+        """Whether the schema is exactly this release's, asked through a pooled connection."""
         with self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision() == _head()
 
@@ -180,7 +184,7 @@ _NOT_THERE = {"57P01", "57P02", "57P03", "25P03", "53300"}
 
 @contextmanager
 def _in_words() -> Iterator[None]:
-    """What the database says of itself, as an error of ours; what it says of a statement stays what it is."""
+    """Turn errors of the database's state (full, busy, away) into ServiceErrors; errors of a statement pass through."""
     try:
         yield
     except sa.exc.TimeoutError:  # no connection of the pool has come free
@@ -197,7 +201,7 @@ def _in_words() -> Iterator[None]:
 
 
 def _is_away(error: sa.exc.DBAPIError, code: str | None) -> bool:
-    """Whether the connection is gone, or was never made: then libpq has no SQLSTATE to give."""
+    """Whether the connection is gone, or was never made; libpq then gives no SQLSTATE."""
     if code is not None:
         return code in _NOT_THERE or code.startswith("08")
     return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
@@ -227,9 +231,9 @@ def _make_postgres(url: sa.URL, options: ConnectionOptions | None) -> sa.Engine:
         pool_timeout=chosen.connect,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": max(2, round(chosen.connect)),  # libpq knows whole seconds, and none below two
+            "connect_timeout": max(2, round(chosen.connect)),  # libpq takes whole seconds, two at least
             "options": " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()),
-            # A server that vanished (no FIN, no RST) is noticed within the time that a statement may take.
+            # A server that vanished (no FIN, no RST) is noticed within the time allowed for a statement.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -239,18 +243,18 @@ def _make_postgres(url: sa.URL, options: ConnectionOptions | None) -> sa.Engine:
 
 
 def _make_sqlite(url: sa.URL) -> sa.Engine:
-    # Parameters are labels, owners, digests: they must not come into logs with an error's words.
+    # Parameters are labels, owners, digests: they must not appear in logs as part of an error's message.
     engine = sa.create_engine(
         url, connect_args={"timeout": 15, "check_same_thread": False}, pool_size=20, hide_parameters=True
     )
 
     @event.listens_for(engine, "do_connect")
     def make_private(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
-        """SQLite would make the file readable by others, and then its log and index with the same mode.
+        """Create the file with its owner's rights alone: SQLite would let others read it, and its log and index.
 
-        One that is there is not touched: opening and closing it here would drop the locks that SQLite has on it.
+        An existing file is left alone: opening and closing it here would drop the locks that SQLite has on it.
         """
-        with suppress(OSError):  # SQLite says it better
+        with suppress(OSError):  # SQLite's own message is better
             if os.path.isabs(arguments[0]):
                 os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL, private.FILE))
 
@@ -277,7 +281,7 @@ def _make_sqlite(url: sa.URL) -> sa.Engine:
 def _config(database: Database) -> Config:
     config = Config()
     folder = str(Path(migrations.__file__).parent)
-    config.set_main_option("script_location", folder.replace("%", "%%"))  # or it would be filled in
+    config.set_main_option("script_location", folder.replace("%", "%%"))  # ConfigParser interpolates `%`
     config.attributes["database"] = database
     return config
 
@@ -289,7 +293,7 @@ def _head() -> str | None:
 
 
 def migrate(database: Database) -> None:
-    """Bring the registry to this release's schema; refuse one that a newer release made. Raises Misconfigured."""
+    """Bring the registry to this release's schema. Raises Misconfigured for a schema that a newer release made."""
     url = _parse(database)
     if url.get_backend_name() == "sqlite" and url.database:
         folder = Path(url.database).parent
@@ -302,7 +306,7 @@ def migrate(database: Database) -> None:
 
 
 def check_known(database: Database) -> str | None:
-    """The schema's revision, None when there is none. Raises Misconfigured if this release does not know it.
+    """The schema's revision, None without a schema. Raises Misconfigured if this release does not know it.
 
     Raises Unavailable while the database does not answer.
     """

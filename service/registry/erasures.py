@@ -1,4 +1,4 @@
-"""Erasures: what was asked to be forgotten, which clusters it touches, and how far each has come."""
+"""Erasures: which samples each erases, which clusters it affects, and how far it has come."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uuid6 import uuid7
 
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Erasure, Page, Tombstone, TouchedCluster
+from service.registry.records import Erasure, ErasureCluster, Page, Tombstone
+from service.registry.statements import chunked
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
-_CHUNK = 500  # ids in one IN list
 OPEN = ("withdrawn", "retraining", "failed")
 
 
@@ -23,14 +23,15 @@ def create(
     *,
     owner: str | None,
     sample_ids: Sequence[str],
-    touched: Mapping[str, str | None],
+    affected: Mapping[str, str | None],
     now: datetime,
     due: timedelta,
     known_as: Tombstone | None = None,
 ) -> str:
-    """Record an accepted erasure; `touched` is the withdrawn prompt (or None) by cluster. Its id.
+    """Record an accepted erasure; its id.
 
-    known_as  whoever asked for it knows it so: it was accepted before this registry was restored.
+    affected  the withdrawn prompt (or None) by cluster.
+    known_as  the tombstone of an erasure that was accepted before this registry was restored: the client knows its id.
     """
     erasure_id, accepted_at = (known_as.erasure, known_as.accepted_at) if known_as else (str(uuid7()), now)
     session.add(
@@ -52,7 +53,7 @@ def create(
     )
     session.add_all(
         ErasureClusterRow(erasure_id=erasure_id, cluster_id=cluster, prompt_before=prompt, state="withdrawn")
-        for cluster, prompt in touched.items()
+        for cluster, prompt in affected.items()
     )
     session.flush()
     return erasure_id
@@ -65,7 +66,7 @@ def get(session: ReadSession, erasure_id: str) -> Erasure | None:
 
 
 def running_for(session: ReadSession, sample_id: str) -> Erasure | None:
-    """The erasure that is still forgetting this sample, if any."""
+    """The unfinished erasure of this sample, if there is one."""
     statement = (
         sa.select(ErasureRow)
         .join(ErasureSampleRow, ErasureSampleRow.erasure_id == ErasureRow.id)
@@ -76,7 +77,7 @@ def running_for(session: ReadSession, sample_id: str) -> Erasure | None:
 
 
 def running_for_owner(session: ReadSession, ref: str) -> Erasure | None:
-    """The erasure that is still forgetting this owner, if any."""
+    """The latest unfinished erasure of this owner, if there is one."""
     statement = (
         sa.select(ErasureRow)
         .where(ErasureRow.owner_ref == ref, ErasureRow.state.in_(OPEN))
@@ -93,7 +94,7 @@ def erased_samples(session: ReadSession) -> set[str]:
 
 
 def risen(session: ReadSession) -> list[str]:
-    """Ids that were erased and are held again: nothing ever gives a sample an old id."""
+    """Ids of erased samples that have a row again; no code gives a new sample an old id."""
     joined = sa.select(SampleRow.id).join(ErasureSampleRow, ErasureSampleRow.sample_id == SampleRow.id)
     return list(session.execute(joined.distinct()).scalars())
 
@@ -106,7 +107,7 @@ def page(
     state: str | None = None,
     owner: str | None = None,
 ) -> Page[Erasure]:
-    """A page of erasures, newest first; of those in this state, and of those of this owner as a whole."""
+    """A page of erasures, newest first; filtered by state, and by the owner whose samples were all erased."""
     statement = sa.select(ErasureRow).order_by(ErasureRow.id.desc()).limit(limit + 1)
     if state is not None:
         statement = statement.where(ErasureRow.state == state)
@@ -119,7 +120,7 @@ def page(
 
 
 def oldest_unfinished(session: ReadSession) -> datetime | None:
-    """When the oldest erasure that is not completed was accepted."""
+    """The time when the oldest unfinished erasure was accepted; None if there is none."""
     return session.execute(
         sa.select(sa.func.min(ErasureRow.accepted_at)).where(ErasureRow.state.in_(OPEN))
     ).scalar_one()
@@ -133,7 +134,7 @@ def counts(session: ReadSession) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Backlog:
-    """Unfinished erasures: how many in each state, since when the oldest, how many past their due date."""
+    """Unfinished erasures: the number in each state, the time of the oldest, the number past their due date."""
 
     states: dict[str, int]
     oldest: datetime | None
@@ -141,7 +142,7 @@ class Backlog:
 
 
 def backlog(session: ReadSession, now: datetime) -> Backlog:
-    """Counted by the database, by the index on states: completed ones, however many, are not looked at."""
+    """The unfinished erasures, counted by the database by the index on states: completed ones are not read."""
     late = sa.func.sum(sa.case((ErasureRow.due_at < now, 1), else_=0))
     columns = (ErasureRow.state, sa.func.count(), sa.func.min(ErasureRow.accepted_at), late)
     rows = session.execute(sa.select(*columns).where(ErasureRow.state.in_(OPEN)).group_by(ErasureRow.state)).all()
@@ -165,13 +166,12 @@ def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasur
     rows = session.execute(statement).scalars().all()
     ids = [row.id for row in rows]
     samples: dict[str, int] = {}
-    clusters: dict[str, list[TouchedCluster]] = {erasure_id: [] for erasure_id in ids}
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
+    clusters: dict[str, list[ErasureCluster]] = {erasure_id: [] for erasure_id in ids}
+    for chunk in chunked(ids):
         samples |= _count_samples(session, chunk)
-        touched = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
-        for row in session.execute(touched.order_by(ErasureClusterRow.cluster_id)).scalars():
-            record = TouchedCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
+        affected = sa.select(ErasureClusterRow).where(ErasureClusterRow.erasure_id.in_(chunk))
+        for row in session.execute(affected.order_by(ErasureClusterRow.cluster_id)).scalars():
+            record = ErasureCluster(row.cluster_id, row.prompt_before, row.prompt_after, row.state)
             clusters[row.erasure_id].append(record)
     return [
         Erasure(

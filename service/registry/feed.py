@@ -1,8 +1,8 @@
-"""What has been added and removed since when: how a replica brings its closed-form tier up to date.
+"""The feed of added and removed samples, by which a replica brings its closed-form tier up to date.
 
 Two counts on the state row number the changes. They are raised as the last step of the transaction that makes the
-change, under the row's lock, so whoever reads a count also sees every change up to it. A reader knows how many changes
-it should find; finding fewer, it has missed something for good (`Changes.complete`) and must start from the survivors.
+change, under the row's lock, so a reader of a count also sees every change up to it. A reader knows how many changes it
+should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start from the survivors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Marks
+from service.registry.statements import chunked
 from service.registry.tables import DestructionRow, SampleRow, StateRow
-
-_CHUNK = 500
 
 
 class Added(NamedTuple):
-    """A sample that a tier must put in."""
+    """A sample that a tier must add."""
 
     id: str
     digest: str
@@ -30,16 +29,16 @@ class Added(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """From one pair of marks to another: samples added that are still held, and objects of removed ones."""
+    """The changes between two pairs of marks: added samples that still exist, and objects of removed samples."""
 
     since: Marks
     now: Marks
     added: tuple[Added, ...]
     removed: tuple[str, ...]
 
-    def complete(self, held: Container[str]) -> bool:
-        """Whether nothing is missing for one who had the sample objects `held` in at `since`."""
-        came_and_went = sum(name not in held for name in self.removed)
+    def complete(self, known: Container[str]) -> bool:
+        """Whether no change is missing for a tier that had the sample objects `known` in at `since`."""
+        came_and_went = sum(name not in known for name in self.removed)
         return (
             len(self.removed) == self.now.removals - self.since.removals
             and len(self.added) + came_and_went == self.now.additions - self.since.additions
@@ -47,32 +46,30 @@ class Changes:
 
 
 def marks(session: ReadSession) -> Marks:
-    """The present ones."""
+    """The present marks."""
     return Marks(*session.execute(sa.select(StateRow.additions, StateRow.removals)).one())
 
 
 def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
-    """These samples have come. Last in their transaction: others wait from here on."""
+    """Number added samples. The last step of a transaction: other writers wait for the state row from here on."""
     if not sample_ids:
         return
     statement = sa.update(StateRow).values(additions=StateRow.additions + len(sample_ids))
     mark = session.execute(statement.returning(StateRow.additions)).scalar_one()
-    for start in range(0, len(sample_ids), _CHUNK):
-        chunk = SampleRow.id.in_(sample_ids[start : start + _CHUNK])
-        session.execute(sa.update(SampleRow).where(chunk).values(addition=mark))
+    for chunk in chunked(sample_ids):
+        session.execute(sa.update(SampleRow).where(SampleRow.id.in_(chunk)).values(addition=mark))
 
 
 def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
-    """The samples of these objects, which are owed to destruction, have gone. Last in their transaction."""
+    """Number removed samples, by their objects, which are scheduled for deletion. The last step of a transaction."""
     statement = sa.update(StateRow).values(removals=StateRow.removals + len(objects))
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
-    for start in range(0, len(objects), _CHUNK):
-        chunk = DestructionRow.object_name.in_(objects[start : start + _CHUNK])
-        session.execute(sa.update(DestructionRow).where(chunk).values(removal=mark))
+    for chunk in chunked(objects):
+        session.execute(sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk)).values(removal=mark))
 
 
 def since(session: ReadSession, then: Marks) -> Changes:
-    """Everything that has changed."""
+    """The changes since those marks."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     added = session.execute(sa.select(*columns).where(SampleRow.addition > then.additions)).all()
     removed = sa.select(DestructionRow.object_name).where(DestructionRow.removal > then.removals)
@@ -80,7 +77,7 @@ def since(session: ReadSession, then: Marks) -> Changes:
 
 
 def everything(session: ReadSession) -> Changes:
-    """All survivors."""
+    """All survivors, as changes since the beginning."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     rows = session.execute(sa.select(*columns)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())

@@ -1,4 +1,4 @@
-"""Which resource the first request with an `Idempotency-Key` made.
+"""Idempotency keys, and the resource that the first request with each of them made.
 
 Keys are kept as digests. When a sample is erased its row stays, without the request's digest, so that a late retry of
 the upload cannot bring the sample back.
@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import Conflict
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import IdempotencyRow
-
-_CHUNK = 500
 
 
 @dataclass(frozen=True)
 class First:
-    """The first request with a key. No resource yet: it is still running."""
+    """The first request with a key; without a resource while it is still running."""
 
     request_digest: str | None
     resource_id: str | None
@@ -30,12 +28,10 @@ class First:
 
 
 def begin(session: WriteSession, key_digest: str, request_digest: str, *, now: datetime) -> First | None:
-    """Claim a key. None: the caller is first; otherwise the request that was."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    """Claim a key. None if this request is the first with it; otherwise the first request."""
     statement = (
-        dialect.insert(IdempotencyRow)
+        insert_or_ignore(session, IdempotencyRow, key=["key_digest"])
         .values(key_digest=key_digest, request_digest=request_digest, created_at=now)
-        .on_conflict_do_nothing(index_elements=["key_digest"])
         .returning(IdempotencyRow.key_digest)
     )
     if session.execute(statement).one_or_none() is not None:
@@ -50,9 +46,10 @@ def get(session: ReadSession, key_digest: str) -> First | None:
 
 
 def finish(session: WriteSession, key_digest: str, resource_id: str) -> None:
-    """The request has made its resource; in the transaction that makes it.
+    """Record the resource of a request, within the transaction that makes it.
 
-    Raises Conflict if it was taken for dead, and another one with this key has made it: of both, one remains.
+    Raises Conflict if this request counted as dead meanwhile and another one with this key has made a resource: then
+    only that one remains.
     """
     open_still = (IdempotencyRow.key_digest == key_digest, IdempotencyRow.resource_id.is_(None))
     statement = sa.update(IdempotencyRow).where(*open_still).values(resource_id=resource_id)
@@ -61,21 +58,20 @@ def finish(session: WriteSession, key_digest: str, resource_id: str) -> None:
 
 
 def abandon(session: WriteSession, key_digest: str) -> None:
-    """The first request failed and made nothing: the key is free again."""
+    """Free a key whose first request failed and made nothing."""
     session.execute(
         sa.delete(IdempotencyRow).where(IdempotencyRow.key_digest == key_digest, IdempotencyRow.resource_id.is_(None))
     )
 
 
 def forget_requests(session: WriteSession, resource_ids: Sequence[str]) -> None:
-    """These samples are erased: keep their random id, drop what describes the image."""
-    for start in range(0, len(resource_ids), _CHUNK):
-        chunk = list(resource_ids[start : start + _CHUNK])
+    """Drop the requests' digests, which describe images, of samples that are erased; their random ids stay."""
+    for chunk in chunked(resource_ids):
         session.execute(
             sa.update(IdempotencyRow).where(IdempotencyRow.resource_id.in_(chunk)).values(request_digest=None)
         )
 
 
 def expire(session: WriteSession, *, before: datetime) -> None:
-    """Forget keys that are older than any retry."""
+    """Delete keys that are too old for a retry."""
     session.execute(sa.delete(IdempotencyRow).where(IdempotencyRow.created_at < before))

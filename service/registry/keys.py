@@ -1,4 +1,4 @@
-"""API keys, by the digest of their secret."""
+"""API keys: each is recorded by the digest of its secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import ApiKey, Page
 from service.registry.tables import ApiKeyRow
 
-PREFIX = 8  # characters of an id that may stand for it
+PREFIX = 8  # characters of an id that are enough to name it
 
 
 def _record(row: ApiKeyRow) -> ApiKey:
@@ -38,7 +38,7 @@ def create(
     now: datetime,
     expires_at: datetime | None = None,
 ) -> ApiKey:
-    """Record a key."""
+    """Record a new key."""
     key_id = _next_id(session)
     row = ApiKeyRow(id=key_id, name=name, digest=digest, scopes=list(scopes), created_at=now, expires_at=expires_at)
     session.add(row)
@@ -47,9 +47,9 @@ def create(
 
 
 def _next_id(session: ReadSession) -> str:
-    """A UUIDv7 later than every key's, which differs from theirs in its first characters: people name keys by these.
+    """A UUIDv7 later than every key's, different in its first characters, by which people name keys.
 
-    They are the time, in steps of 65 s: of several keys that are made in a moment, later ones get a time to come.
+    These are the time, in steps of 65 s: of several keys created in a moment, the later ones get a time in the future.
     """
     own = str(uuid7())
     latest = session.execute(sa.select(ApiKeyRow.id).order_by(ApiKeyRow.id.desc()).limit(1)).scalar()
@@ -59,13 +59,13 @@ def _next_id(session: ReadSession) -> str:
 
 
 def by_digests(session: ReadSession, digests: Sequence[str]) -> dict[str, ApiKey]:
-    """The keys with these digests, by digest; none that is revoked. Some may have expired."""
+    """The keys with these digests, by digest; without revoked ones. Some may have expired."""
     statement = sa.select(ApiKeyRow).where(ApiKeyRow.digest.in_(digests), ApiKeyRow.revoked_at.is_(None))
     return {row.digest: _record(row) for row in session.execute(statement).scalars()}
 
 
 def of_digest(session: ReadSession, digest: str) -> ApiKey | None:
-    """The key with this digest, whatever has become of it."""
+    """The key with this digest, also if it is revoked or has expired."""
     statement = sa.select(ApiKeyRow).where(ApiKeyRow.digest == digest).execution_options(populate_existing=True)
     row = session.execute(statement).scalar_one_or_none()
     return _record(row) if row is not None else None
@@ -83,7 +83,7 @@ def every(session: ReadSession) -> list[ApiKey]:
 
 
 def page(session: ReadSession, *, limit: int, cursor: str | None) -> Page[ApiKey]:
-    """So many of them, oldest first. Raises Invalid for a cursor that no answer ever held."""
+    """A page of keys, oldest first. Raises Invalid for a cursor that was never returned."""
     statement = sa.select(ApiKeyRow).order_by(ApiKeyRow.id).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(ApiKeyRow.id > paging.decode_id(cursor))
@@ -92,19 +92,19 @@ def page(session: ReadSession, *, limit: int, cursor: str | None) -> Page[ApiKey
 
 
 def revoke(session: WriteSession, key_id: str, *, now: datetime) -> None:
-    """Refuse this key from now on; one that has been revoked stays as it is."""
+    """Revoke a key; one that is revoked already stays as it is."""
     statement = sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
     session.execute(statement.values(revoked_at=now))
 
 
 def replace(session: WriteSession, key_id: str, *, by: str, expires_at: datetime) -> None:
-    """Another key takes the place of this one, which is refused from then on."""
+    """Record which key replaces this one, and when this one expires."""
     statement = sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id)
     session.execute(statement.values(replaced_by=by, expires_at=expires_at))
 
 
 def note_use(session: WriteSession, key_ids: Iterable[str], *, now: datetime) -> None:
-    """These keys have been used. A later use that another replica has noted stays."""
+    """Record that keys were used, unless another replica has recorded a later use."""
     unknown = sa.or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < now)
     statement = sa.update(ApiKeyRow).where(ApiKeyRow.id.in_(sorted(key_ids)), unknown)
     session.execute(statement.values(last_used_at=now))

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from uuid6 import uuid7
 
-from service.registry.clusters import FRESH, NO_LEASE, SETTLED, differs
+from service.registry.clusters import FRESH, NO_LEASE, UP_TO_DATE, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
 
@@ -129,14 +129,14 @@ def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:
 
 def publish(session: WriteSession, claim: Claim) -> bool:
     """Serve the claimed key, if it is still desired and the lease still held."""
-    values = {"serving_key": claim.key, "rebuild": False, **SETTLED, **NO_LEASE, **FRESH}
+    values = {"serving_key": claim.key, "rebuild": False, **UP_TO_DATE, **NO_LEASE, **FRESH}
     return _swap(session, claim, values, ClusterRow.desired_key == claim.key)
 
 
 def tokens(session: ReadSession) -> list[str]:
     """Tokens of all leases, expired ones included."""
-    held = sa.select(ClusterRow.lease_token).where(ClusterRow.lease_token.is_not(None))
-    return [token for token in session.execute(held).scalars() if token is not None]
+    leased = sa.select(ClusterRow.lease_token).where(ClusterRow.lease_token.is_not(None))
+    return [token for token in session.execute(leased).scalars() if token is not None]
 
 
 def give_up(session: WriteSession, claim: Claim) -> bool:
@@ -164,8 +164,8 @@ def retry(session: WriteSession, cluster_id: str) -> bool:
 
 def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
     """End the leases of a worker that was killed and has come back, each a try that failed; the leases."""
-    held = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
-    rows = session.execute(held).scalars().all()
+    leased = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
+    rows = session.execute(leased).scalars().all()
     tokens = [row.lease_token for row in rows if row.lease_token is not None]
     for row in rows:
         row.attempts += 1
@@ -178,8 +178,8 @@ def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pau
 def release(session: WriteSession, *, worker: str) -> list[str]:
     """Give back every lease of a worker that leaves in order: no try has failed; the leases."""
     # Locked: what an earlier process of that name is publishing just now must not be taken for left behind.
-    held = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
-    tokens = [token for token in session.execute(held).scalars() if token is not None]
+    leased = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
+    tokens = [token for token in session.execute(leased).scalars() if token is not None]
     session.execute(sa.update(ClusterRow).where(ClusterRow.leased_by == worker).values(**NO_LEASE))
     return tokens
 
@@ -187,8 +187,8 @@ def release(session: WriteSession, *, worker: str) -> list[str]:
 def _swap(
     session: WriteSession, claim: Claim, values: Mapping[str, object], *conditions: sa.ColumnElement[bool]
 ) -> bool:
-    held = (ClusterRow.id == claim.cluster, ClusterRow.lease_token == claim.token)
-    statement = sa.update(ClusterRow).where(*held, *conditions).values(**values)
+    leased = (ClusterRow.id == claim.cluster, ClusterRow.lease_token == claim.token)
+    statement = sa.update(ClusterRow).where(*leased, *conditions).values(**values)
     return _changed(session, statement) == 1
 
 

@@ -9,13 +9,12 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Tombstone
+from service.registry.statements import chunked
 from service.registry.tables import ErasureRow, ErasureSampleRow, PromptMemberRow, SampleRow
-
-_CHUNK = 500  # ids in one IN list
 
 
 @dataclass(frozen=True)
-class Standing:
+class LedgerState:
     """How an erasure stands with the ledger."""
 
     completed: bool
@@ -33,7 +32,7 @@ def tombstones(session: ReadSession, erasure_ids: Sequence[str]) -> list[Tombsto
     """Of those of the erasures that are on record, in the order of the ids given; sample ids sorted."""
     times = {}
     gone: dict[str, list[str]] = {erasure_id: [] for erasure_id in erasure_ids}
-    for chunk in _chunks(erasure_ids):
+    for chunk in chunked(erasure_ids):
         accepted = sa.select(ErasureRow.id, ErasureRow.accepted_at).where(ErasureRow.id.in_(chunk))
         times.update({row[0]: row[1] for row in session.execute(accepted)})
         columns = sa.select(ErasureSampleRow.erasure_id, ErasureSampleRow.sample_id)
@@ -44,33 +43,33 @@ def tombstones(session: ReadSession, erasure_ids: Sequence[str]) -> list[Tombsto
 
 def noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
     """Their tombstones are in the ledger."""
-    for chunk in _chunks(erasure_ids):
+    for chunk in chunked(erasure_ids):
         session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=True, ledger_attempts=0))
 
 
 def not_noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
     """Their tombstones could not be written: count it."""
-    for chunk in _chunks(erasure_ids):
+    for chunk in chunked(erasure_ids):
         statement = sa.update(ErasureRow).where(ErasureRow.id.in_(chunk))
         session.execute(statement.values(ledger_attempts=ErasureRow.ledger_attempts + 1))
 
 
 def forget(session: WriteSession, erasure_ids: Sequence[str]) -> None:
     """The ledger does not hold their tombstones after all: they are to be written again."""
-    for chunk in _chunks(erasure_ids):
+    for chunk in chunked(erasure_ids):
         session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=False, ledger_attempts=0))
 
 
-def standings(session: ReadSession) -> dict[str, Standing]:
+def ledger_states(session: ReadSession) -> dict[str, LedgerState]:
     """Of every erasure on record, by its id."""
     columns = sa.select(ErasureRow.id, ErasureRow.state == "completed", ErasureRow.ledgered)
-    return {row[0]: Standing(row[1], row[2]) for row in session.execute(columns)}
+    return {row[0]: LedgerState(row[1], row[2]) for row in session.execute(columns)}
 
 
-def held(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
+def recorded(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
     """Those of the samples that are in the registry."""
     found: set[str] = set()
-    for chunk in _chunks(list(sample_ids)):
+    for chunk in chunked(list(sample_ids)):
         found.update(session.execute(sa.select(SampleRow.id).where(SampleRow.id.in_(chunk))).scalars())
     return found
 
@@ -78,11 +77,7 @@ def held(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
 def seen(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
     """Those of the samples that a prompt on record has seen."""
     found: set[str] = set()
-    for chunk in _chunks(list(sample_ids)):
+    for chunk in chunked(list(sample_ids)):
         members = sa.select(PromptMemberRow.sample_id).where(PromptMemberRow.sample_id.in_(chunk))
         found.update(session.execute(members.distinct()).scalars())
     return found
-
-
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))

@@ -101,7 +101,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class TouchedCluster:
+class ErasureCluster:
     """A cluster in an erasure's record."""
 
     cluster: str
@@ -125,7 +125,7 @@ class Erasure:
     due_at: datetime
     ledgered: bool
     ledger_attempts: int
-    clusters: tuple[TouchedCluster, ...] = field(default=())
+    clusters: tuple[ErasureCluster, ...] = field(default=())
 
 
 @dataclass(frozen=True)

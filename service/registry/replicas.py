@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from service.registry import feed
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Marks, Replica
+from service.registry.statements import upsert
 from service.registry.tables import ReplicaRow
 
 
@@ -36,9 +36,7 @@ def report(session: WriteSession, replica: Replica) -> None:
         "digest": replica.digest,
         "beat_at": replica.beat_at,
     }
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(ReplicaRow).values(name=replica.name, **values)
-    session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+    upsert(session, ReplicaRow, {"name": replica.name, **values}, key=["name"], otherwise=values)
 
 
 def beat(session: WriteSession, *, name: str, now: datetime) -> None:

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from uuid6 import uuid7
 
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Page, Sample
+from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import OwnerRow, SampleRow
-
-_CHUNK = 500  # ids in one IN list; SQLite's parameter limit is 32,766
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberRecord:
     """What planning and training need to know of a sample; `seq` is its place in the order of arrival."""
 
     seq: int
@@ -29,7 +27,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Held:
+class SurvivorRecord:
     """What an audit needs to know of a sample."""
 
     id: str
@@ -40,12 +38,12 @@ class Held:
     cluster: str
 
 
-def every(session: ReadSession) -> list[Held]:
+def every(session: ReadSession) -> list[SurvivorRecord]:
     """All samples in arrival order."""
     row = SampleRow
     columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
     statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).order_by(row.seq)
-    return [Held(*found) for found in session.execute(statement)]
+    return [SurvivorRecord(*found) for found in session.execute(statement)]
 
 
 def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
@@ -94,8 +92,7 @@ def find(session: ReadSession, ids: Iterable[str]) -> list[Sample]:
     """Those of the ids that exist, in arrival order."""
     wanted = list(dict.fromkeys(ids))
     found: list[sa.Row[SampleRow, str]] = []
-    for start in range(0, len(wanted), _CHUNK):
-        chunk = wanted[start : start + _CHUNK]
+    for chunk in chunked(wanted):
         found += session.execute(_select().where(SampleRow.id.in_(chunk))).all()
     return [_record(row) for row in sorted(found, key=lambda row: row[0].seq)]
 
@@ -155,18 +152,16 @@ def ensure_owners(session: WriteSession, refs: Iterable[str]) -> dict[str, str]:
     found = _owner_ids(session, wanted)
     new = [ref for ref in wanted if ref not in found]
     if new:
-        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(OwnerRow).on_conflict_do_nothing(index_elements=["ref"])
         rows = [{"id": str(uuid7()), "ref": ref, "leaving": False} for ref in new]
-        session.connection().execute(statement, rows)
+        session.connection().execute(insert_or_ignore(session, OwnerRow, key=["ref"]), rows)
         found |= _owner_ids(session, new)
     return found
 
 
 def _owner_ids(session: ReadSession, refs: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for start in range(0, len(refs), _CHUNK):
-        statement = sa.select(OwnerRow.ref, OwnerRow.id).where(OwnerRow.ref.in_(refs[start : start + _CHUNK]))
+    for chunk in chunked(refs):
+        statement = sa.select(OwnerRow.ref, OwnerRow.id).where(OwnerRow.ref.in_(chunk))
         found |= {row[0]: row[1] for row in session.execute(statement)}
     return found
 
@@ -174,8 +169,7 @@ def _owner_ids(session: ReadSession, refs: Sequence[str]) -> dict[str, str]:
 def delete(session: WriteSession, ids: Sequence[str]) -> int:
     """Delete the rows; how many there were. Their owners may be leaving."""
     owners: list[str] = []
-    for start in range(0, len(ids), _CHUNK):
-        chunk = list(ids[start : start + _CHUNK])
+    for chunk in chunked(ids):
         statement = sa.delete(SampleRow).where(SampleRow.id.in_(chunk)).returning(SampleRow.owner_id)
         owners += session.execute(statement).scalars()
     _note_leaving(session, sorted(set(owners)))
@@ -184,10 +178,10 @@ def delete(session: WriteSession, ids: Sequence[str]) -> int:
 
 def _note_leaving(session: WriteSession, owner_ids: Sequence[str]) -> None:
     """Locked in the order of their ids: another erasure may concern the same owners."""
-    for start in range(0, len(owner_ids), _CHUNK):
-        chunk = OwnerRow.id.in_(owner_ids[start : start + _CHUNK])
-        session.execute(sa.select(OwnerRow.id).where(chunk).order_by(OwnerRow.id).with_for_update(key_share=True))
-        session.execute(sa.update(OwnerRow).where(chunk).values(leaving=True))
+    for chunk in chunked(owner_ids):
+        these = OwnerRow.id.in_(chunk)
+        session.execute(sa.select(OwnerRow.id).where(these).order_by(OwnerRow.id).with_for_update(key_share=True))
+        session.execute(sa.update(OwnerRow).where(these).values(leaving=True))
 
 
 def prune_owners(session: WriteSession) -> None:
@@ -197,13 +191,13 @@ def prune_owners(session: WriteSession) -> None:
     session.execute(sa.update(OwnerRow).where(OwnerRow.leaving).values(leaving=False))
 
 
-def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[Member]:
+def members(session: ReadSession, cluster_id: str, *, through: int | None = None) -> list[MemberRecord]:
     """A cluster's members in arrival order; those that came no later than `through`, if given."""
     columns = (SampleRow.seq, SampleRow.id, SampleRow.digest, SampleRow.label)
     statement = sa.select(*columns).where(SampleRow.cluster_id == cluster_id).order_by(SampleRow.seq)
     if through is not None:
         statement = statement.where(SampleRow.seq <= through)
-    return [Member(*row) for row in session.execute(statement)]
+    return [MemberRecord(*row) for row in session.execute(statement)]
 
 
 def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> list[Sample]:
@@ -212,10 +206,9 @@ def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> lis
     owners = sorted({owner for owner, _, _ in wanted})
     digests = sorted({digest for _, _, digest in wanted})
     found: list[sa.Row[SampleRow, str]] = []
-    for start in range(0, len(digests), _CHUNK):
-        for first in range(0, len(owners), _CHUNK):
-            of_them = OwnerRow.ref.in_(owners[first : first + _CHUNK])
-            statement = _select().where(SampleRow.digest.in_(digests[start : start + _CHUNK]), of_them)
+    for some_digests in chunked(digests):
+        for some_owners in chunked(owners):
+            statement = _select().where(SampleRow.digest.in_(some_digests), OwnerRow.ref.in_(some_owners))
             found += session.execute(statement).all()
     known = [_record(row) for row in sorted(found, key=lambda row: row[0].seq)]
     return [sample for sample in known if (sample.owner, sample.label, sample.digest) in wanted]
@@ -228,8 +221,8 @@ def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter
     digests = sorted({digest for _, digest in wanted})
     columns = (SampleRow.owner_id, SampleRow.digest)
     found: Counter[tuple[str, str]] = Counter()
-    for start in range(0, len(digests) if refs else 0, _CHUNK):
-        theirs = (SampleRow.digest.in_(digests[start : start + _CHUNK]), SampleRow.owner_id.in_(refs))
+    for chunk in chunked(digests if refs else []):
+        theirs = (SampleRow.digest.in_(chunk), SampleRow.owner_id.in_(refs))
         counted = sa.select(*columns, sa.func.count()).where(*theirs).group_by(*columns)
         found.update({(refs[row[0]], row[1]): row[2] for row in session.execute(counted)})
     return found
@@ -275,7 +268,7 @@ def count(session: ReadSession) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
 
 
-def are_held(session: ReadSession) -> bool:
+def any_recorded(session: ReadSession) -> bool:
     """Whether there is any."""
     return session.execute(sa.select(sa.exists(sa.select(SampleRow.id)))).scalar_one()
 

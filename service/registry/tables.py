@@ -245,7 +245,7 @@ class ReplicaRow(Base):
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class TallyRow(Base):
+class CounterRow(Base):
     """How often something has happened, and the sum of its sizes; `le` is the upper bound of a histogram's bucket."""
 
     __tablename__ = "tallies"

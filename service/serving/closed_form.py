@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,7 +73,7 @@ class ClosedFormTier:
         now  the marks, where they have just been read.
         """
         if now is None:
-            with self._context.registry.glance() as session:
+            with self._context.registry.read_one() as session:
                 now = feed.marks(session)
         solved = self._solved
         if solved is not None and solved.marks.removals == now.removals and (solved.head or now == solved.marks):
@@ -101,7 +101,7 @@ class ClosedFormTier:
         with self._starting:
             if self._state is not None:
                 return self.catch_up()
-            with self._context.registry.note() as session:
+            with self._context.registry.write_unfenced() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
                 survivors = feed.everything(session)
@@ -136,7 +136,7 @@ class ClosedFormTier:
             self._reported = (marks, state.digest())
         known = self._reported
         if known is not None:
-            with self._context.registry.note() as session:
+            with self._context.registry.write_unfenced() as session:
                 replicas.report(session, Replica(self._name, self._context.clock(), *known))
 
     def leave(self) -> None:
@@ -174,7 +174,7 @@ class ClosedFormTier:
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
         self._state, self._solved, self._reported, self._labels = None, None, None, {}
-        with suppress(Exception), self._context.registry.note() as session:
+        with suppress(Exception), self._context.registry.write_unfenced() as session:
             replicas.leave(session, name=self._name)
 
     def _may_start(self) -> bool:
@@ -191,7 +191,7 @@ class ClosedFormTier:
         for part in self._read(added):
             if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
                 last = time.monotonic()
-                with self._context.registry.note() as session:
+                with self._context.registry.write_unfenced() as session:
                     replicas.beat(session, name=self._name, now=self._context.clock())
             yield part
 
@@ -225,41 +225,3 @@ class ClosedFormTier:
             return data, sample_file.descriptor(data)
         except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
             raise Lost(f"{name}: {sample_file.words(error)}") from None
-
-
-class Heart:
-    """A thread that keeps a tier: soon after it is woken, and from a timer, whatever else this process does."""
-
-    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
-        self.afterwards: Callable[[], None] = lambda: None  # what to do when more may be destroyed
-        self._tier = tier
-        self._seconds = seconds
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
-
-    def start(self) -> None:
-        """Beat from now on."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Somebody may have come or gone. Returns at once."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Beat no more."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait(self._seconds)
-            self._wake.clear()
-            if self._stopping:
-                return
-            try:
-                if self._tier.keep():
-                    self.afterwards()
-            except Exception:  # the registry may be away for a while; this replica is not
-                log.exception("the closed-form tier could not be kept up to date; it will be tried again")

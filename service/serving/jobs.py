@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from models.embedding import Descriptor, Embedding
+from service.decoding.protocol import DecodedImage
 from service.errors import ServiceError
 
 
@@ -17,17 +19,27 @@ class Query:
     image: Tensor
     digest: str
 
+    @classmethod
+    def of(cls, image: DecodedImage) -> Query:
+        """The query for a decoded image."""
+        return cls(torch.from_numpy(image.resized), image.digest)
+
 
 @dataclass(frozen=True)
-class Newcomer:
-    """An image to be taken in: resized uint8 [3, s, s]."""
+class EmbedJob:
+    """An image that is to become a sample: resized uint8 [3, s, s]."""
 
     image: Tensor
+
+    @classmethod
+    def of(cls, image: DecodedImage) -> EmbedJob:
+        """The job for a decoded image."""
+        return cls(torch.from_numpy(image.resized))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is recorded of a newcomer: embedding [dim] and descriptor [width], the same bits in whatever batch."""
+    """What is recorded of a new sample: embedding [dim] and descriptor [width], the same bits in whatever batch."""
 
     embedding: Embedding
     descriptor: Descriptor
@@ -49,5 +61,5 @@ class Answer:
     degraded: bool
 
 
-Job = Query | Newcomer
+Job = Query | EmbedJob
 Outcome = Answer | Description | ServiceError

@@ -17,7 +17,7 @@ import torch
 
 from models.embedding import unpadded_size
 from service.serving.batcher import Limits
-from service.serving.jobs import Job, Newcomer
+from service.serving.jobs import EmbedJob, Job
 from service.settings import Settings
 
 
@@ -42,7 +42,7 @@ def portion(settings: Settings) -> Callable[[Sequence[Job], int], int]:
     """
 
     def of_a_cpu(jobs: Sequence[Job], free: int) -> int:
-        recorded = any(isinstance(job, Newcomer) for job in jobs)
+        recorded = any(isinstance(job, EmbedJob) for job in jobs)
         return len(jobs) if recorded else unpadded_size(-(-len(jobs) // free))
 
     return of_a_cpu if settings.device == "cpu" else lambda jobs, free: len(jobs)

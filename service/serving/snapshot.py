@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from models import checkpoint
-from models.bank import PromptBank, Row
+from models.bank import BankRow, PromptBank
 from models.partition import Interval, Layout
 from models.training import TrainedPrompt
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import layouts
 from service.core.context import Context
-from service.registry import clusters, prompts, state
-from service.registry import layouts as layout_rows
+from service.registry import clusters, layout_state, prompts, state
 from service.registry.records import Cluster, Prompt
 
 log = logging.getLogger(__name__)
@@ -32,13 +31,13 @@ PATIENCE = 4.0  # a store that is away is asked again after so many times what i
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Served regions at one epoch. `rows[i]` is the bank row of the cluster held[i], None while it serves nothing."""
+    """Served regions at one epoch. `rows[i]` is the bank row of clusters[i], None while it serves nothing."""
 
     epoch: int
-    held: tuple[Cluster, ...]
-    rows: tuple[Row | None, ...]
+    clusters: tuple[Cluster, ...]
+    rows: tuple[BankRow | None, ...]
     bank: PromptBank
-    loaded: Mapping[str, Row]  # by the object that each was read from
+    loaded: Mapping[str, BankRow]  # by the object that each was read from
     layout: Layout | None  # None while positions mean nothing
     complete: bool  # False if something could not be read: it may be next time
     again: float = 0.0  # when it is worth to try that again, monotonic seconds
@@ -49,9 +48,13 @@ class Snapshot:
         return frozenset(row.key for row in self.loaded.values())
 
     @cached_property
-    def live(self) -> frozenset[Row]:
+    def live(self) -> frozenset[BankRow]:
         """Rows that hold what is served."""
         return frozenset(self.loaded.values())
+
+    def serves(self, row: BankRow) -> bool:
+        """Whether this very row holds what is served; not one of the same key that has been dropped or filled again."""
+        return row in self.live
 
     @property
     def served(self) -> list[int]:
@@ -60,12 +63,12 @@ class Snapshot:
 
     def covering(self, position: int) -> int | None:
         """Index of the cluster whose region holds this position."""
-        index = bisect_right(self.held, position, key=lambda cluster: cluster.lo) - 1
-        return index if index >= 0 and position < self.held[index].hi else None
+        index = bisect_right(self.clusters, position, key=lambda cluster: cluster.lo) - 1
+        return index if index >= 0 and position < self.clusters[index].hi else None
 
     def region(self, index: int) -> Interval:
         """The region of a cluster."""
-        return Interval(self.held[index].lo, self.held[index].hi)
+        return Interval(self.clusters[index].lo, self.clusters[index].hi)
 
 
 def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | None = None) -> Snapshot:
@@ -74,29 +77,29 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
     epoch  the serving epoch, where it has just been read.
     """
     if epoch is None:
-        with context.registry.glance() as session:
+        with context.registry.read_one() as session:
             epoch = state.epoch(session)
     if previous is not None and previous.epoch == epoch and (previous.complete or time.monotonic() < previous.again):
         return previous
     with context.registry.read() as session:
         epoch = state.epoch(session)  # may have moved on
-        held = clusters.every(session)
-        built = prompts.get(session, [c.serving_key for c in held if c.serving_key is not None])
-        record = layout_rows.current(session)
+        existing = clusters.every(session)
+        built = prompts.get(session, [c.serving_key for c in existing if c.serving_key is not None])
+        record = layout_state.current(session)
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
     read, try_again, again = _read(context, [p for p in built.values() if p.object_name not in known])
     bank = previous.bank if previous is not None else PromptBank(context.backbone, context.training)
     loaded = _exchange(bank, known, built.values(), read)
     row_of = {row.key: row for row in loaded.values()}
-    rows = tuple(row_of.get(cluster.serving_key or "") for cluster in held)
+    rows = tuple(row_of.get(cluster.serving_key or "") for cluster in existing)
     complete = not try_again and (layout is not None or record.digest is None)
-    return Snapshot(epoch, tuple(held), rows, bank, loaded, layout, complete, again)
+    return Snapshot(epoch, tuple(existing), rows, bank, loaded, layout, complete, again)
 
 
 def _exchange(
-    bank: PromptBank, known: Mapping[str, Row], built: Iterable[Prompt], read: Mapping[str, TrainedPrompt]
-) -> dict[str, Row]:
+    bank: PromptBank, known: Mapping[str, BankRow], built: Iterable[Prompt], read: Mapping[str, TrainedPrompt]
+) -> dict[str, BankRow]:
     """Bring the bank up to date; its rows by object.
 
     By object, not by key: a prompt that is built again in another environment has other bytes.

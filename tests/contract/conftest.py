@@ -117,7 +117,7 @@ def planned(world: World) -> World:
 
 
 @pytest.fixture
-def settled(world: World) -> World:
+def idle(world: World) -> World:
     """Several clusters, everything trained."""
     world.add(30)
     world.settle()

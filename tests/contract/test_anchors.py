@@ -9,7 +9,7 @@ from service.core import erasure, layouts, reconcile
 from service.core.audit import Scope, audit
 from service.core.tidy import UNRECORDED_KEPT, destroy_unrecorded
 from service.errors import Unavailable
-from service.registry import prompts
+from service.registry import destructions
 from service.serving.engine import Answer, Engine
 from tests.layouts import KINDS, anchors, no_anchor, predict, record
 from tests.world import MakeWorld, World, accepted
@@ -46,7 +46,7 @@ def test_the_window_doubles_and_shrinks_with_the_survivors(make_world: MakeWorld
     world.settle()
     assert record(world).digest != seen[2]  # from 16 to 32 of 32
     assert seen[1] == seen[2]  # 16 of 16, 16 of 24
-    world.erase(next(reversed(world.held)))
+    world.erase(next(reversed(world.survivors)))
     world.settle()
     world.check()
     assert record(world).digest == seen[1]
@@ -57,7 +57,7 @@ def test_the_window_doubles_and_shrinks_with_the_survivors(make_world: MakeWorld
 
 def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_completed(anchored: World) -> None:
     old = record(anchored)
-    erased = anchored.held[anchors(anchored)[0]]
+    erased = anchored.survivors[anchors(anchored)[0]]
     vector = anchored.vectors[erased.digest].tobytes()
     assert anchored.found_in_files(vector)
     found = anchored.erase(erased.id)
@@ -82,9 +82,9 @@ def test_erasing_an_anchor_fits_anew_and_its_features_are_gone_when_that_is_comp
 def test_a_layout_is_owed_to_destruction_by_the_transaction_that_replaces_it(anchored: World) -> None:
     old, context = record(anchored).object, anchored.context
     with context.registry.write(exclusive=True) as session:
-        assert old not in prompts.owed(session)
+        assert old not in destructions.pending(session)
         layouts.put_in_force(context, session, "another", layouts.public(context))
-        assert old in prompts.owed(session)
+        assert old in destructions.pending(session)
         session.rollback()
 
 
@@ -100,21 +100,21 @@ def test_erasing_another_than_an_anchor_beyond_the_window_moves_nobody(anchored:
 def test_no_answer_is_routed_by_an_anchor_that_has_gone(anchored: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where the prompt that answers goes on being served."""
     engine = Engine(anchored.context)
-    newcomer = anchored.newcomer()
-    own = predict(anchored, engine, newcomer).cluster
+    new_sample = anchored.new_sample()
+    own = predict(anchored, engine, new_sample).cluster
     clusters = {sample.id: sample.cluster for sample in anchored.samples()}
     elsewhere = next(anchor for anchor in anchors(anchored) if clusters[anchor] != own)
     layouts_used = []
     route = Engine._route
 
-    def routed(self: Engine, snapshot: Any, *asked: Any) -> Any:
+    def routed(self: Engine, now: Any, *asked: Any) -> Any:
         if not layouts_used:
             anchored.erase(elsewhere)
-        layouts_used.append(snapshot.layout.points)
-        return route(self, snapshot, *asked)
+        layouts_used.append(now.snapshot.layout.points)
+        return route(self, now, *asked)
 
     monkeypatch.setattr(Engine, "_route", routed)
-    assert isinstance(predict(anchored, engine, newcomer), Answer)
+    assert isinstance(predict(anchored, engine, new_sample), Answer)
     assert layouts_used == [16, 15]
 
 
@@ -140,21 +140,21 @@ def test_a_copy_that_takes_the_place_of_an_erased_anchor_is_an_anchor_itself(
     make_world: MakeWorld, copies: str
 ) -> None:
     world = make_world(partition={"kind": "anchors", "anchors": 4, "clusters": 3})
-    newcomers = world.newcomers(4)
-    samples = [accepted(result) for result in world.take_in(newcomers)]
+    new_samples = world.new_samples(4)
+    samples = [accepted(result) for result in world.take_in(new_samples)]
     if copies == "before":
-        world.take_in([newcomers[1]])
+        world.take_in([new_samples[1]])
     world.settle()
     old = record(world)
     world.erase(samples[1].id)
     if copies == "after":
-        world.take_in([newcomers[1]])
+        world.take_in([new_samples[1]])
     assert record(world).digest != old.digest
     world.settle()
     world.check()
     assert record(world).digest == old.digest
     assert record(world).object != old.object
-    assert set(anchors(world)) == set(world.held)
+    assert set(anchors(world)) == set(world.survivors)
     assert list(audit(world.context, Scope())) == []
 
 

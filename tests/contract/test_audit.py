@@ -9,7 +9,7 @@ from uuid6 import uuid7
 from service.cli import auditor
 from service.cli.failures import Misused
 from service.core.audit import Finding, Scope, audit
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Misconfigured
 from service.registry import prompts, samples
@@ -33,7 +33,7 @@ def used(world: World) -> World:
     """A service with a past: forty samples, ten of them forgotten."""
     world.add(40)
     world.settle()
-    for sample_id in random.Random(1).sample(list(world.held), 10):
+    for sample_id in random.Random(1).sample(list(world.survivors), 10):
         world.erase(sample_id)
     world.settle()
     return world
@@ -59,7 +59,7 @@ def test_a_flipped_byte_of_an_artifact_is_named(used: World) -> None:
 
 
 def test_a_missing_file_is_named(used: World) -> None:
-    lost = next(iter(used.held))
+    lost = next(iter(used.survivors))
     used.context.store.delete(samples.object_name(lost))
     found = findings(used)
     assert Finding(f"sample {lost}", "has no file in the store") in found
@@ -95,7 +95,7 @@ def test_a_prompt_that_has_seen_an_erased_sample_is_named(used: World) -> None:
     with used.context.registry.write() as session:
         erased = session.execute(sa.select(ErasureSampleRow.sample_id).limit(1)).scalar_one()
         session.execute(sa.insert(PromptMemberRow).values(prompt_key=key, sample_id=erased))
-    assert the_finding(used) == Finding(f"prompt {key}", f"has seen sample {erased}, which is not held")
+    assert the_finding(used) == Finding(f"prompt {key}", f"has seen sample {erased}, which is not in the registry")
 
 
 def test_an_orphan_and_a_message_that_mention_a_sample_are_named(used: World) -> None:

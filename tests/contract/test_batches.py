@@ -15,23 +15,23 @@ from service.errors import ServiceError
 from service.registry.tables import ClusterRow
 from service.serving import engine as engine_module
 from service.serving.engine import Engine
-from service.serving.jobs import Answer, Description, Newcomer, Outcome, Query
+from service.serving.jobs import Answer, Description, EmbedJob, Outcome, Query
 from tests.world import World
 
 
 @pytest.fixture
-def engine(settled: World) -> Engine:
-    engine = Engine(settled.context)
+def engine(idle: World) -> Engine:
+    engine = Engine(idle.context)
     engine.warm_up()
     return engine
 
 
-def jobs_of(world: World, count: int) -> tuple[list[torch.Tensor], list[Query | Newcomer]]:
+def jobs_of(world: World, count: int) -> tuple[list[torch.Tensor], list[Query | EmbedJob]]:
     """Every other one is to be classified."""
-    pictures = [newcomer.picture for newcomer in world.newcomers(count)]
+    pictures = world.new_samples(count)
     images = [world.context.backbone.preprocessing.resize(picture.pixels) for picture in pictures]
     return images, [
-        Query(image, picture.digest) if place % 2 else Newcomer(image)
+        Query(image, picture.digest) if place % 2 else EmbedJob(image)
         for place, (image, picture) in enumerate(zip(images, pictures, strict=True))
     ]
 
@@ -49,11 +49,11 @@ def same_answers(left: list[Outcome], right: list[Answer | ServiceError]) -> boo
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
 def test_a_newcomer_is_described_by_the_same_bits_whoever_is_in_its_batch(
-    settled: World, engine: Engine, count: int
+    idle: World, engine: Engine, count: int
 ) -> None:
-    images, jobs = jobs_of(settled, count)
+    images, jobs = jobs_of(idle, count)
     outcomes = engine.run(jobs)
-    expected = embed(settled.context.backbone, images)
+    expected = embed(idle.context.backbone, images)
     for place in range(0, count, 2):
         outcome = outcomes[place]
         assert isinstance(outcome, Description)
@@ -63,7 +63,7 @@ def test_a_newcomer_is_described_by_the_same_bits_whoever_is_in_its_batch(
 
 
 def test_a_batch_that_the_device_cannot_hold_is_computed_in_halves_once(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe, sizes = engine_module.describe, list[int]()
 
@@ -73,7 +73,7 @@ def test_a_batch_that_the_device_cannot_hold_is_computed_in_halves_once(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return describe(backbone, images, **how)  # type: ignore[arg-type]
 
-    _, jobs = jobs_of(settled, 8)
+    _, jobs = jobs_of(idle, 8)
     expected = engine.run(jobs)
     monkeypatch.setattr(engine_module, "describe", cramped)
     room = 4
@@ -90,10 +90,10 @@ def test_a_batch_that_the_device_cannot_hold_is_computed_in_halves_once(
 
 
 def test_a_row_that_was_filled_again_while_it_was_read_is_not_believed(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Withdrawn and published again under the same key within a batch: what was read of its row is anything."""
-    queries = [job for job in jobs_of(settled, 16)[1] if isinstance(job, Query)]
+    queries = [job for job in jobs_of(idle, 16)[1] if isinstance(job, Query)]
     expected = engine.run(queries)
     passes, compute = list[int](), PromptBank.probabilities
 
@@ -102,23 +102,23 @@ def test_a_row_that_was_filled_again_while_it_was_read_is_not_believed(
         said = compute(bank, backbone, images, rows)
         if len(passes) > 1:
             return said
-        with settled.context.registry.write() as session:
+        with idle.context.registry.write() as session:
             session.execute(sa.update(ClusterRow).values(rebuild=True))
-        settled.settle()
+        idle.settle()
         engine.refresh()  # as another thread's batch does
         return torch.full_like(said, 0.5)
 
-    served = settled.serving_keys()
+    served = idle.serving_keys()
     monkeypatch.setattr(PromptBank, "probabilities", torn)
     assert same_answers(list(engine.run(queries)), expected)
-    assert settled.serving_keys() == served
+    assert idle.serving_keys() == served
     assert passes == [len(queries)] * 2
 
 
-def test_threads_answer_at_once_while_prompts_come_and_go(settled: World, engine: Engine) -> None:
+def test_threads_answer_at_once_while_prompts_come_and_go(idle: World, engine: Engine) -> None:
     """Every answer names a prompt that was served at some moment, and no thread fails."""
-    _, jobs = jobs_of(settled, 16)
-    served, done = set(settled.serving_keys()), threading.Event()
+    _, jobs = jobs_of(idle, 16)
+    served, done = set(idle.serving_keys()), threading.Event()
 
     def ask() -> list[Outcome]:
         answers: list[Outcome] = []
@@ -129,11 +129,11 @@ def test_threads_answer_at_once_while_prompts_come_and_go(settled: World, engine
     with ThreadPoolExecutor(max_workers=3) as threads:
         asked = [threads.submit(ask) for _ in range(3)]
         for _ in range(5):
-            settled.erase(next(iter(settled.held)))
-            settled.settle()
-            served |= set(settled.serving_keys())
+            idle.erase(next(iter(idle.survivors)))
+            idle.settle()
+            served |= set(idle.serving_keys())
         done.set()
         answers = [outcome for future in asked for outcome in future.result() if isinstance(outcome, Answer)]
     assert len(answers) > 3 * 8
     assert {answer.prompt for answer in answers} <= served
-    settled.check()
+    idle.check()

@@ -12,21 +12,21 @@ STRANGE_LABEL = "label-ЖЮ-quetzalcoatl-0815"
 @pytest.mark.parametrize("hasty", [False, True], ids=["in turn", "bytes before plan"])
 def test_no_file_holds_anything_of_an_erased_sample(world: World, hasty: bool) -> None:
     world.add(14)
-    stranger = world.newcomer(STRANGE_LABEL, STRANGE_OWNER)
+    stranger = world.new_sample(STRANGE_LABEL, STRANGE_OWNER)
     (sample,) = map(accepted, world.take_in([stranger]))
     traces = {
-        "pixels": stranger.picture.pixels.tobytes()[:96],
+        "pixels": stranger.pixels.tobytes()[:96],
         "embedding": stranger.embedding.tobytes(),
         "owner": STRANGE_OWNER.encode(),
         "label": STRANGE_LABEL.encode(),
         "escaped label": STRANGE_LABEL.encode("ascii", "backslashreplace"),
-        "digest": stranger.picture.digest.encode(),
+        "digest": stranger.digest.encode(),
     }
     world.settle()
     assert world.found_in_files(traces["pixels"])
     world.erase(sample.id)
     if hasty:  # another process, in the midst of its pass, destroys before anybody has planned
-        reconcile.destroy_owed(world.context)
+        reconcile.destroy_pending(world.context)
     world.settle()
     world.check()
     assert {name: world.found_in_files(trace) for name, trace in traces.items()} == {name: [] for name in traces}

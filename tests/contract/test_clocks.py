@@ -87,7 +87,7 @@ def test_what_others_write_after_the_clock_was_read_is_no_clock_set_back(
 def test_a_training_goes_on_when_the_clock_is_set_back(planned: World, set_back: float, step: str) -> None:
     assert planned.train(step=meanwhile(step, lambda: planned.time.advance(-set_back)))
     assert len(planned.serving_keys()) == 1
-    assert planned.is_settled()
+    assert planned.is_idle()
     planned.check()
 
 
@@ -115,13 +115,11 @@ def test_an_erasure_waits_for_no_time_that_was_noted_before_the_clock_was_set_ba
     world.check()
 
 
-def test_tidying_takes_nothing_that_is_known_when_the_clock_is_set_back_and_forth(
-    settled: World, set_back: float
-) -> None:
+def test_tidying_takes_nothing_that_is_known_when_the_clock_is_set_back_and_forth(idle: World, set_back: float) -> None:
     for seconds in (-set_back, 2 * set_back, -set_back):
-        settled.time.advance(seconds)
-        tidy(settled.context)
-        settled.check()
+        idle.time.advance(seconds)
+        tidy(idle.context)
+        idle.check()
 
 
 def test_a_clock_that_leaps_ahead_costs_no_sample_that_is_being_taken_in(

@@ -30,10 +30,10 @@ def test_after_any_additions_and_erasures_it_is_what_the_survivors_alone_give(wo
     chance = random.Random(seed)
     tiers = [start(world, "one"), start(world, "two")]
     for turn in range(12):
-        if world.held and chance.random() < 0.5:
-            world.erase(*chance.sample(list(world.held), chance.randint(1, min(4, len(world.held)))))
+        if world.survivors and chance.random() < 0.5:
+            world.erase(*chance.sample(list(world.survivors), chance.randint(1, min(4, len(world.survivors)))))
         else:
-            world.take_in([world.newcomer(chance.choice(["cat", "dog", "emu"])) for _ in range(chance.randint(1, 5))])
+            world.take_in([world.new_sample(chance.choice(["cat", "dog", "emu"])) for _ in range(chance.randint(1, 5))])
         for tier in chance.sample(tiers, chance.randint(0, 2)):
             assert is_right(world, tier), turn
             tier.keep()
@@ -66,7 +66,7 @@ def test_many_changes_at_once_are_read_in_parts(
     world: World, tier: ClosedFormTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tier_module, "CHUNK", 3)
-    old = list(world.held)[:7]
+    old = list(world.survivors)[:7]
     new = [sample.id for sample in world.add(20)]
     world.erase(*old, *new[:6])
     assert is_right(world, tier)
@@ -74,7 +74,7 @@ def test_many_changes_at_once_are_read_in_parts(
 
 
 def test_a_label_comes_with_its_first_sample_and_goes_with_its_last(world: World, tier: ClosedFormTier) -> None:
-    foxes = [accepted(found).id for found in world.take_in([world.newcomer("fox"), world.newcomer("fox")])]
+    foxes = [accepted(found).id for found in world.take_in([world.new_sample("fox"), world.new_sample("fox")])]
     for left, erased in ((["cat", "dog", "fox"], foxes[0]), (["cat", "dog"], foxes[1])):
         assert (solved := tier.catch_up()) is not None
         assert solved.head is not None
@@ -102,7 +102,7 @@ def test_several_threads_may_use_one_tier(world: World, tier: ClosedFormTier) ->
         try:
             for _ in range(6):
                 world.add(3)
-                world.erase(*list(world.held)[:2])
+                world.erase(*list(world.survivors)[:2])
         finally:
             done.append(True)
     tier.keep()
@@ -113,22 +113,22 @@ def test_several_threads_may_use_one_tier(world: World, tier: ClosedFormTier) ->
 # --------------------------------------------------------------------------------------------------------- destruction
 
 
-def test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_for_it(settled: World) -> None:
-    one, two = start(settled, "one"), start(settled, "two")
-    victim = first(settled)
-    asked = settled.erase(victim.id)
-    work(settled)
+def test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_for_it(idle: World) -> None:
+    one, two = start(idle, "one"), start(idle, "two")
+    victim = first(idle)
+    asked = idle.erase(victim.id)
+    work(idle)
     for tier in (one, two):
         assert tier.catch_up() is not None
-        work(settled)
-        assert is_stored(settled, victim)  # applied, and nobody knows it
-        assert settled.erasure(asked.id).state == "retraining"
+        work(idle)
+        assert is_stored(idle, victim)  # applied, and nobody knows it
+        assert idle.erasure(asked.id).state == "retraining"
         tier.report()
-        work(settled)
-    assert not is_stored(settled, victim)
-    assert settled.erasure(asked.id).state == "completed"
-    assert is_right(settled, one)
-    assert is_right(settled, two)
+        work(idle)
+    assert not is_stored(idle, victim)
+    assert idle.erasure(asked.id).state == "completed"
+    assert is_right(idle, one)
+    assert is_right(idle, two)
 
 
 def test_without_a_replica_it_is_destroyed_at_once(world: World) -> None:

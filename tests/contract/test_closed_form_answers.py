@@ -8,9 +8,9 @@ from models import fusion
 from models.bank import PromptBank
 from models.closed_form import ClosedFormHead
 from models.embedding import describe
-from service.core.intake import Newcomer
+from service.core.intake import NewSample
 from service.errors import ServiceError, Unavailable
-from service.registry import layouts, prompts, state
+from service.registry import layout_state, prompts, state
 from service.serving import engine as engine_module
 from service.serving.engine import Answer, Engine, Query
 from tests.replicas import first, start
@@ -20,16 +20,16 @@ from tests.world import MakeWorld, World, accepted
 @pytest.fixture
 def untrained(world: World) -> World:
     """Three samples of a label each; no prompt is served."""
-    world.take_in([world.newcomer(label) for label in ("cat", "dog", "fox")])
+    world.take_in([world.new_sample(label) for label in ("cat", "dog", "fox")])
     return world
 
 
-def query(world: World, newcomer: Newcomer) -> Query:
-    return Query(world.context.backbone.preprocessing.resize(newcomer.picture.pixels), newcomer.picture.digest)
+def query(world: World, new_sample: NewSample) -> Query:
+    return Query(world.context.backbone.preprocessing.resize(new_sample.pixels), new_sample.digest)
 
 
 def queries(world: World, count: int) -> list[Query]:
-    return [query(world, newcomer) for newcomer in world.newcomers(count)]
+    return [query(world, new_sample) for new_sample in world.new_samples(count)]
 
 
 def answered(results: list[Answer | ServiceError]) -> list[Answer]:
@@ -42,7 +42,7 @@ def labels(answer: Answer) -> list[str]:
 
 
 def erase_label(world: World, label: str) -> None:
-    world.erase(*[sample.id for sample in world.held.values() if sample.label == label])
+    world.erase(*[sample.id for sample in world.survivors.values() if sample.label == label])
 
 
 def while_computing(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, what: Callable[[], object]) -> list[int]:
@@ -73,29 +73,29 @@ def test_the_first_sample_answers_at_once_and_after_the_last_nobody_does(world: 
 
 
 def test_a_sample_is_recognised_before_anything_is_trained(untrained: World) -> None:
-    newcomers = [untrained.newcomer(label) for label in ("gnu", "emu")]
+    new_samples = [untrained.new_sample(label) for label in ("gnu", "emu")]
     tier = start(untrained)
-    untrained.take_in(newcomers)
+    untrained.take_in(new_samples)
     tier.keep()
     engine = Engine(untrained.context, tier)
-    found = answered(engine.run([query(untrained, newcomer) for newcomer in newcomers]))
+    found = answered(engine.run([query(untrained, new_sample) for new_sample in new_samples]))
     assert [answer.scores[0][0] for answer in found] == ["gnu", "emu"]
     assert {answer.tier for answer in found} == {"closed_form"}
 
 
-def test_a_prompt_and_the_closed_form_answer_as_one(settled: World) -> None:
-    settled.take_in([settled.newcomer("fox")])  # known to the closed form at once, and to no prompt yet
-    tier = start(settled)
-    asked = queries(settled, 6)
-    alone = answered(Engine(settled.context).run(asked))
-    together = answered(Engine(settled.context, tier).run(asked))
+def test_a_prompt_and_the_closed_form_answer_as_one(idle: World) -> None:
+    idle.take_in([idle.new_sample("fox")])  # known to the closed form at once, and to no prompt yet
+    tier = start(idle)
+    asked = queries(idle, 6)
+    alone = answered(Engine(idle.context).run(asked))
+    together = answered(Engine(idle.context, tier).run(asked))
     solved = tier.current()
     assert solved is not None
     assert solved.head is not None
-    rows = describe(settled.context.backbone, [one.image for one in asked]).descriptors
-    heard = solved.head.scores(rows, settled.context.closed_form.temperature)
-    with settled.context.registry.read() as session:
-        seen = {key: built.members for key, built in prompts.get(session, settled.serving_keys()).items()}
+    rows = describe(idle.context.backbone, [one.image for one in asked]).descriptors
+    heard = solved.head.scores(rows, idle.context.closed_form.temperature)
+    with idle.context.registry.read() as session:
+        seen = {key: built.members for key, built in prompts.get(session, idle.serving_keys()).items()}
     for prompt, closed, answer in zip(alone, heard.tolist(), together, strict=True):
         said = dict(zip(solved.head.labels, closed, strict=True))
         assert prompt.prompt is not None
@@ -124,19 +124,17 @@ def test_who_is_erased_while_a_batch_is_computed_has_no_say_in_it(
 
 
 def test_who_is_erased_during_the_forward_pass_of_other_clusters_has_no_say_either(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prompts that were asked are still served: only the closed form is computed again."""
-    fox = accepted(settled.take_in([settled.newcomer("fox")])[0])
-    settled.settle()
-    home = settled.cluster_of(fox).id
-    engine = Engine(settled.context, start(settled))
-    asked = [one for one in queries(settled, 16) if answered(engine.run([one]))[0].cluster != home]
+    fox = accepted(idle.take_in([idle.new_sample("fox")])[0])
+    idle.settle()
+    home = idle.cluster_of(fox).id
+    engine = Engine(idle.context, start(idle))
+    asked = [one for one in queries(idle, 16) if answered(engine.run([one]))[0].cluster != home]
     assert asked
     foxes = ["fox"]
-    passes = while_computing(
-        monkeypatch, PromptBank, "probabilities", lambda: foxes and erase_label(settled, foxes.pop())
-    )
+    passes = while_computing(monkeypatch, PromptBank, "probabilities", lambda: foxes and erase_label(idle, foxes.pop()))
     during = answered(engine.run(asked))
     assert len(passes) == 1
     assert {tuple(labels(answer)) for answer in during} == {("cat", "dog")}
@@ -153,12 +151,12 @@ def test_who_comes_while_a_batch_is_computed_makes_nobody_wait(
 
 
 def test_a_tier_that_is_lost_while_a_batch_is_computed_leaves_it_to_the_prompts(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tier = start(settled)
-    engine = Engine(settled.context, tier)
-    asked = queries(settled, 6)
-    expected = answered(Engine(settled.context).run(asked))
+    tier = start(idle)
+    engine = Engine(idle.context, tier)
+    asked = queries(idle, 6)
+    expected = answered(Engine(idle.context).run(asked))
     while_computing(monkeypatch, ClosedFormHead, "scores", tier.leave)
     assert answered(engine.run(asked)) == expected
     assert {answer.tier for answer in expected} == {"prompt"}
@@ -216,14 +214,14 @@ def test_other_policies_wait_for_the_first_prompt(make_world: MakeWorld, policy:
     assert isinstance(Engine(world.context, start(world)).run(queries(world, 1))[0], Unavailable)
 
 
-def test_while_the_tier_is_lost_the_nearest_prompt_answers_in_its_place(settled: World) -> None:
-    tier = start(settled)
-    engine, asked = Engine(settled.context, tier), queries(settled, 12)
-    before = withdraw_one(settled, engine, asked)
+def test_while_the_tier_is_lost_the_nearest_prompt_answers_in_its_place(idle: World) -> None:
+    tier = start(idle)
+    engine, asked = Engine(idle.context, tier), queries(idle, 12)
+    before = withdraw_one(idle, engine, asked)
     tier.leave()
     for old, new in zip(before, answered(engine.run(asked)), strict=True):
         assert (new.tier, new.degraded) == ("prompt", old.cluster == before[0].cluster)
-        assert new.prompt in settled.serving_keys()
+        assert new.prompt in idle.serving_keys()
     tier.keep()
     assert {answer.tier for answer in answered(engine.run(asked))} == {"fused", "closed_form"}
 
@@ -235,7 +233,7 @@ def test_while_positions_mean_nothing_only_the_closed_form_answers(make_world: M
     world.settle()
     engine, asked = Engine(world.context, start(world)), queries(world, 3)
     with world.context.registry.write() as session:
-        layouts.lose(session)
+        layout_state.lose(session)
         state.bump_epoch(session)
     for result in engine.run(asked):
         if policy == "closed_form":

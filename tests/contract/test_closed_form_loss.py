@@ -14,7 +14,8 @@ from service.core.audit import Scope, audit
 from service.registry import samples
 from service.registry.records import Sample
 from service.serving import closed_form as tier_module
-from service.serving.closed_form import ClosedFormTier, Heart
+from service.serving.closed_form import ClosedFormTier
+from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Answer, Engine, Query
 from tests.replicas import crew, erase_first, findings, first, is_right, start
 from tests.world import World
@@ -118,23 +119,23 @@ def test_a_newcomer_who_cannot_be_read_does_no_harm(
     assert is_right(world, tier)
 
 
-def test_while_a_damaged_survivor_silences_it_prompts_answer(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    victim = first(settled)
-    cut(settled, victim, monkeypatch)
-    tier = ClosedFormTier(settled.context, name="one")
+def test_while_a_damaged_survivor_silences_it_prompts_answer(idle: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = first(idle)
+    cut(idle, victim, monkeypatch)
+    tier = ClosedFormTier(idle.context, name="one")
     tier.keep()
-    engine = Engine(settled.context, tier)
-    picture = settled.newcomer().picture
-    asked = Query(settled.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
+    engine = Engine(idle.context, tier)
+    picture = idle.new_sample()
+    asked = Query(idle.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
     (answer,) = engine.run([asked])
     assert isinstance(answer, Answer)
     assert (answer.tier, answer.degraded) == ("prompt", False)
-    settled.erase(victim.id)
+    idle.erase(victim.id)
     tier.keep()
     (answer,) = engine.run([asked])
     assert isinstance(answer, Answer)
     assert answer.tier in ("fused", "closed_form")
-    assert is_right(settled, tier)
+    assert is_right(idle, tier)
 
 
 @damages
@@ -179,7 +180,7 @@ def test_more_samples_than_can_be_summed_exactly_silence_it(
 
 def test_samples_of_an_earlier_release_are_described_again(world: World) -> None:
     world.add(8)
-    old, *others = world.held.values()
+    old, *others = world.survivors.values()
     store_as_earlier_release(world, old)
     tier = start(world)
     assert is_right(world, tier)
@@ -211,9 +212,9 @@ def test_a_heart_goes_on_beating_whatever_happens(world: World, tier: ClosedForm
                 raise failures.pop()
             beaten.append(True)
 
-    heart = Heart(Failing(world.context, name="two"), 0.001)
-    heart.start()
+    updater = ClosedFormUpdater(Failing(world.context, name="two"), 0.001)
+    updater.start()
     while not beaten:
         pass
-    heart.stop()
+    updater.stop()
     assert failures == []

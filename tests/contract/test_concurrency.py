@@ -25,13 +25,13 @@ def test_two_workers_share_the_work(world: World) -> None:
 
 def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: World) -> None:
     """Nobody is turned away, nobody waits for ever, and in the end everything is as the survivors imply."""
-    newcomers = [world.newcomers(3, owner=f"owner {turn % 4}") for turn in range(24)]
+    new_samples = [world.new_samples(3, owner=f"owner {turn % 4}") for turn in range(24)]
     world.add(24)
     world.settle()
     failed: list[object] = []
     done: list[bool] = []
 
-    def add(batches: list[list[intake.Newcomer]]) -> None:
+    def add(batches: list[list[intake.NewSample]]) -> None:
         for batch in batches:
             results = intake.take_in(world.context, batch)
             failed.extend(result for result in results if isinstance(result, ServiceError))
@@ -57,10 +57,10 @@ def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: Wo
 
         return run
 
-    doomed = list(world.held)
+    doomed = list(world.survivors)
     with running(
-        then_done(lambda: add(newcomers[::2])),
-        then_done(lambda: add(newcomers[1::2])),
+        then_done(lambda: add(new_samples[::2])),
+        then_done(lambda: add(new_samples[1::2])),
         then_done(lambda: erase(doomed)),
         lambda: work("one"),
         lambda: work("two"),
@@ -69,8 +69,8 @@ def test_people_add_and_erase_while_workers_train_and_reconcilers_plan(world: Wo
         pass
     assert failed == []
     assert {cluster.failure for cluster in world.clusters()} <= {None}
-    world.held = {sample.id: sample for sample in world.samples()}
-    assert not set(doomed) & set(world.held)
-    assert len(world.held) == 72
+    world.survivors = {sample.id: sample for sample in world.samples()}
+    assert not set(doomed) & set(world.survivors)
+    assert len(world.survivors) == 72
     world.settle()
     world.check()

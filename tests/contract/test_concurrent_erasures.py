@@ -31,29 +31,29 @@ def at_once(calls: Sequence[Callable[[], Result]]) -> list[Result | BaseExceptio
     return [future.exception() or future.result() for future in futures]
 
 
-def test_of_many_erasures_of_one_sample_at_once_there_is_one(settled: World) -> None:
-    sample = next(iter(settled.held))
-    found = at_once([lambda: settled.erase(sample)] * 6)
+def test_of_many_erasures_of_one_sample_at_once_there_is_one(idle: World) -> None:
+    sample = next(iter(idle.survivors))
+    found = at_once([lambda: idle.erase(sample)] * 6)
     assert {type(result) for result in found} == {Erasure}
-    assert len(settled.erasures()) == 1
-    settled.settle()
-    settled.check()
+    assert len(idle.erasures()) == 1
+    idle.settle()
+    idle.check()
 
 
-def test_an_owner_and_one_of_their_samples_erased_at_once_are_both_forgotten(settled: World) -> None:
+def test_an_owner_and_one_of_their_samples_erased_at_once_are_both_forgotten(idle: World) -> None:
     for turn in range(5):
         owner = f"owner {turn}"
-        mine = settled.add(4, owner=owner)
-        results = at_once([lambda o=owner: settled.erase_owner(o), lambda s=mine[1]: settled.erase(s.id)])
+        mine = idle.add(4, owner=owner)
+        results = at_once([lambda o=owner: idle.erase_owner(o), lambda s=mine[1]: idle.erase(s.id)])
         assert {type(result) for result in results} == {Erasure}, results
-    assert sum(found.samples for found in settled.erasures()) == 20
-    settled.settle()
-    settled.check()
+    assert sum(found.samples for found in idle.erasures()) == 20
+    idle.settle()
+    idle.check()
 
 
 def overtaken(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> Erasure:
     """Erase a sample and its owner's others; others are faster, between our finding the samples and locking them."""
-    left = iter(list(world.held)[:times])
+    left = iter(list(world.survivors)[:times])
     lock = clusters.lock
     busy: list[bool] = []
 
@@ -70,20 +70,20 @@ def overtaken(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> Eras
 
 
 @postgres_only
-def test_an_erasure_that_is_overtaken_takes_what_is_left(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = overtaken(settled, monkeypatch, times=2)
+def test_an_erasure_that_is_overtaken_takes_what_is_left(idle: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = overtaken(idle, monkeypatch, times=2)
     assert found.samples == 28
-    settled.settle()
-    settled.check()
+    idle.settle()
+    idle.check()
 
 
 @postgres_only
-def test_an_erasure_that_is_overtaken_again_and_again_says_so(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_erasure_that_is_overtaken_again_and_again_says_so(idle: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="Try again"):
-        overtaken(settled, monkeypatch, times=erasure.TRIES)
-    assert len(settled.held) == 30 - erasure.TRIES
-    settled.settle()
-    settled.check()
+        overtaken(idle, monkeypatch, times=erasure.TRIES)
+    assert len(idle.survivors) == 30 - erasure.TRIES
+    idle.settle()
+    idle.check()
 
 
 def test_heirs_of_one_prompt_can_be_erased_from_at_once(world: World) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from service.clock import system_clock
 from service.core import training
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.registry import prompts
 from service.serving.snapshot import take_snapshot
 from service.settings import Settings
@@ -35,7 +35,7 @@ def test_a_worker_killed_at_any_step_is_replaced_when_its_lease_ends(planned: Wo
 @pytest.mark.parametrize("step", STEPS)
 def test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample(planned: World, step: str) -> None:
     planned.kill_at(step)
-    planned.erase(next(iter(planned.held)))
+    planned.erase(next(iter(planned.survivors)))
     planned.settle()
     planned.check()
 
@@ -107,7 +107,7 @@ def test_a_worker_process_killed_between_storing_and_publishing_is_replaced_and_
 
 @pytest.mark.parametrize("step", ["build", "epoch 1", "publish"])
 def test_a_training_is_fenced_off_by_an_erasure(planned: World, step: str) -> None:
-    victim = next(iter(planned.held))
+    victim = next(iter(planned.survivors))
     assert planned.train(step=meanwhile(step, lambda: planned.erase(victim)))
     assert planned.serving_keys() == []
     assert prompt_objects(planned) == []
@@ -136,13 +136,13 @@ def test_a_sample_erased_after_it_came_during_a_training_leaves_that_training_in
 
 def test_an_erasure_right_before_the_members_are_listed_is_no_failure(planned: World) -> None:
     """The worker holds a lease, and finds members that are not those of its key."""
-    victim = next(iter(planned.held))
+    victim = next(iter(planned.survivors))
     planned.train(step=meanwhile("build", lambda: planned.erase(victim)))
     assert {cluster.failure for cluster in planned.clusters()} == {None}
 
 
 def test_an_erasure_while_members_are_loaded_is_no_failure(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    victim = next(reversed(planned.held))
+    victim = next(reversed(planned.survivors))
     read = planned.context.store.get
     pending = [victim]
 

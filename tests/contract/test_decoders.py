@@ -19,8 +19,8 @@ from PIL import Image
 
 from models.image import decode, pixel_digest, resized
 from models.spec import KNOWN_FORMATS, ImageLimits
-from service.decoding.decoders import Decoders, Result
-from service.decoding.protocol import Decoded, Rules
+from service.decoding.decoders import DecodeResult, Decoders
+from service.decoding.protocol import DecodedImage, Rules
 from service.errors import Invalid, ServiceError, Unavailable, UnsupportedMedia
 from tests.odd_files import SCENE, encoded, scans, slow
 
@@ -37,11 +37,11 @@ def decoders() -> Iterator[Decoders]:
     made.stop()
 
 
-def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120.0) -> list[list[Result]]:
+def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120.0) -> list[list[DecodeResult]]:
     """Of each request's files, all requests at once, each of a caller of its own."""
 
-    async def one(number: int, files: Sequence[bytes]) -> list[Result]:
-        found: dict[int, Result] = {}
+    async def one(number: int, files: Sequence[bytes]) -> list[DecodeResult]:
+        found: dict[int, DecodeResult] = {}
         async with aclosing(decoders.decode(files, caller=str(number), seconds=seconds)) as parts:
             async for part in parts:
                 assert not found.keys() & dict(part).keys()
@@ -49,7 +49,7 @@ def results(decoders: Decoders, *requests: Sequence[bytes], seconds: float = 120
         assert sorted(found) == list(range(len(files)))
         return [found[place] for place in range(len(files))]
 
-    async def all_of_them() -> list[list[Result]]:
+    async def all_of_them() -> list[list[DecodeResult]]:
         return await asyncio.gather(*(one(number, files) for number, files in enumerate(requests)))
 
     return asyncio.run(all_of_them())
@@ -73,7 +73,7 @@ def test_a_process_decodes_as_this_one_does(decoders: Decoders) -> None:
     files = [encoded(picture, ("PNG", "JPEG", "WEBP")[i % 3]) for i, picture in enumerate(pictures)]
     (found,) = results(decoders, files)
     for data, one in zip(files, found, strict=True):
-        assert isinstance(one, Decoded)
+        assert isinstance(one, DecodedImage)
         pixels = decode(data)
         assert np.array_equal(one.pixels, pixels)
         assert one.digest == pixel_digest(pixels)
@@ -85,7 +85,7 @@ def test_each_file_is_refused_for_its_own_fault(decoders: Decoders) -> None:
     files = [GOOD, b"", GOOD[:60], scans(200), encoded(Image.new("RGB", (1, 9)), "PNG"), b"P3\n2 2\n255\n", GOOD]
     (found,) = results(decoders, files)
     kinds = [type(one) for one in found]
-    assert kinds == [Decoded, UnsupportedMedia, Invalid, Invalid, Invalid, UnsupportedMedia, Decoded]
+    assert kinds == [DecodedImage, UnsupportedMedia, Invalid, Invalid, Invalid, UnsupportedMedia, DecodedImage]
     words = [one.detail for one in found if isinstance(one, ServiceError)]
     for word, text in zip(("empty", "damaged", "scans", "1 x 9", "PLAIN_PPM"), words, strict=True):
         assert word in text
@@ -103,10 +103,10 @@ def test_an_image_that_takes_too_much_time_is_refused_and_its_neighbours_are_not
     try:
         before = until(lambda: len(decoders.pids) == 2 and decoders.pids)
         (found,) = results(decoders, [GOOD, MANY_SECONDS[:20_000], GOOD, MANY_SECONDS, GOOD])
-        assert [type(one) for one in found] == [Decoded, Invalid, Decoded, Invalid, Decoded]
+        assert [type(one) for one in found] == [DecodedImage, Invalid, DecodedImage, Invalid, DecodedImage]
         assert "0.5 s of a processor's time" in str(found[3])
         (found,) = results(decoders, [GOOD] * 20)
-        assert all(isinstance(one, Decoded) for one in found)
+        assert all(isinstance(one, DecodedImage) for one in found)
         assert set(until(lambda: len(decoders.pids) == 2 and decoders.pids)) - set(before)
     finally:
         decoders.stop()
@@ -128,7 +128,7 @@ def test_an_image_that_takes_too_much_memory_is_refused_and_its_neighbours_are_n
     try:
         large = encoded(Image.new("RGB", (5000, 5000)), "PNG")
         (found,) = results(decoders, [GOOD, large, GOOD])
-        assert [type(one) for one in found] == [Decoded, Invalid, Decoded]
+        assert [type(one) for one in found] == [DecodedImage, Invalid, DecodedImage]
         assert "memory" in str(found[1])
         (pid, *_) = decoders.pids
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_AS)[0] < 10**9
@@ -168,7 +168,7 @@ def busy(decoders: Decoders) -> int:
     return until(lambda: next((pid for pid in decoders.busy if sum(psutil.Process(pid).cpu_times()[:2]) > 0.1), 0))
 
 
-def while_decoding(decoders: Decoders, files: Sequence[bytes], work: Callable[[], None]) -> list[Result]:
+def while_decoding(decoders: Decoders, files: Sequence[bytes], work: Callable[[], None]) -> list[DecodeResult]:
     """What became of the files, with something done meanwhile on another thread."""
     thread = threading.Thread(target=work)
     thread.start()
@@ -183,13 +183,13 @@ def test_a_decoder_that_is_killed_is_replaced_and_its_files_lose_nothing(decoder
         os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out
     until(lambda: not any(is_alive(pid) for pid in idle))
     (found,) = results(decoders, [GOOD] * 10)
-    assert all(isinstance(one, Decoded) for one in found)
+    assert all(isinstance(one, DecodedImage) for one in found)
 
     half_slow = slow(1100)
     found = while_decoding(
         decoders, [half_slow, GOOD], lambda: os.kill(until(lambda: decoders.busy)[0], signal.SIGSEGV)
     )
-    assert all(isinstance(one, Decoded) for one in found)
+    assert all(isinstance(one, DecodedImage) for one in found)
 
 
 def test_an_image_that_makes_decoders_crash_is_refused_and_its_neighbours_are_not(decoders: Decoders) -> None:
@@ -202,7 +202,7 @@ def test_an_image_that_makes_decoders_crash_is_refused_and_its_neighbours_are_no
     found = while_decoding(decoders, [MANY_SECONDS], crash_twice)
     assert "crash" in str(found[0])
     (found,) = results(decoders, [GOOD] * 9)
-    assert all(isinstance(one, Decoded) for one in found)
+    assert all(isinstance(one, DecodedImage) for one in found)
 
 
 def test_when_the_client_has_gone_its_decoder_is_free_again(decoders: Decoders) -> None:
@@ -220,7 +220,7 @@ def test_when_the_client_has_gone_its_decoder_is_free_again(decoders: Decoders) 
     pid, _ = asyncio.run(scene())
     assert not is_alive(pid)
     (found,) = results(decoders, [GOOD])
-    assert isinstance(found[0], Decoded)
+    assert isinstance(found[0], DecodedImage)
 
 
 def test_what_waits_for_too_long_is_told_so_and_no_longer_decoded(decoders: Decoders) -> None:
@@ -232,29 +232,29 @@ def test_what_waits_for_too_long_is_told_so_and_no_longer_decoded(decoders: Deco
 
 
 def test_patience_is_for_the_whole_wait_or_for_each_part_of_it(decoders: Decoders) -> None:
-    async def waited(*, seconds: float, renewed: bool) -> list[Result]:
+    async def waited(*, seconds: float, renewed: bool) -> list[DecodeResult]:
         files = [slow(200)] * 16
-        parts: AsyncIterator[list[tuple[int, Result]]]
+        parts: AsyncIterator[list[tuple[int, DecodeResult]]]
         async with aclosing(decoders.decode(files, caller="me", seconds=seconds, renewed=renewed)) as parts:
             return [one async for part in parts for _, one in part]
 
-    async def scene() -> tuple[list[Result], list[Result]]:
+    async def scene() -> tuple[list[DecodeResult], list[DecodeResult]]:
         loop = asyncio.get_running_loop()
         started = loop.time()
         found = await waited(seconds=120, renewed=False)
-        assert all(isinstance(one, Decoded) for one in found)
+        assert all(isinstance(one, DecodedImage) for one in found)
         half = (loop.time() - started) / 2
         return await waited(seconds=half, renewed=True), await waited(seconds=half / 8, renewed=False)
 
     renewed, whole = asyncio.run(scene())
-    assert all(isinstance(one, Decoded) for one in renewed)
+    assert all(isinstance(one, DecodedImage) for one in renewed)
     assert any(isinstance(one, Unavailable) for one in whole)
 
 
 def test_a_slow_request_leaves_a_decoder_to_others(decoders: Decoders) -> None:
     """Whoever sends nothing but slow pictures holds two of three."""
 
-    async def scene() -> Result:
+    async def scene() -> DecodeResult:
         parts = decoders.decode([MANY_SECONDS] * 9, caller="slow", seconds=600)
         first = asyncio.create_task(anext(parts))
         await asyncio.to_thread(until, lambda: len(decoders.busy) == 2)
@@ -266,7 +266,7 @@ def test_a_slow_request_leaves_a_decoder_to_others(decoders: Decoders) -> None:
         await parts.aclose()
         return found
 
-    assert isinstance(asyncio.run(scene()), Decoded)
+    assert isinstance(asyncio.run(scene()), DecodedImage)
 
 
 # ------------------------------------------------------------------------------------------------------------- ends
@@ -338,5 +338,5 @@ def test_a_terminal_s_and_a_supervisor_s_signals_do_not_end_a_decoder(decoders: 
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
     (found,) = results(decoders, [GOOD] * 9)
-    assert all(isinstance(one, Decoded) for one in found)
+    assert all(isinstance(one, DecodedImage) for one in found)
     assert sorted(decoders.pids) == before

@@ -49,7 +49,7 @@ def test_of_two_workers_that_publish_one_cluster_at_once_the_second_to_claim_it_
             world.context,
             worker=name,
             step=publish_together,
-            held=lambda claim: tokens.append(claim.token) if claim is not None else None,
+            on_lease=lambda claim: tokens.append(claim.token) if claim is not None else None,
         )
 
     with running(lambda: work(late, "late")):

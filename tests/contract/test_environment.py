@@ -63,7 +63,7 @@ def test_rebuilt_prompts_are_served_until_their_successors_are_and_then_destroye
 
 def test_what_is_erased_meanwhile_is_withdrawn_all_the_same(moved: World) -> None:
     environment.meet(moved.context)
-    first = next(iter(moved.held.values()))
+    first = next(iter(moved.survivors.values()))
     cluster = moved.cluster_of(first)
     found = moved.erase(first.id)
     assert cluster.serving_key not in moved.serving_keys()

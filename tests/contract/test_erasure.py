@@ -6,7 +6,7 @@ import pytest
 from uuid6 import uuid7
 
 from service.core import erasure, reconcile, states
-from service.core.advance import advance
+from service.core.erasure_progress import advance
 from service.errors import NotFound
 from service.registry import erasures, leases, prompts, samples, state
 from service.registry.records import Erasure, Sample
@@ -21,29 +21,29 @@ def epoch(world: World) -> int:
 # ---------------------------------------------------------------------------------------------------------- accepting
 
 
-def test_accepting_withdraws_every_prompt_that_has_seen_the_sample(settled: World) -> None:
-    sample = next(iter(settled.held.values()))
-    served, before = settled.cluster_of(sample), epoch(settled)
-    found = settled.erase(sample.id)
+def test_accepting_withdraws_every_prompt_that_has_seen_the_sample(idle: World) -> None:
+    sample = next(iter(idle.survivors.values()))
+    served, before = idle.cluster_of(sample), epoch(idle)
+    found = idle.erase(sample.id)
     (touched,) = found.clusters
     assert (touched.cluster, touched.prompt_before, touched.state) == (served.id, served.serving_key, "withdrawn")
-    assert (found.state, found.accepted_at, found.withdrawn_at) == ("withdrawn", settled.time.now, settled.time.now)
+    assert (found.state, found.accepted_at, found.withdrawn_at) == ("withdrawn", idle.time.now, idle.time.now)
     assert (found.due_at - found.accepted_at).days == 30
-    assert served.serving_key not in settled.serving_keys()
-    assert epoch(settled) > before
-    with settled.context.registry.read() as session:
+    assert served.serving_key not in idle.serving_keys()
+    assert epoch(idle) > before
+    with idle.context.registry.read() as session:
         assert prompts.get(session, [served.serving_key or ""]) == {}
         assert samples.get(session, sample.id) is None
 
 
-def test_other_clusters_go_on_as_if_nothing_had_happened(settled: World) -> None:
-    sample = next(iter(settled.held.values()))
-    own = settled.cluster_of(sample).id
-    before = {cluster.id: cluster.serving_key for cluster in settled.clusters() if cluster.id != own}
-    settled.erase(sample.id)
-    settled.settle()
-    settled.check()
-    after = {cluster.id: cluster.serving_key for cluster in settled.clusters()}
+def test_other_clusters_go_on_as_if_nothing_had_happened(idle: World) -> None:
+    sample = next(iter(idle.survivors.values()))
+    own = idle.cluster_of(sample).id
+    before = {cluster.id: cluster.serving_key for cluster in idle.clusters() if cluster.id != own}
+    idle.erase(sample.id)
+    idle.settle()
+    idle.check()
+    after = {cluster.id: cluster.serving_key for cluster in idle.clusters()}
     unchanged = [cluster for cluster, key in before.items() if after.get(cluster) == key]
     assert len(unchanged) >= len(before) - 1  # a merge takes one neighbour in
 
@@ -57,104 +57,104 @@ def test_after_a_split_a_prompt_is_withdrawn_from_all_who_inherited_it(world: Wo
     heirs = world.clusters()
     assert len(heirs) > 1
     assert {cluster.serving_key for cluster in heirs} == {whole.serving_key}
-    found = world.erase(next(iter(world.held)))
+    found = world.erase(next(iter(world.survivors)))
     assert world.serving_keys() == []
     assert {touched.cluster for touched in found.clusters} == {cluster.id for cluster in heirs}
     world.settle()
     world.check()
 
 
-def test_an_owner_is_forgotten_as_a_whole(settled: World) -> None:
-    settled.add(5, owner="bob")
-    found = settled.erase_owner("bob")
+def test_an_owner_is_forgotten_as_a_whole(idle: World) -> None:
+    idle.add(5, owner="bob")
+    found = idle.erase_owner("bob")
     assert (found.owner, found.samples) == ("bob", 5)
-    assert {sample.owner for sample in settled.samples()} == {"ann"}
-    settled.settle()
-    settled.check()
+    assert {sample.owner for sample in idle.samples()} == {"ann"}
+    idle.settle()
+    idle.check()
     with pytest.raises(NotFound, match="no samples"):
-        settled.erase_owner("bob")
+        idle.erase_owner("bob")
 
 
-def test_several_samples_are_forgotten_by_one_erasure(settled: World) -> None:
-    ids = list(settled.held)[::3]
-    found = settled.erase(*ids, ids[0])
+def test_several_samples_are_forgotten_by_one_erasure(idle: World) -> None:
+    ids = list(idle.survivors)[::3]
+    found = idle.erase(*ids, ids[0])
     assert found.samples == len(ids)
-    settled.settle()
-    settled.check()
+    idle.settle()
+    idle.check()
 
 
-def test_samples_are_erased_all_or_none(settled: World) -> None:
+def test_samples_are_erased_all_or_none(idle: World) -> None:
     stranger = str(uuid7())
     with pytest.raises(NotFound, match=f"No such samples: {stranger}. Nothing has been erased"):
-        erasure.erase_samples(settled.context, [*settled.held, stranger])
+        erasure.erase_samples(idle.context, [*idle.survivors, stranger])
     with pytest.raises(NotFound, match="and 2 more"):
-        erasure.erase_samples(settled.context, [str(uuid7()) for _ in range(12)])
+        erasure.erase_samples(idle.context, [str(uuid7()) for _ in range(12)])
     with pytest.raises(NotFound, match="No samples are named"):
-        erasure.erase_samples(settled.context, [])
-    assert settled.erasures() == []
-    settled.check()
+        erasure.erase_samples(idle.context, [])
+    assert idle.erasures() == []
+    idle.check()
 
 
-def test_erasing_again_is_answered_with_the_same_erasure_until_it_is_completed(settled: World) -> None:
-    sample = next(iter(settled.held))
-    first = settled.erase(sample)
-    assert settled.erase(sample).id == first.id
-    settled.reconcile()
-    assert settled.erase(sample).id == first.id
-    settled.settle()
+def test_erasing_again_is_answered_with_the_same_erasure_until_it_is_completed(idle: World) -> None:
+    sample = next(iter(idle.survivors))
+    first = idle.erase(sample)
+    assert idle.erase(sample).id == first.id
+    idle.reconcile()
+    assert idle.erase(sample).id == first.id
+    idle.settle()
     with pytest.raises(NotFound, match=sample):
-        settled.erase(sample)
-    assert len(settled.erasures()) == 1
+        idle.erase(sample)
+    assert len(idle.erasures()) == 1
 
 
-def test_erasing_an_owner_again_is_answered_with_the_same_erasure(settled: World) -> None:
-    assert settled.erase_owner("ann").id == settled.erase_owner("ann").id
+def test_erasing_an_owner_again_is_answered_with_the_same_erasure(idle: World) -> None:
+    assert idle.erase_owner("ann").id == idle.erase_owner("ann").id
 
 
-def test_unknown_samples_and_owners_are_not_found(settled: World) -> None:
+def test_unknown_samples_and_owners_are_not_found(idle: World) -> None:
     with pytest.raises(NotFound):
-        settled.erase(str(uuid7()))
+        idle.erase(str(uuid7()))
     with pytest.raises(NotFound):
-        settled.erase_owner("nobody")
+        idle.erase_owner("nobody")
 
 
-def test_erasing_everything_leaves_nothing_at_all(settled: World) -> None:
-    found = settled.erase_owner("ann")
-    settled.settle()
-    settled.check()
-    assert settled.clusters() == []
-    assert settled.objects() == set()
-    assert {touched.state for touched in settled.erasure(found.id).clusters} == {states.REMOVED}
-    settled.add(5)
-    settled.settle()
-    settled.check()
+def test_erasing_everything_leaves_nothing_at_all(idle: World) -> None:
+    found = idle.erase_owner("ann")
+    idle.settle()
+    idle.check()
+    assert idle.clusters() == []
+    assert idle.objects() == set()
+    assert {touched.state for touched in idle.erasure(found.id).clusters} == {states.REMOVED}
+    idle.add(5)
+    idle.settle()
+    idle.check()
 
 
 # ----------------------------------------------------------------------------------------------------- seeing through
 
 
-def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_serves(settled: World) -> None:
-    sample = next(iter(settled.held.values()))
-    artifact = _artifact(settled, sample)
-    found = settled.erase(sample.id)
-    reconcile.replan(settled.context)
-    advance(settled.context)
-    assert settled.erasure(found.id).state == "retraining"
-    assert {artifact, samples.object_name(sample.id)} <= settled.objects()
-    settled.reconcile()
-    assert not {artifact, samples.object_name(sample.id)} & settled.objects()
-    assert settled.erasure(found.id).state == "retraining"
-    settled.time.advance(7)
-    while settled.train():
+def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_serves(idle: World) -> None:
+    sample = next(iter(idle.survivors.values()))
+    artifact = _artifact(idle, sample)
+    found = idle.erase(sample.id)
+    reconcile.replan(idle.context)
+    advance(idle.context)
+    assert idle.erasure(found.id).state == "retraining"
+    assert {artifact, samples.object_name(sample.id)} <= idle.objects()
+    idle.reconcile()
+    assert not {artifact, samples.object_name(sample.id)} & idle.objects()
+    assert idle.erasure(found.id).state == "retraining"
+    idle.time.advance(7)
+    while idle.train():
         pass
-    assert settled.erasure(found.id).completed_at is None
-    settled.reconcile()
-    completed = settled.erasure(found.id)
-    assert (completed.state, completed.completed_at) == ("completed", settled.time.now)
+    assert idle.erasure(found.id).completed_at is None
+    idle.reconcile()
+    completed = idle.erasure(found.id)
+    assert (completed.state, completed.completed_at) == ("completed", idle.time.now)
     for touched in completed.clusters:
-        assert touched.prompt_after in settled.serving_keys()
+        assert touched.prompt_after in idle.serving_keys()
         assert touched.prompt_after != touched.prompt_before
-    settled.check()
+    idle.check()
 
 
 def _artifact(world: World, sample: Sample) -> str:
@@ -165,48 +165,48 @@ def _artifact(world: World, sample: Sample) -> str:
 
 
 def test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is tried again on every pass, shown as failed after some, and recovers."""
-    found = settled.erase(next(iter(settled.held)))
+    found = idle.erase(next(iter(idle.survivors)))
     seen = []
 
     def stuck(name: str) -> None:
         raise PermissionError(13, "Permission denied", name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(settled.context.store, "delete", stuck)
+        patch.setattr(idle.context.store, "delete", stuck)
         for _ in range(4):
-            settled.reconcile()
-            while settled.train():
+            idle.reconcile()
+            while idle.train():
                 pass
-            seen.append(settled.erasure(found.id).state)
+            seen.append(idle.erasure(found.id).state)
     assert seen == ["retraining", "retraining", "failed", "failed"]
-    settled.settle()
-    settled.check()
+    idle.settle()
+    idle.check()
 
 
 @sqlite_only
-def test_an_erasure_waits_while_a_reader_keeps_old_pages_alive(settled: World) -> None:
-    with settled.context.registry.read() as reader:
+def test_an_erasure_waits_while_a_reader_keeps_old_pages_alive(idle: World) -> None:
+    with idle.context.registry.read() as reader:
         samples.count(reader)
-        found = settled.erase(next(iter(settled.held)))
-        settled.reconcile()
-        while settled.train():
+        found = idle.erase(next(iter(idle.survivors)))
+        idle.reconcile()
+        while idle.train():
             pass
-        settled.reconcile()
-        assert settled.erasure(found.id).state == "retraining"
-    settled.settle()
-    assert settled.erasure(found.id).state == "completed"
+        idle.reconcile()
+        assert idle.erasure(found.id).state == "retraining"
+    idle.settle()
+    assert idle.erasure(found.id).state == "completed"
 
 
-def test_a_sample_that_was_never_trained_is_erased_without_any_training(settled: World) -> None:
-    (late,) = settled.add(1)
-    found = settled.erase(late.id)
-    settled.reconcile()
-    assert not settled.train()
-    assert settled.erasure(found.id).state == "completed"
-    settled.check()
+def test_a_sample_that_was_never_trained_is_erased_without_any_training(idle: World) -> None:
+    (late,) = idle.add(1)
+    found = idle.erase(late.id)
+    idle.reconcile()
+    assert not idle.train()
+    assert idle.erasure(found.id).state == "completed"
+    idle.check()
 
 
 def test_an_erasure_goes_on_when_its_cluster_joins_others(world: World) -> None:
@@ -223,25 +223,25 @@ def test_an_erasure_goes_on_when_its_cluster_joins_others(world: World) -> None:
     assert states.COMPLETED in {touched.state for touched in done.clusters}
 
 
-def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_far(settled: World) -> None:
+def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_far(idle: World) -> None:
     """One touched cluster is done and vanishes, another still fails: only the second is waited for."""
-    one, *_, other = settled.clusters()
+    one, *_, other = idle.clusters()
     first, second = (
-        next(sample.id for sample in settled.samples() if sample.cluster == cluster.id) for cluster in (one, other)
+        next(sample.id for sample in idle.samples() if sample.cluster == cluster.id) for cluster in (one, other)
     )
-    found = settled.erase(first, second)
-    broken = next(sample for sample in settled.samples() if sample.cluster == other.id)
-    settled.file_of(samples.object_name(broken.id)).rename(settled.folder / "hidden")
-    settled.reconcile()
-    while settled.train():
+    found = idle.erase(first, second)
+    broken = next(sample for sample in idle.samples() if sample.cluster == other.id)
+    idle.file_of(samples.object_name(broken.id)).rename(idle.folder / "hidden")
+    idle.reconcile()
+    while idle.train():
         pass
-    settled.reconcile()
-    assert {touched.state for touched in settled.erasure(found.id).clusters} == {"completed", "retraining"}
-    before = settled.erasure(found.id).clusters
-    settled.erase(*(sample.id for sample in settled.samples() if sample.cluster == one.id))
-    settled.reconcile()
-    assert one.id not in {cluster.id for cluster in settled.clusters()}
-    assert settled.erasure(found.id).clusters == before
+    idle.reconcile()
+    assert {touched.state for touched in idle.erasure(found.id).clusters} == {"completed", "retraining"}
+    before = idle.erasure(found.id).clusters
+    idle.erase(*(sample.id for sample in idle.samples() if sample.cluster == one.id))
+    idle.reconcile()
+    assert one.id not in {cluster.id for cluster in idle.clusters()}
+    assert idle.erasure(found.id).clusters == before
 
 
 # ------------------------------------------------------------------------------------------------------------ failing
@@ -249,7 +249,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
 
 def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tuple[Erasure, bytes, Sample]:
     """Erase a sample while the file of one that shares its cluster is damaged; train until it is shown as failed."""
-    victim = next(iter(world.held.values()))
+    victim = next(iter(world.survivors.values()))
     cluster = world.cluster_of(victim).id
     other = next(s for s in world.samples() if s.cluster == cluster and s.id != victim.id)
     path = world.file_of(samples.object_name(other.id))
@@ -277,25 +277,25 @@ def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tupl
     ids=["missing", "cut", "one bit", "empty"],
 )
 def test_an_erasure_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
-    settled: World, damage: Callable[[bytes], bytes | None]
+    idle: World, damage: Callable[[bytes], bytes | None]
 ) -> None:
-    failed, whole, other = _fail_visibly(settled, damage)
+    failed, whole, other = _fail_visibly(idle, damage)
     assert failed.state == "failed"
     assert "failed" in {touched.state for touched in failed.clusters}
-    cluster = settled.cluster_of(other)
+    cluster = idle.cluster_of(other)
     assert other.id in (cluster.failure or "")
-    assert states.cluster_state(cluster, now=settled.time(), attempts=3) == "failed"
-    settled.context.store.put(samples.object_name(other.id), whole)
-    settled.settle()
-    settled.check()
+    assert states.cluster_state(cluster, now=idle.time(), attempts=3) == "failed"
+    idle.context.store.put(samples.object_name(other.id), whole)
+    idle.settle()
+    idle.check()
 
 
-def test_erasing_the_damaged_sample_mends_the_cluster(settled: World) -> None:
-    failed, _, other = _fail_visibly(settled, lambda whole: None)
-    settled.erase(other.id)
-    settled.settle()
-    settled.check()
-    assert settled.erasure(failed.id).state == "completed"
+def test_erasing_the_damaged_sample_mends_the_cluster(idle: World) -> None:
+    failed, _, other = _fail_visibly(idle, lambda whole: None)
+    idle.erase(other.id)
+    idle.settle()
+    idle.check()
+    assert idle.erasure(failed.id).state == "completed"
 
 
 # ------------------------------------------------------------------------------------------------------------- states
@@ -318,20 +318,20 @@ def test_clusters_are_shown_in_words(make_world: MakeWorld) -> None:
     assert shown() == "training"
     world.settle()
     assert shown() == "serving"
-    world.erase(next(iter(world.held)))
+    world.erase(next(iter(world.survivors)))
     assert shown() == "withdrawn"
     world.reconcile()
     with world.context.registry.write() as session:
         lease = world.context.settings.worker.lease
         assert leases.claim(session, worker="w", now=world.time(), lease=lease, patience=lease)
     assert shown() == "training"
-    world.erase(*list(world.held))
+    world.erase(*list(world.survivors))
     assert shown() == "empty"
 
 
-def test_counts_by_state_and_ids_ever_erased_are_known(settled: World) -> None:
-    erased = next(iter(settled.held))
-    settled.erase(erased)
-    with settled.context.registry.read() as session:
+def test_counts_by_state_and_ids_ever_erased_are_known(idle: World) -> None:
+    erased = next(iter(idle.survivors))
+    idle.erase(erased)
+    with idle.context.registry.read() as session:
         assert erasures.counts(session) == {"withdrawn": 1}
         assert erasures.erased_samples(session) == {erased}

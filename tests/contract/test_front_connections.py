@@ -145,8 +145,8 @@ def test_a_client_that_does_not_read_is_cut_off(hasty: Front) -> None:
 def test_one_connection_too_many_is_told_so(front: Front, hasty: Front) -> None:
     until(lambda: hasty.open_connections() == 0, what="no connection")
     with ExitStack() as stack:
-        held = [stack.enter_context(hasty.connection()) for _ in range(MOST)]
-        for connection in held:
+        kept_open = [stack.enter_context(hasty.connection()) for _ in range(MOST)]
+        for connection in kept_open:
             connection.sendall(LIVE)
             assert heard(connection).status == 200
         with hasty.connection() as refused:
@@ -155,9 +155,9 @@ def test_one_connection_too_many_is_told_so(front: Front, hasty: Front) -> None:
             assert int(said.headers["retry-after"]) > 0
             assert "connections" in said.problem["detail"]
             assert is_closed(refused)
-        held[0].sendall(LIVE)  # those who were there are served
-        assert heard(held[0]).status == 200
-        held[1].close()
+        kept_open[0].sendall(LIVE)  # those who were there are served
+        assert heard(kept_open[0]).status == 200
+        kept_open[1].close()
         until(lambda: hasty.open_connections() < MOST, what="room")
         with hasty.connection() as accepted:
             accepted.sendall(LIVE)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.api.routes import samples as sample_routes
 from service.api.threads import Threads
 from service.errors import Busy
+from service.serving import ingest
 from tests.front import Front, picture, served
 from tests.integration.harness import until
 
@@ -47,8 +47,8 @@ class Gate:
 
 
 def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(sample_routes.take_in)
-    monkeypatch.setattr(sample_routes, "take_in", gate)
+    gate = Gate(ingest.take_in)
+    monkeypatch.setattr(ingest, "take_in", gate)
     data = picture()
 
     def contribute(number: int) -> int:

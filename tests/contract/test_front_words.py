@@ -44,7 +44,7 @@ def filled(path: str) -> str:
     return path.replace("{owner}", "ada").replace("{sample_id}", NOBODY).replace("{", "").replace("}", "")
 
 
-def held(client: httpx.Client) -> int:
+def count_samples(client: httpx.Client) -> int:
     return int(client.get("/status").json()["samples"])
 
 
@@ -102,9 +102,9 @@ SAID = [("label", (None, "cat")), ("owner", (None, "ada"))]
      ([IMAGE, ("lable", (None, "cat")), ("owner", (None, "ada"))], ["body.lable"])],
 )  # fmt: skip
 def test_a_form_says_what_is_known_and_once(client: httpx.Client, parts: list[Any], fields: list[str]) -> None:
-    before = held(client)
+    before = count_samples(client)
     assert named(client.post("/samples", files=parts)) == fields
-    assert held(client) == before
+    assert count_samples(client) == before
 
 
 def test_a_batch_and_a_prediction_too(client: httpx.Client) -> None:
@@ -130,7 +130,7 @@ def test_metadata_says_nothing_twice(client: httpx.Client) -> None:
     answer = client.post("/samples/batch", files=[("images", IMAGE[1]), ("metadata", (None, twice))])
     assert answer.status_code == 422
     assert "owner" in answer.text
-    assert held(client) == 0
+    assert count_samples(client) == 0
 
 
 def test_more_fields_than_any_form_has_are_not_kept(client: httpx.Client) -> None:

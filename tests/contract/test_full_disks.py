@@ -83,12 +83,12 @@ def test_an_erasure_that_a_full_disk_refuses_changes_nothing_and_can_be_asked_fo
 
 def test_a_full_disk_accepts_no_sample_records_nothing_and_leaves_nothing(disk: Disk, cramped: World) -> None:
     cramped.settle()
-    newcomers = cramped.newcomers(3, owner="bob")
+    new_samples = cramped.new_samples(3, owner="bob")
     with disk.full():
         with pytest.raises(OSError, match="No space left"):
-            cramped.take_in(newcomers)
+            cramped.take_in(new_samples)
         cramped.check()
         assert list(disk.folder.rglob(".tmp-*")) == []
-    cramped.take_in(newcomers)
+    cramped.take_in(new_samples)
     cramped.settle()
     cramped.check()

@@ -14,9 +14,9 @@ from uuid6 import uuid7
 
 from service.core import intake, sample_file
 from service.core.idempotency import RUNNING, Ticket, once, request_digest
-from service.core.queues import QUEUES
 from service.core.tidy import IDEMPOTENCY_KEPT, destroy_unrecorded, tidy
 from service.errors import Conflict, Invalid, ServiceError
+from service.messaging.queues import QUEUES
 from service.registry import clusters, idempotency, prompts, samples, workers
 from service.registry.records import Sample
 from tests.world import World, accepted
@@ -31,24 +31,24 @@ FIRST, OTHER = request_digest(b"body"), request_digest(b"other body")
 
 
 def test_what_is_taken_in_can_be_read_back(world: World) -> None:
-    newcomer = world.newcomer("dog", "bob")
-    (sample,) = map(accepted, world.take_in([newcomer]))
-    assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", newcomer.picture.digest)
+    new_sample = world.new_sample("dog", "bob")
+    (sample,) = map(accepted, world.take_in([new_sample]))
+    assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", new_sample.digest)
     with world.context.registry.read() as session:
         assert samples.get(session, sample.id) == sample
     pixels, embedding, descriptor = sample_file.decode(
         world.context.store.get(samples.object_name(sample.id)), digest=sample.digest
     )
-    assert np.array_equal(pixels, newcomer.picture.pixels)
-    assert embedding.tobytes() == newcomer.embedding.tobytes()
+    assert np.array_equal(pixels, new_sample.pixels)
+    assert embedding.tobytes() == new_sample.embedding.tobytes()
     assert descriptor is not None
-    assert descriptor.tobytes() == newcomer.descriptor.tobytes()
+    assert descriptor.tobytes() == new_sample.descriptor.tobytes()
 
 
 def test_a_batch_keeps_its_order(world: World) -> None:
-    newcomers = world.newcomers(20)
-    results = [accepted(result) for result in world.take_in(newcomers)]
-    assert [sample.digest for sample in results] == [newcomer.picture.digest for newcomer in newcomers]
+    new_samples = world.new_samples(20)
+    results = [accepted(result) for result in world.take_in(new_samples)]
+    assert [sample.digest for sample in results] == [new_sample.digest for new_sample in new_samples]
     assert [sample.id for sample in world.samples()] == [sample.id for sample in results]
 
 
@@ -85,22 +85,22 @@ def test_nothing_is_recorded_when_the_store_fails(world: World, monkeypatch: pyt
 
 def test_more_copies_of_one_picture_than_clusters_could_hold_are_refused_of_one_owner(world: World) -> None:
     most = world.context.partition.max_copies
-    newcomer = world.newcomer()
-    results = world.take_in([newcomer] * (most + 2))
+    new_sample = world.new_sample()
+    results = world.take_in([new_sample] * (most + 2))
     assert [type(result) for result in results] == [Sample] * most + [Conflict] * 2
     assert len(world.objects()) == most
     world.add(20)
     world.settle()
     world.check()
     assert max(cluster.samples for cluster in world.clusters()) <= world.context.settings.partition.cap
-    world.erase(next(iter(world.held)))
-    assert isinstance(world.take_in([newcomer])[0], Sample)
+    world.erase(next(iter(world.survivors)))
+    assert isinstance(world.take_in([new_sample])[0], Sample)
 
 
 def test_an_image_without_features_is_refused_and_its_neighbours_are_taken(world: World) -> None:
-    blank = world.newcomer()
+    blank = world.new_sample()
     blank = replace(blank, embedding=np.full_like(blank.embedding, np.nan))
-    first, refused, last = world.take_in([world.newcomer(), blank, world.newcomer()])
+    first, refused, last = world.take_in([world.new_sample(), blank, world.new_sample()])
     assert isinstance(refused, Invalid)
     assert [sample.id for sample in world.samples()] == [accepted(first).id, accepted(last).id]
     assert len(world.objects()) == 2
@@ -109,7 +109,7 @@ def test_an_image_without_features_is_refused_and_its_neighbours_are_taken(world
 def test_a_refused_newcomer_leaves_no_trace_of_their_owner(world: World) -> None:
     world.add(8)
     world.settle()
-    blank = world.newcomer(owner="refused")
+    blank = world.new_sample(owner="refused")
     (refused,) = world.take_in([replace(blank, embedding=np.full_like(blank.embedding, np.nan))])
     assert isinstance(refused, Invalid)
     assert world.found_in_files(b"refused") == []
@@ -118,12 +118,12 @@ def test_a_refused_newcomer_leaves_no_trace_of_their_owner(world: World) -> None
 # ----------------------------------------------------------------------------------------------------- at once
 
 
-def at_once(world: World, batches: list[list[intake.Newcomer]]) -> list[Sample | ServiceError]:
+def at_once(world: World, batches: list[list[intake.NewSample]]) -> list[Sample | ServiceError]:
     """Take all batches in from threads of their own, started together."""
     together = Barrier(len(batches))
     results: list[Sample | ServiceError] = []
 
-    def send(batch: list[intake.Newcomer]) -> None:
+    def send(batch: list[intake.NewSample]) -> None:
         together.wait(10)
         results.extend(intake.take_in(world.context, batch))
 
@@ -136,7 +136,7 @@ def at_once(world: World, batches: list[list[intake.Newcomer]]) -> list[Sample |
 
 
 def test_first_samples_that_come_at_once_make_one_cluster(world: World) -> None:
-    results = at_once(world, [[newcomer] for newcomer in world.newcomers(6)])
+    results = at_once(world, [[new_sample] for new_sample in world.new_samples(6)])
     assert [type(result) for result in results] == [Sample] * 6
     (cluster,) = world.clusters()
     assert ((cluster.lo, cluster.hi), cluster.samples) == (intake.WHOLE_LINE, 6)
@@ -145,7 +145,7 @@ def test_first_samples_that_come_at_once_make_one_cluster(world: World) -> None:
 def test_batches_that_name_new_owners_in_different_orders_do_not_wait_for_each_other_for_ever(world: World) -> None:
     world.add(1)
     for turn in range(5):
-        batch = [world.newcomer(owner=f"owner {turn} {i}") for i in range(12)]
+        batch = [world.new_sample(owner=f"owner {turn} {i}") for i in range(12)]
         results = at_once(world, [batch, batch[::-1]])
         assert [type(result) for result in results] == [Sample] * 24
 
@@ -153,8 +153,8 @@ def test_batches_that_name_new_owners_in_different_orders_do_not_wait_for_each_o
 def test_copies_of_one_picture_that_come_at_once_are_not_too_many_together(world: World) -> None:
     world.add(1)
     most = world.context.partition.max_copies
-    newcomer = world.newcomer()
-    results = at_once(world, [[newcomer] * most] * 4)
+    new_sample = world.new_sample()
+    results = at_once(world, [[new_sample] * most] * 4)
     assert Counter(map(type, results)) == {Sample: most, Conflict: 3 * most}
 
 
@@ -168,7 +168,7 @@ def request(
 
 
 def upload(world: World, ticket: Ticket) -> str:
-    (sample,) = intake.take_in(world.context, [world.newcomer()], idempotency_key=ticket.key_digest)
+    (sample,) = intake.take_in(world.context, [world.new_sample()], idempotency_key=ticket.key_digest)
     return accepted(sample).id
 
 

@@ -280,11 +280,11 @@ def test_a_revoked_admin_key_is_replaced_only_while_there_is_no_other(
 ) -> None:
     path = tmp_path / "admin-key"
     ensure_admin_key(registry, time, path)
-    held, (first, *_) = path.read_text(), access.list_keys(registry)
+    before, (first, *_) = path.read_text(), access.list_keys(registry)
     other, _ = make("admin", expires_at=time.now + timedelta(days=1))
     access.revoke_key(registry, time, first.id)
     assert ensure_admin_key(registry, time, path) == AdminKey(instead=other.id)
-    assert path.read_text() == held
+    assert path.read_text() == before
     assert len(access.list_keys(registry)) == 2
     time.pass_by(days=1)  # the other one has expired
     made = ensure_admin_key(registry, time, path)
@@ -307,9 +307,9 @@ def test_the_folder_s_admin_key_is_replaced_there_when_it_is_rotated(
 ) -> None:
     path = tmp_path / "admin-key"
     ensure_admin_key(registry, time, path)
-    held, (key, *_) = path.read_text(), access.list_keys(registry)
+    before, (key, *_) = path.read_text(), access.list_keys(registry)
     access.rotate_key(registry, time, make("read")[0].id, kept_in=path)
-    assert path.read_text() == held
+    assert path.read_text() == before
     _, _, successor = access.rotate_key(registry, time, key.id, overlap=timedelta(), kept_in=path)
     assert path.read_text().strip() == successor
     assert path.stat().st_mode & 0o777 == 0o600

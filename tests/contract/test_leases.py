@@ -67,14 +67,14 @@ def test_an_expired_lease_is_taken_over_and_names_what_it_replaces(registry: Reg
 def test_a_lease_whose_key_is_no_longer_desired_can_only_be_given_up(registry: Registry) -> None:
     with registry.write() as session:
         cluster = make_cluster(session, key="a" * 64)
-    held = claim(registry)
-    assert held is not None
+    leased = claim(registry)
+    assert leased is not None
     with registry.write() as session:
-        make_prompt(session, held.key, [str(uuid7())])
+        make_prompt(session, leased.key, [str(uuid7())])
         clusters.plan(session, cluster, "b" * 64, through=0)
-        assert not leases.renew(session, held, until=NOW + LEASE)
-        assert not leases.publish(session, held)
-        assert leases.give_up(session, held)
+        assert not leases.renew(session, leased, until=NOW + LEASE)
+        assert not leases.publish(session, leased)
+        assert leases.give_up(session, leased)
     again = claim(registry)
     assert again is not None
     assert again.key == "b" * 64
@@ -83,24 +83,24 @@ def test_a_lease_whose_key_is_no_longer_desired_can_only_be_given_up(registry: R
 def test_a_published_key_is_served_and_waits_no_more(registry: Registry) -> None:
     with registry.write() as session:
         make_cluster(session)
-    held = claim(registry)
-    assert held is not None
+    leased = claim(registry)
+    assert leased is not None
     with registry.write() as session:
-        make_prompt(session, held.key, [str(uuid7())])
-        assert leases.publish(session, held)
-        assert not leases.publish(session, held)
+        make_prompt(session, leased.key, [str(uuid7())])
+        assert leases.publish(session, leased)
+        assert not leases.publish(session, leased)
         (cluster,) = clusters.every(session)
-        assert cluster.serving_key == cluster.desired_key == held.key
+        assert cluster.serving_key == cluster.desired_key == leased.key
         assert leases.waiting(session, now=NOW, patience=PATIENCE) == 0
 
 
 def test_a_failed_training_pauses_before_it_is_tried_again(registry: Registry) -> None:
     with registry.write() as session:
         make_cluster(session)
-    held = claim(registry)
-    assert held is not None
+    leased = claim(registry)
+    assert leased is not None
     with registry.write() as session:
-        assert leases.fail(session, held, failure="no", retry_at=NOW + timedelta(seconds=10))
+        assert leases.fail(session, leased, failure="no", retry_at=NOW + timedelta(seconds=10))
     assert claim(registry, after=9) is None
     assert claim(registry, after=10) is not None
 
@@ -109,9 +109,9 @@ def test_a_worker_that_leaves_gives_all_its_leases_back(registry: Registry) -> N
     with registry.write() as session:
         make_cluster(session, lo=0)
         make_cluster(session, lo=100)
-    held = {claim(registry, "leaver"), claim(registry, "leaver")}
+    leased = {claim(registry, "leaver"), claim(registry, "leaver")}
     with registry.write() as session:
-        assert set(leases.release(session, worker="leaver")) == {found.token for found in held if found}
+        assert set(leases.release(session, worker="leaver")) == {found.token for found in leased if found}
         assert leases.release(session, worker="leaver") == []
     assert claim(registry) is not None
 

@@ -13,7 +13,7 @@ from uuid6 import uuid7
 
 from service.core import ledger
 from service.core.audit import Scope, audit
-from service.core.context import open_ledger
+from service.core.opening import open_ledger
 from service.core.tidy import tidy
 from service.errors import Misconfigured, Unavailable
 from service.registry import ledger as rows
@@ -57,7 +57,7 @@ def differences(world: World) -> set[tuple[str, str]]:
 
 
 def test_a_tombstone_holds_ids_and_a_time(apart: World, tmp_path: Path) -> None:
-    given = sorted(apart.held)
+    given = sorted(apart.survivors)
     accepted = apart.erase_owner(OWNER)
     apart.settle()
     ((name, data),) = entries(apart).items()
@@ -75,7 +75,7 @@ def test_a_tombstone_holds_ids_and_a_time(apart: World, tmp_path: Path) -> None:
 
 def test_unless_it_has_a_place_of_its_own_it_lies_among_the_objects(world: World) -> None:
     world.add(8)
-    accepted = world.erase(next(iter(world.held)))
+    accepted = world.erase(next(iter(world.survivors)))
     world.settle()
     assert world.file_of(ledger.object_name(accepted.id)).is_file()
     world.time.advance(DAY)
@@ -128,7 +128,7 @@ def test_no_erasure_is_completed_before_its_tombstone_is_written(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(apart.context.ledger, "put", away)
-    victim = next(iter(apart.held))
+    victim = next(iter(apart.survivors))
     accepted = apart.erase(victim)
     seen = set()
     for _ in range(apart.context.settings.training.attempts + 2):
@@ -161,7 +161,7 @@ def test_a_ledger_that_is_full_is_written_once_there_is_room(disk: Disk, make_wo
     world.add(8)
     world.settle()
     with disk.full():
-        accepted = world.erase(next(iter(world.held)))
+        accepted = world.erase(next(iter(world.survivors)))
         for _ in range(2):
             world.reconcile()
             world.train()
@@ -176,7 +176,7 @@ def test_a_ledger_that_is_full_is_written_once_there_is_room(disk: Disk, make_wo
 def test_a_ledger_whose_folder_has_gone_is_made_again(apart: World, tmp_path: Path) -> None:
     (tmp_path / "ledger").rmdir()
     (tmp_path / "ledger").write_bytes(b"a file in its place")
-    accepted = apart.erase(next(iter(apart.held)))
+    accepted = apart.erase(next(iter(apart.survivors)))
     apart.reconcile()
     apart.train()
     apart.reconcile()
@@ -192,7 +192,7 @@ def test_one_that_is_killed_between_writing_and_noting_writes_twice_and_that_is_
     def die(*arguments: object) -> None:
         raise Killed
 
-    accepted = apart.erase(next(iter(apart.held)))
+    accepted = apart.erase(next(iter(apart.survivors)))
     monkeypatch.setattr(rows, "noted", die)
     with pytest.raises(Killed):
         apart.reconcile()
@@ -206,7 +206,7 @@ def test_one_that_is_killed_between_writing_and_noting_writes_twice_and_that_is_
 
 
 def test_what_a_killed_writer_left_unfinished_is_no_tombstone_and_is_tidied_away(apart: World, tmp_path: Path) -> None:
-    accepted = apart.erase(next(iter(apart.held)))
+    accepted = apart.erase(next(iter(apart.survivors)))
     apart.settle()
     (folder,) = {path.parent for path in (tmp_path / "ledger").rglob("*.json")}
     left = folder / ".tmp-0123"
@@ -222,7 +222,7 @@ def test_what_a_killed_writer_left_unfinished_is_no_tombstone_and_is_tidied_away
 def test_a_folder_of_the_ledger_that_may_not_be_listed_is_not_taken_for_empty(
     apart: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accepted = apart.erase(next(iter(apart.held)))
+    accepted = apart.erase(next(iter(apart.survivors)))
     apart.settle()
     scandir = os.scandir
 
@@ -298,7 +298,7 @@ def test_looking_for_what_is_missing_does_not_read_every_erasure(world: World) -
 
 
 def test_an_audit_names_what_ledger_and_registry_disagree_on(apart: World) -> None:
-    first, second, third = (apart.erase(sample_id).id for sample_id in list(apart.held)[:3])
+    first, second, third = (apart.erase(sample_id).id for sample_id in list(apart.survivors)[:3])
     apart.settle()
     assert differences(apart) == set()
     store = apart.context.ledger
@@ -312,13 +312,13 @@ def test_an_audit_names_what_ledger_and_registry_disagree_on(apart: World) -> No
         (f"erasure {first}", "has no tombstone in the ledger"),
         (f"erasure {second}", "has other samples in the ledger than in the registry"),
         (f"erasure {third}", "has no tombstone in the ledger"),
-        (f"ledger object {ledger.object_name(third)}", "is no tombstone: damaged, or somebody else's"),
+        (f"ledger object {ledger.object_name(third)}", "is not a tombstone: damaged, or of another program"),
         (f"erasure {stranger}", "is in the ledger, and not in the registry: see `oubli restore-check`"),
     }
 
 
 def test_a_sample_that_an_unknown_erasure_took_out_is_named(apart: World) -> None:
-    victim, unknown = next(iter(apart.held)), str(uuid7())
+    victim, unknown = next(iter(apart.survivors)), str(uuid7())
     tombstone = Tombstone(unknown, apart.time(), (victim,))
     apart.context.ledger.put(ledger.object_name(unknown), ledger.encode(tombstone))
     assert (f"sample {victim}", "was erased by the ledger, and is in the registry again") in differences(apart)

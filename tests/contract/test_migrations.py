@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from models.partition.tree import tail
 from models.spec import sha256
-from service.registry import clusters, layouts, ledger, samples
+from service.registry import clusters, layout_state, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
 pytestmark = pytest.mark.sql
@@ -76,7 +76,7 @@ def old(empty_database_url: str, tmp_path: Path) -> Registry:
     return registry
 
 
-def held(registry: Registry) -> dict[str, int]:
+def count_rows(registry: Registry) -> dict[str, int]:
     with registry.engine.connect() as connection:
         tables = sa.MetaData()
         tables.reflect(connection)
@@ -87,18 +87,18 @@ def held(registry: Registry) -> dict[str, int]:
 
 
 def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: str) -> None:
-    before = held(old)
+    before = count_rows(old)
     migrate(empty_database_url)
     assert is_migrated(empty_database_url)
-    assert held(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
+    assert count_rows(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
     with old.read() as session:
-        assert layouts.digest(session) == sha256(b"oubli/line/tree/2", b"line")
+        assert layout_state.digest(session) == sha256(b"oubli/line/tree/2", b"line")
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
         assert [sample.position for sample in samples.every(session)] == [
             CELL * place + tail("d", "ann") for place in range(2)
         ]
     alembic.command.downgrade(_config(empty_database_url), "0001")
-    assert held(old) == before
+    assert count_rows(old) == before
     old.close()
 
 
@@ -118,9 +118,9 @@ def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(
 ) -> None:
     migrate(empty_database_url)
     with old.write() as session:
-        layouts.put_in_force(session, "x", spec={"kind": "random"}, object_name=None, checksum=None, anchors=[])
+        layout_state.put_in_force(session, "x", spec={"kind": "random"}, object_name=None, checksum=None, anchors=[])
     with pytest.raises(RuntimeError, match="OUBLI_PARTITION__KIND=tree"):
         alembic.command.downgrade(_config(empty_database_url), "0001")
     migrate(empty_database_url)
-    assert held(old)["samples"] == 2
+    assert count_rows(old)["samples"] == 2
     old.close()

@@ -22,7 +22,7 @@ def partition(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
             return KINDS[kind]
         (tmp_path / "public").mkdir(exist_ok=True)
         with opened(tmp_path / "public") as public:
-            vectors = [newcomer.embedding for newcomer in public.newcomers(5)]
+            vectors = [new_sample.embedding for new_sample in public.new_samples(5)]
         np.save(tmp_path / "centroids.npy", np.stack(vectors))
         return {"kind": "pinned", "centroids": tmp_path / "centroids.npy"}
 
@@ -39,7 +39,7 @@ def test_what_is_left_is_what_the_survivors_alone_would_have_made(
     world.settle()
     world.check()
     assert len(world.clusters()) > 1
-    for sample_id in list(world.held)[:12:3]:
+    for sample_id in list(world.survivors)[:12:3]:
         world.erase(sample_id)
     world.settle()
     world.erase_owner("bob")
@@ -47,7 +47,7 @@ def test_what_is_left_is_what_the_survivors_alone_would_have_made(
     world.settle()
     world.check()
     assert list(audit(world.context, Scope(embeddings=True, rebuild_all=True))) == []
-    world.erase(*world.held)
+    world.erase(*world.survivors)
     world.settle()
     world.check()
     assert world.clusters() == []
@@ -71,7 +71,7 @@ def test_other_settings_on_the_same_data_are_a_move(
 
 def test_any_number_of_copies_of_one_picture_is_welcome_where_no_cap_is_promised(make_world: MakeWorld) -> None:
     world = make_world(partition=KINDS["random"])
-    results = world.take_in([world.newcomer()] * 40)
+    results = world.take_in([world.new_sample()] * 40)
     assert all(isinstance(result, Sample) for result in results)
     world.settle()
     world.check()

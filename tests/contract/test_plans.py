@@ -11,7 +11,7 @@ from service.core.context import Context
 from service.core.idempotency import once
 from service.core.reconcile import reconcile
 from service.registry import erasures, feed, samples
-from tests.crowd import Plans, fill, newcomer
+from tests.crowd import Plans, fill, new_sample
 from tests.world import MakeWorld, World, postgres_only
 
 pytestmark = [postgres_only, pytest.mark.postgres]
@@ -58,7 +58,7 @@ def forget_an_owner(context: Context) -> None:
 
 def take_one_in(context: Context) -> None:
     with once(context, "POST /samples", "key", "d" * 64, caller="app") as ticket:
-        (taken,) = intake.take_in(context, [newcomer(context, 1)], idempotency_key=ticket.key_digest)
+        (taken,) = intake.take_in(context, [new_sample(context, 1)], idempotency_key=ticket.key_digest)
     assert isinstance(taken, intake.Sample)
 
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from kombu import Message
 
 from service.core import training
-from service.core.broker import TRAIN, make_celery, queue_name
-from service.core.context import open_context
-from service.core.doorbell import Doorbell
-from service.core.queues import ADDITIONS, DELETIONS, QUEUES
+from service.core.opening import open_context
 from service.core.reconciler import Reconciler
 from service.errors import Misconfigured
+from service.messaging.celery_app import TRAIN, make_celery, queue_name
+from service.messaging.notifier import Notifier
+from service.messaging.queues import ADDITIONS, DELETIONS, QUEUES
 from service.registry import clusters, workers
 from service.registry.tables import StateRow
 from service.settings import Settings
@@ -31,7 +31,7 @@ class Bell:
         self.rung: list[int] = []
         self.urgent: list[int] = []
 
-    def ring(self, times: int, *, urgent: bool = False) -> None:
+    def notify(self, times: int, *, urgent: bool = False) -> None:
         (self.urgent if urgent else self.rung).append(times)
 
     def flush(self, seconds: float) -> bool:
@@ -127,7 +127,7 @@ def test_an_erasure_is_seen_through_by_reconciler_and_worker_alone(
     reconciler.start()
     soon(world.train)
     reconciler.wake()
-    found = world.erase(next(iter(world.held)))
+    found = world.erase(next(iter(world.survivors)))
     reconciler.wake()
     soon(world.train)
     reconciler.wake()
@@ -142,9 +142,9 @@ def messages(folder: Path) -> list[Path]:
     return sorted((folder / "queue").glob("*.msg"))
 
 
-def rung_bell(chosen: Settings, times: int, *, urgent: bool = False) -> Doorbell:
-    bell = Doorbell(chosen)
-    bell.ring(times, urgent=urgent)
+def rung_bell(chosen: Settings, times: int, *, urgent: bool = False) -> Notifier:
+    bell = Notifier(chosen)
+    bell.notify(times, urgent=urgent)
     assert bell.flush(10)
     return bell
 
@@ -174,26 +174,26 @@ def test_every_message_is_taken_once_and_unreadable_ones_are_dropped(tmp_path: P
 
 def test_a_broker_that_does_not_answer_delays_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     absent = settings(tmp_path, broker_url="redis://127.0.0.1:1/0")
-    bell = Doorbell(absent)
+    bell = Notifier(absent)
     for _ in range(50):
         started = time.monotonic()
-        bell.ring(3)
+        bell.notify(3)
         assert time.monotonic() - started < 0.1
     assert bell.flush(5)
-    assert not bell.ring_now(urgent=True)
+    assert not bell.notify_now(urgent=True)
     assert caplog.text.count("the broker does not answer") == 1  # news once
 
 
 def test_a_broker_that_hangs_delays_nobody(tmp_path: Path) -> None:
     """It accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
-        bell = Doorbell(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
+        bell = Notifier(settings(tmp_path, broker_url=f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"))
         for _ in range(20):
             started = time.monotonic()
-            bell.ring(3)
+            bell.notify(3)
             assert time.monotonic() - started < 0.3
         started = time.monotonic()
-        assert not bell.ring_now(urgent=True)
+        assert not bell.notify_now(urgent=True)
         assert time.monotonic() - started < 10  # nor does a heartbeat wait for long
 
 
@@ -222,7 +222,7 @@ def test_a_bell_says_whether_it_is_for_a_deletion(world: World, reconciler: Reco
         workers.register(session, name="one", device="cpu", queues=[DELETIONS], now=world.time())
     world.add(30)
     world.settle()
-    world.erase(*list(world.held)[::5])
+    world.erase(*list(world.survivors)[::5])
     reconciler.start()
     soon(lambda: any(bell.urgent))
     assert max(bell.urgent) <= 2
@@ -234,7 +234,7 @@ def test_a_worker_for_deletions_claims_nothing_else(world: World) -> None:
     world.reconcile()
     assert not training.train_one(world.context, worker="w", urgent=True)
     world.settle()
-    sample = next(iter(world.held))
+    sample = next(iter(world.survivors))
     world.add(1)
     world.erase(sample)
     world.reconcile()

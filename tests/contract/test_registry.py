@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from uuid6 import uuid7
 
-from service.core.queues import QUEUES
 from service.errors import Invalid, Misconfigured
+from service.messaging.queues import QUEUES
 from service.registry import clusters, erasures, idempotency, paging, samples, state, workers
 from service.registry.engine import Registry, check_known, check_migrations, is_migrated, migrate
 from tests.rows import LEASE, NOW, make_cluster, make_sample
@@ -138,7 +138,7 @@ def test_clusters_and_erasures_are_paged(registry: Registry) -> None:
     with registry.write() as session:
         made = [make_cluster(session, lo=100 * place) for place in range(3)]
         asked = [
-            erasures.create(session, owner=None, sample_ids=[str(uuid7())], touched={}, now=NOW, due=LEASE)
+            erasures.create(session, owner=None, sample_ids=[str(uuid7())], affected={}, now=NOW, due=LEASE)
             for _ in range(3)
         ]
     with registry.read() as session:
@@ -250,6 +250,6 @@ def test_scrubbing_leaves_no_byte_of_deleted_owners_and_labels_in_any_file(regis
             samples.delete(session, ids[::2])
             samples.prune_owners(session)
     assert registry.scrub()
-    held = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())
-    assert all(name.encode() in held for name in (*owners[1::2], *labels[1::2]))
-    assert not [name for name in (*owners[::2], *labels[::2]) if name.encode() in held]
+    content = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir())
+    assert all(name.encode() in content for name in (*owners[1::2], *labels[1::2]))
+    assert not [name for name in (*owners[::2], *labels[::2]) if name.encode() in content]

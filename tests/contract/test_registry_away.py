@@ -60,7 +60,7 @@ def test_connections_cut_while_nobody_used_them_are_not_noticed(registry: Regist
                 state.epoch(stack.enter_context(registry.read()))
         cut_everybody(registry.url)
         bump(registry, lambda: None)
-    with registry.glance() as session:
+    with registry.read_one() as session:
         assert state.fence(session).epoch == 3
 
 
@@ -176,6 +176,6 @@ def _noting(outcome: list[str], work: Callable[[], None]) -> None:
 
 
 def test_rows_are_locked_no_longer_than_their_transaction(registry: Registry) -> None:
-    with registry.glance() as session:
+    with registry.read_one() as session:
         session.execute(sa.select(StateRow.epoch).with_for_update())
         bump(registry, lambda: None)  # a glance is over with its statement

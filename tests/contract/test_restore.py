@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.core import erasure, ledger, restore
 from service.core.audit import Scope, audit
-from service.core.context import open_ledger
+from service.core.opening import open_ledger
 from service.core.restore import Check
 from service.core.tidy import tidy
 from service.errors import Conflict, Unavailable
@@ -41,7 +41,7 @@ def forget(world: World, backup: Backup, *ids: str) -> Erasure:
     accepted = world.erase(*ids)
     world.settle()
     for sample_id in ids:
-        backup.held.pop(sample_id, None)
+        backup.survivors.pop(sample_id, None)
     return accepted
 
 
@@ -56,7 +56,7 @@ def apply(world: World) -> None:
 def sound(world: World, expected: Backup) -> None:
     """Once workers ran: the survivors' service, and nothing else."""
     assert check(world).is_clean
-    world.held = dict(expected.held)
+    world.survivors = dict(expected.survivors)
     world.settle()
     world.check()
     assert list(audit(world.context, Scope(rebuild_all=True))) == []
@@ -72,13 +72,13 @@ def ledger_file(world: World, erasure_id: str) -> Path:
 
 def test_what_was_erased_since_the_backup_is_named_and_forgotten_again(safe: World) -> None:
     backup = Backup(safe)
-    one, two, three = list(safe.held)[3:6]
+    one, two, three = list(safe.survivors)[3:6]
     first, second = forget(safe, backup, one), forget(safe, backup, two, three)
     backup.restore()
     served = set(safe.serving_keys())
     assert {sample.id for sample in safe.samples()} >= {one, two, three}  # they are back, as good as ever
     found = check(safe)
-    assert found.held == {one: first.id, two: second.id, three: second.id}
+    assert found.returned == {one: first.id, two: second.id, three: second.id}
     assert found.unknown == [first.id, second.id]
     assert (found.seen, found.objects, found.unwritten, found.illegible) == ([], [], [], {})
 
@@ -94,7 +94,7 @@ def test_what_was_erased_since_the_backup_is_named_and_forgotten_again(safe: Wor
 
 def test_what_serves_in_the_end_is_what_served_before_the_restore(safe: World) -> None:
     backup = Backup(safe)
-    forget(safe, backup, *list(safe.held)[:4])
+    forget(safe, backup, *list(safe.survivors)[:4])
     before = safe.serving_keys()
     backup.restore()
     apply(safe)
@@ -104,7 +104,7 @@ def test_what_serves_in_the_end_is_what_served_before_the_restore(safe: World) -
 
 def test_applying_again_changes_nothing(safe: World) -> None:
     backup = Backup(safe)
-    forget(safe, backup, next(iter(safe.held)))
+    forget(safe, backup, next(iter(safe.survivors)))
     backup.restore()
     found = check(safe)
     restore.apply(safe.context, found)
@@ -120,7 +120,7 @@ def test_applying_again_changes_nothing(safe: World) -> None:
 
 def test_one_that_was_killed_half_way_is_finished_by_the_next(safe: World, monkeypatch: pytest.MonkeyPatch) -> None:
     backup = Backup(safe)
-    for sample_id in list(safe.held)[:3]:
+    for sample_id in list(safe.survivors)[:3]:
         forget(safe, backup, sample_id)
     backup.restore()
     monkeypatch.setattr(restore, "CHUNK", 1)
@@ -136,7 +136,7 @@ def test_one_that_was_killed_half_way_is_finished_by_the_next(safe: World, monke
     with pytest.raises(Killed):
         apply(safe)
     monkeypatch.undo()
-    assert len(check(safe).held) == 1
+    assert len(check(safe).returned) == 1
     apply(safe)
     sound(safe, backup)
 
@@ -146,7 +146,7 @@ def test_an_erasure_of_samples_that_came_after_the_backup_is_put_on_record(safe:
     late = forget(safe, backup, safe.add(1)[0].id)
     backup.restore()
     found = check(safe)
-    assert (found.held, found.unknown) == ({}, [late.id])
+    assert (found.returned, found.unknown) == ({}, [late.id])
     apply(safe)
     assert safe.erasure(late.id).state == "completed"
     sound(safe, backup)
@@ -156,7 +156,7 @@ def test_an_erasure_of_samples_that_came_after_the_backup_is_put_on_record(safe:
 def test_whatever_the_partition(make_world: MakeWorld, tmp_path: Path, kind: str) -> None:
     world = settle(make_world(ledger_url=str(tmp_path / "ledger"), partition=KINDS[kind]), 40)
     backup = Backup(world)
-    forget(world, backup, *list(world.held)[:6])
+    forget(world, backup, *list(world.survivors)[:6])
     backup.restore()
     apply(world)
     sound(world, backup)
@@ -167,11 +167,11 @@ def test_whatever_the_partition(make_world: MakeWorld, tmp_path: Path, kind: str
 
 def test_objects_without_rows_are_destroyed_at_once(safe: World) -> None:
     backup = Backup(safe)
-    gone = next(iter(safe.held))
+    gone = next(iter(safe.survivors))
     forget(safe, backup, gone)
     backup.restore_objects()  # the database is the newer
     found = check(safe)
-    assert (found.held, found.objects) == ({}, [samples.object_name(gone)])
+    assert (found.returned, found.objects) == ({}, [samples.object_name(gone)])
     apply(safe)
     assert samples.object_name(gone) not in safe.objects()
     assert check(safe).is_clean
@@ -179,12 +179,12 @@ def test_objects_without_rows_are_destroyed_at_once(safe: World) -> None:
 
 def test_rows_whose_objects_went_before_they_were_copied_are_forgotten(safe: World) -> None:
     backup = Backup(safe)
-    forget(safe, backup, *list(safe.held)[:2])
+    forget(safe, backup, *list(safe.survivors)[:2])
     backup.restore_database()  # the objects are the newer: copied after the erasure
-    assert len(check(safe).held) == 2
+    assert len(check(safe).returned) == 2
     apply(safe)
     assert check(safe).is_clean
-    safe.held = dict(backup.held)
+    safe.survivors = dict(backup.survivors)
     for _ in range(3):  # restored prompts have no files: whoever loads them has them built again
         take_snapshot(safe.context, None)
         safe.settle()
@@ -195,7 +195,7 @@ def test_rows_whose_objects_went_before_they_were_copied_are_forgotten(safe: Wor
 
 def test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did_not_come_back(safe: World) -> None:
     backup = Backup(safe)
-    victim = safe.held[list(safe.held)[4]]
+    victim = safe.survivors[list(safe.survivors)[4]]
     forget(safe, backup, victim.id)
     backup.restore()
     cluster = safe.cluster_of(victim)
@@ -203,7 +203,7 @@ def test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did
         session.execute(sa.delete(SampleRow).where(SampleRow.id == victim.id))
         session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster.id).values(samples=cluster.samples - 1))
     found = check(safe)
-    assert (found.held, found.seen) == ({}, [victim.id])
+    assert (found.returned, found.seen) == ({}, [victim.id])
     assert found.objects == [samples.object_name(victim.id)]
     apply(safe)
     assert cluster.serving_key not in safe.serving_keys()
@@ -213,7 +213,7 @@ def test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did
 def test_a_row_that_came_back_by_itself_is_erased_under_another_record(safe: World) -> None:
     """The registry knows the erasure, so its id is taken."""
     backup = Backup(safe)
-    victim = next(iter(safe.held))
+    victim = next(iter(safe.survivors))
     first = forget(safe, backup, victim)
     with safe.context.registry.read() as session:
         kept = ledger.rows.tombstones(session, [first.id])
@@ -227,7 +227,7 @@ def test_a_row_that_came_back_by_itself_is_erased_under_another_record(safe: Wor
         samples.insert_all(session, [again], samples.ensure_owners(session, [pattern.owner]))
         of_cluster = ClusterRow.id == pattern.cluster
         session.execute(sa.update(ClusterRow).where(of_cluster).values(samples=ClusterRow.samples + 1))
-    assert check(safe).held == {victim: first.id}
+    assert check(safe).returned == {victim: first.id}
     apply(safe)
     sound(safe, backup)
     assert len(safe.erasures()) == 2
@@ -238,7 +238,7 @@ def test_a_row_that_came_back_by_itself_is_erased_under_another_record(safe: Wor
 
 def test_a_tombstone_that_was_lost_is_missed_and_written_again(safe: World) -> None:
     backup = Backup(safe)
-    accepted = forget(safe, backup, next(iter(safe.held)))
+    accepted = forget(safe, backup, next(iter(safe.survivors)))
     path = ledger_file(safe, accepted.id)
     written = path.read_bytes()
     path.unlink()
@@ -256,7 +256,7 @@ def test_an_entry_that_cannot_be_read_is_named_and_mended_where_the_registry_kno
     safe: World, garbage: bytes
 ) -> None:
     backup = Backup(safe)
-    accepted = forget(safe, backup, next(iter(safe.held)))
+    accepted = forget(safe, backup, next(iter(safe.survivors)))
     path = ledger_file(safe, accepted.id)
     written = path.read_bytes()
     path.write_bytes(garbage)
@@ -273,7 +273,7 @@ def test_an_entry_that_cannot_be_read_is_named_and_mended_where_the_registry_kno
 
 def test_the_others_do_not_wait_for_an_entry_that_cannot_be_read(safe: World) -> None:
     backup = Backup(safe)
-    first, second = (forget(safe, backup, sample_id) for sample_id in list(safe.held)[:2])
+    first, second = (forget(safe, backup, sample_id) for sample_id in list(safe.survivors)[:2])
     whole = ledger_file(safe, first.id).read_bytes()
     backup.restore()
     ledger_file(safe, first.id).write_bytes(whole[:40])
@@ -295,7 +295,7 @@ def copy_of(path: Path, how: str) -> Path:
 @pytest.mark.parametrize("how", ["beside", "elsewhere"])
 def test_a_copy_under_another_name_is_named_and_does_no_harm(safe: World, how: str) -> None:
     backup = Backup(safe)
-    accepted = forget(safe, backup, next(iter(safe.held)))
+    accepted = forget(safe, backup, next(iter(safe.survivors)))
     path = ledger_file(safe, accepted.id)
     stray = copy_of(path, how)
     stray.parent.mkdir(exist_ok=True)
@@ -309,7 +309,7 @@ def test_a_copy_under_another_name_is_named_and_does_no_harm(safe: World, how: s
 
 def test_a_sample_that_two_tombstones_name_is_erased_once(safe: World) -> None:
     backup = Backup(safe)
-    victim = next(iter(safe.held))
+    victim = next(iter(safe.survivors))
     accepted = forget(safe, backup, victim)
     twin = Tombstone("01930000-0000-7000-8000-000000000000", accepted.accepted_at, (victim,))
     safe.context.ledger.put(ledger.object_name(twin.erasure), ledger.encode(twin))
@@ -321,7 +321,7 @@ def test_a_sample_that_two_tombstones_name_is_erased_once(safe: World) -> None:
 
 def test_another_ledger_is_replayed_beside_ours_and_joined_to_it(safe: World, tmp_path: Path) -> None:
     backup = Backup(safe)
-    accepted = forget(safe, backup, next(iter(safe.held)))
+    accepted = forget(safe, backup, next(iter(safe.survivors)))
     backup.restore()
     (tmp_path / "ledger").rename(tmp_path / "old")
     safe.restart()
@@ -347,14 +347,14 @@ def test_a_ledger_that_cannot_be_listed_is_no_clean_bill(safe: World, monkeypatc
 
 def test_nothing_is_applied_while_the_service_runs(safe: World) -> None:
     backup = Backup(safe)
-    victim = next(iter(safe.held))
+    victim = next(iter(safe.survivors))
     forget(safe, backup, victim)
     backup.restore()
     with safe.context.registry.write() as session:
         workers.register(session, name="busy", device="cpu", queues=("deletions",), now=safe.time())
     with pytest.raises(Conflict, match="runs on this registry, or did until a moment ago: busy"):
         apply(safe)
-    assert victim in check(safe).held
+    assert victim in check(safe).returned
     safe.time.advance(safe.context.settings.worker.fresh.total_seconds() + 1)
     apply(safe)
     sound(safe, backup)
@@ -362,12 +362,12 @@ def test_nothing_is_applied_while_the_service_runs(safe: World) -> None:
 
 def test_a_check_beside_a_service_at_work_finds_nothing_wrong(safe: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is accepted, or written to the ledger, between its two looks."""
-    safe.erase(next(iter(safe.held)))
+    safe.erase(next(iter(safe.survivors)))
     read = ledger.read
 
     def slow(store: object) -> ledger.Reading:
         reading = read(store)  # type: ignore[arg-type]
-        safe.erase(next(iter(safe.held)))
+        safe.erase(next(iter(safe.survivors)))
         safe.settle()
         return reading
 
@@ -378,7 +378,7 @@ def test_a_check_beside_a_service_at_work_finds_nothing_wrong(safe: World, monke
 
 def test_ids_are_all_that_is_said(safe: World) -> None:
     backup = Backup(safe)
-    victim = safe.held[next(iter(safe.held))]
+    victim = safe.survivors[next(iter(safe.survivors))]
     forget(safe, backup, victim.id)
     backup.restore()
     said = json.dumps(list(check(safe).lines()))

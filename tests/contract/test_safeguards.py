@@ -49,7 +49,7 @@ def test_members_are_listed_as_they_arrived_whatever_their_ids(registry: Registr
 
 
 def test_a_plan_with_an_erased_sample_is_nobodys_to_claim(planned: World) -> None:
-    planned.erase(next(iter(planned.held)))
+    planned.erase(next(iter(planned.survivors)))
     assert not planned.train()
     assert planned.reconcile() == 1
 
@@ -57,7 +57,7 @@ def test_a_plan_with_an_erased_sample_is_nobodys_to_claim(planned: World) -> Non
 def test_a_training_of_an_erased_sample_is_not_published_for_its_double(world: World) -> None:
     """The same picture comes again: the same key is desired, and what is being built for it has seen the erased."""
     world.add(7)
-    double = world.newcomer()
+    double = world.new_sample()
     (first,) = map(accepted, world.take_in([double]))
     world.reconcile()
     desired = [cluster.desired_key for cluster in world.clusters()]
@@ -71,7 +71,7 @@ def test_a_training_of_an_erased_sample_is_not_published_for_its_double(world: W
     world.train("late", step=meanwhile("publish", exchange))
     assert world.serving_keys() == []
     with world.context.registry.read() as session:
-        assert prompts.strays(session) == []
+        assert prompts.orphaned_members(session) == []
     world.settle()
     world.check()
 
@@ -126,7 +126,7 @@ def test_what_comes_while_the_line_is_cut_anew_is_counted(
     world.add(12)
     world.settle()
     world.add(8)
-    late = world.newcomers(1)
+    late = world.new_samples(1)
     coming: list[Future[Any]] = []
     reshape = clusters.reshape
 
@@ -154,7 +154,7 @@ def test_a_publication_and_an_erasure_never_wait_for_each_other(
     world.settle()
     world.add(2)
     assert world.reconcile() == 1
-    victim = next(iter(world.held))
+    victim = next(iter(world.survivors))
     erasing: list[Future[Erasure]] = []
     insert = prompts.insert
 
@@ -204,7 +204,7 @@ def test_erasures_from_heirs_of_one_prompt_never_wait_for_each_other(
 def test_batches_for_the_same_clusters_never_wait_for_each_other(
     world: World, other: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = world.newcomers(30)
+    pictures = world.new_samples(30)
     taken = list(map(accepted, world.take_in(pictures)))
     world.settle()
     one, two, *_ = {

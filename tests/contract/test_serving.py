@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from models.bank import PromptBank
 from models.partition import Interval
-from service.core.intake import Newcomer
+from service.core.intake import NewSample
 from service.errors import Invalid, ServiceError, Unavailable
 from service.registry.tables import ClusterRow
 from service.serving import engine as engine_module
@@ -18,20 +18,20 @@ from tests.world import MakeWorld, World
 
 
 @pytest.fixture
-def engine(settled: World) -> Engine:
+def engine(idle: World) -> Engine:
     """Warm, and knowing everything that is served."""
-    engine = Engine(settled.context)
+    engine = Engine(idle.context)
     engine.warm_up()
     return engine
 
 
-def query(world: World, newcomer: Newcomer) -> Query:
-    resized = world.context.backbone.preprocessing.resize(newcomer.picture.pixels)
-    return Query(resized, newcomer.picture.digest)
+def query(world: World, new_sample: NewSample) -> Query:
+    resized = world.context.backbone.preprocessing.resize(new_sample.pixels)
+    return Query(resized, new_sample.digest)
 
 
 def queries(world: World, count: int) -> list[Query]:
-    return [query(world, newcomer) for newcomer in world.newcomers(count)]
+    return [query(world, new_sample) for new_sample in world.new_samples(count)]
 
 
 def answered(results: list[Answer | ServiceError]) -> list[Answer]:
@@ -48,20 +48,20 @@ def withdraw_all(world: World) -> None:
 # ----------------------------------------------------------------------------------------------------- answers
 
 
-def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(settled: World, engine: Engine) -> None:
-    newcomers = settled.newcomers(24)
-    answers = answered(engine.run([query(settled, newcomer) for newcomer in newcomers]))
+def test_a_batch_mixes_clusters_and_each_image_is_answered_by_its_own(idle: World, engine: Engine) -> None:
+    new_samples = idle.new_samples(24)
+    answers = answered(engine.run([query(idle, new_sample) for new_sample in new_samples]))
     assert len({answer.cluster for answer in answers}) > 1
-    held = {cluster.id: cluster for cluster in settled.clusters()}
-    for newcomer, answer in zip(newcomers, answers, strict=True):
-        (position,) = settled.context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
-        own = held[answer.cluster]
+    by_id = {cluster.id: cluster for cluster in idle.clusters()}
+    for new_sample, answer in zip(new_samples, answers, strict=True):
+        (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.digest])
+        own = by_id[answer.cluster]
         assert own.lo <= position < own.hi
         assert (answer.prompt, answer.tier, answer.degraded) == (own.serving_key, "prompt", False)
 
 
-def test_scores_are_probabilities_best_first_of_the_clusters_labels(settled: World, engine: Engine) -> None:
-    for answer in answered(engine.run(queries(settled, 8))):
+def test_scores_are_probabilities_best_first_of_the_clusters_labels(idle: World, engine: Engine) -> None:
+    for answer in answered(engine.run(queries(idle, 8))):
         scores = [score for _, score in answer.scores]
         assert scores == sorted(scores, reverse=True)
         assert sum(scores) == pytest.approx(1.0, abs=1e-5)
@@ -69,7 +69,7 @@ def test_scores_are_probabilities_best_first_of_the_clusters_labels(settled: Wor
 
 
 def test_clusters_with_fewer_labels_than_others_never_answer_with_a_label_they_have_not(world: World) -> None:
-    world.take_in([world.newcomer(("cat", "dog", "cow")[i % 3]) for i in range(30)])
+    world.take_in([world.new_sample(("cat", "dog", "cow")[i % 3]) for i in range(30)])
     world.settle()
     only = world.clusters()[0]
     others = [s.id for s in world.samples() if s.cluster == only.id and s.label != "cat"]
@@ -82,8 +82,8 @@ def test_clusters_with_fewer_labels_than_others_never_answer_with_a_label_they_h
         assert {label for label, _ in answer.scores} == labels[answer.prompt]
 
 
-def test_an_image_is_answered_alike_alone_and_among_others(settled: World, engine: Engine) -> None:
-    many = queries(settled, 9)
+def test_an_image_is_answered_alike_alone_and_among_others(idle: World, engine: Engine) -> None:
+    many = queries(idle, 9)
     together = answered(engine.run(many))
     for alone, among in zip(many, together, strict=True):
         (answer,) = answered(engine.run([alone]))
@@ -96,7 +96,7 @@ def test_an_empty_batch_has_no_answers(engine: Engine) -> None:
 
 
 def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe = engine_module.describe
 
@@ -106,7 +106,7 @@ def test_an_image_without_features_is_refused_and_its_neighbours_are_answered(
         return described
 
     monkeypatch.setattr(engine_module, "describe", blind)
-    first, refused, last = engine.run(queries(settled, 3))
+    first, refused, last = engine.run(queries(idle, 3))
     assert isinstance(refused, Invalid)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
@@ -126,12 +126,12 @@ def test_nothing_is_answered_before_anything_is_trained(world: World) -> None:
         assert refused.retry_after == 2
 
 
-def test_a_withdrawn_prompt_is_never_used_again(settled: World, engine: Engine) -> None:
-    asked = queries(settled, 24)
+def test_a_withdrawn_prompt_is_never_used_again(idle: World, engine: Engine) -> None:
+    asked = queries(idle, 24)
     before = answered(engine.run(asked))
     withdrawn = before[0]
-    victim = next(sample for sample in settled.samples() if sample.cluster == withdrawn.cluster)
-    settled.erase(victim.id)
+    victim = next(sample for sample in idle.samples() if sample.cluster == withdrawn.cluster)
+    idle.erase(victim.id)
     after = answered(engine.run(asked))
     assert withdrawn.prompt not in {answer.prompt for answer in after}
     for old, new in zip(before, after, strict=True):
@@ -141,18 +141,18 @@ def test_a_withdrawn_prompt_is_never_used_again(settled: World, engine: Engine) 
 
 
 def test_an_image_whose_cluster_serves_nothing_is_answered_by_the_nearest_that_does(
-    settled: World, engine: Engine
+    idle: World, engine: Engine
 ) -> None:
-    newcomers = settled.newcomers(16)
-    asked = [query(settled, newcomer) for newcomer in newcomers]
+    new_samples = idle.new_samples(16)
+    asked = [query(idle, new_sample) for new_sample in new_samples]
     gone = answered(engine.run(asked))[0].cluster
-    settled.erase(next(sample.id for sample in settled.samples() if sample.cluster == gone))
-    left = [cluster for cluster in settled.clusters() if cluster.serving_key]
+    idle.erase(next(sample.id for sample in idle.samples() if sample.cluster == gone))
+    left = [cluster for cluster in idle.clusters() if cluster.serving_key]
     regions = [Interval(cluster.lo, cluster.hi) for cluster in left]
-    for newcomer, answer in zip(newcomers, answered(engine.run(asked)), strict=True):
+    for new_sample, answer in zip(new_samples, answered(engine.run(asked)), strict=True):
         if answer.degraded:
-            (position,) = settled.context.partition.locate(newcomer.embedding[None], [newcomer.picture.digest])
-            nearest = left[settled.context.partition.nearest(newcomer.embedding, int(position), regions)]
+            (position,) = idle.context.partition.locate(new_sample.embedding[None], [new_sample.digest])
+            nearest = left[idle.context.partition.nearest(new_sample.embedding, int(position), regions)]
             assert (answer.cluster, answer.prompt) == (nearest.id, nearest.serving_key)
 
 
@@ -173,12 +173,12 @@ def test_abstaining_refuses_those_images_and_only_those(make_world: MakeWorld) -
 
 
 def test_when_everything_is_withdrawn_nothing_is_answered_until_it_is_trained_again(
-    settled: World, engine: Engine
+    idle: World, engine: Engine
 ) -> None:
-    withdraw_all(settled)
-    assert {type(result) for result in engine.run(queries(settled, 4))} == {Unavailable}
-    settled.settle()
-    assert not any(answer.degraded for answer in answered(engine.run(queries(settled, 4))))
+    withdraw_all(idle)
+    assert {type(result) for result in engine.run(queries(idle, 4))} == {Unavailable}
+    idle.settle()
+    assert not any(answer.degraded for answer in answered(engine.run(queries(idle, 4))))
 
 
 def before_computing(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> list[int]:
@@ -196,13 +196,13 @@ def before_computing(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]
 
 
 def test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = queries(settled, 24)
+    asked = queries(idle, 24)
     before = answered(engine.run(asked))
     gone = before[0]
-    victims = [next(sample.id for sample in settled.samples() if sample.cluster == gone.cluster)]
-    passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    victims = [next(sample.id for sample in idle.samples() if sample.cluster == gone.cluster)]
+    passes = before_computing(monkeypatch, lambda: victims and idle.erase(victims.pop()))
     after = answered(engine.run(asked))
     affected = sum(answer.prompt == gone.prompt for answer in before)
     assert passes == [24, affected]
@@ -211,82 +211,82 @@ def test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again(
 
 
 def test_what_was_answered_in_an_earlier_round_is_checked_again_with_the_last(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch leaves as one: who was answered first has waited for those who were computed again."""
-    asked = queries(settled, 24)
+    asked = queries(idle, 24)
     before = answered(engine.run(asked))
     clusters = list(dict.fromkeys(answer.cluster for answer in before))[:2]
-    victims = [next(sample.id for sample in settled.samples() if sample.cluster == cluster) for cluster in clusters]
-    gone = {cluster.serving_key for cluster in settled.clusters() if cluster.id in clusters}
-    before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    victims = [next(sample.id for sample in idle.samples() if sample.cluster == cluster) for cluster in clusters]
+    gone = {cluster.serving_key for cluster in idle.clusters() if cluster.id in clusters}
+    before_computing(monkeypatch, lambda: victims and idle.erase(victims.pop()))
     after = answered(engine.run(asked))
     assert victims == []
     assert not gone & {answer.prompt for answer in after}
 
 
 def test_a_prompt_that_is_built_again_while_it_is_read_is_not_given_up(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with settled.context.registry.write() as session:
+    with idle.context.registry.write() as session:
         session.execute(sa.update(ClusterRow).values(rebuild=True))
-    settled.reconcile()
-    store, read = settled.context.store, settled.context.store.get
+    idle.reconcile()
+    store, read = idle.context.store, idle.context.store.get
     pending = [True]
 
     def get(name: str) -> bytes:
         if name.startswith("prompts/") and pending:
             pending.pop()
-            settled.settle()  # every prompt is replaced by one of the same key, and this object destroyed
+            idle.settle()  # every prompt is replaced by one of the same key, and this object destroyed
         return read(name)
 
     monkeypatch.setattr(store, "get", get)
-    take_snapshot(settled.context, None)
-    assert None not in {cluster.serving_key for cluster in settled.clusters()}
-    assert len(take_snapshot(settled.context, None).served) == len(settled.clusters())
+    take_snapshot(idle.context, None)
+    assert None not in {cluster.serving_key for cluster in idle.clusters()}
+    assert len(take_snapshot(idle.context, None).served) == len(idle.clusters())
 
 
 def test_a_retraining_published_meanwhile_answers_with_the_new_prompt(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pending = [True]
 
     def replace_all() -> None:
         if pending:
             pending.pop()
-            withdraw_all(settled)
-            settled.settle()
+            withdraw_all(idle)
+            idle.settle()
 
-    asked = queries(settled, 6)
+    asked = queries(idle, 6)
     before_computing(monkeypatch, replace_all)
     for answer in answered(engine.run(asked)):
-        assert answer.prompt in settled.serving_keys()
+        assert answer.prompt in idle.serving_keys()
         assert not answer.degraded
 
 
 def test_withdrawals_without_end_are_given_up_in_the_end(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replace_all() -> None:
-        withdraw_all(settled)
-        settled.settle()
+        withdraw_all(idle)
+        idle.settle()
 
-    settled.add(30)
-    settled.settle()
+    idle.add(30)
+    idle.settle()
     monkeypatch.setattr(engine_module, "ROUNDS", 3)
     passes = before_computing(monkeypatch, replace_all)
-    (refused,) = engine.run(queries(settled, 1))
+    (refused,) = engine.run(queries(idle, 1))
     assert isinstance(refused, Unavailable)
     assert passes == [1, 1, 1]
 
 
 def test_an_erasure_of_another_cluster_changes_no_answer(
-    settled: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    idle: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = queries(settled, 1)
+    asked = queries(idle, 1)
     (before,) = answered(engine.run(asked))
-    victims = [next(sample.id for sample in settled.samples() if sample.cluster != before.cluster)]
-    passes = before_computing(monkeypatch, lambda: victims and settled.erase(victims.pop()))
+    victims = [next(sample.id for sample in idle.samples() if sample.cluster != before.cluster)]
+    passes = before_computing(monkeypatch, lambda: victims and idle.erase(victims.pop()))
     assert answered(engine.run(asked)) == [before]
     assert passes == [1]
 
@@ -294,46 +294,46 @@ def test_an_erasure_of_another_cluster_changes_no_answer(
 # --------------------------------------------------------------------------------------------------- snapshots
 
 
-def test_a_snapshot_is_kept_while_the_epoch_stands_and_keeps_what_both_share(settled: World) -> None:
-    first = take_snapshot(settled.context, None)
-    assert take_snapshot(settled.context, first) is first
-    settled.erase(next(iter(settled.held)))
-    second = take_snapshot(settled.context, first)
+def test_a_snapshot_is_kept_while_the_epoch_stands_and_keeps_what_both_share(idle: World) -> None:
+    first = take_snapshot(idle.context, None)
+    assert take_snapshot(idle.context, first) is first
+    idle.erase(next(iter(idle.survivors)))
+    second = take_snapshot(idle.context, first)
     assert second.epoch > first.epoch
     assert len(second.served) == len(first.served) - 1
     assert all(second.loaded[name] is first.loaded[name] for name in second.loaded)
     assert len(second.loaded) == len(second.keys)
-    assert set(second.keys) == set(settled.serving_keys())
+    assert set(second.keys) == set(idle.serving_keys())
 
 
-def test_additions_alone_do_not_move_the_epoch(settled: World) -> None:
-    first = take_snapshot(settled.context, None)
-    settled.add(1)
-    assert take_snapshot(settled.context, first) is first
+def test_additions_alone_do_not_move_the_epoch(idle: World) -> None:
+    first = take_snapshot(idle.context, None)
+    idle.add(1)
+    assert take_snapshot(idle.context, first) is first
 
 
 def test_a_prompt_withdrawn_while_it_is_read_is_not_taken_for_damaged(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = settled.context.store.get
-    victims = [next(iter(settled.held))]
+    read = idle.context.store.get
+    victims = [next(iter(idle.survivors))]
 
     def get(name: str) -> bytes:
         if victims:
-            settled.erase(victims.pop())
-            settled.reconcile()
+            idle.erase(victims.pop())
+            idle.reconcile()
         return read(name)
 
-    monkeypatch.setattr(settled.context.store, "get", get)
-    snapshot = take_snapshot(settled.context, None)
+    monkeypatch.setattr(idle.context.store, "get", get)
+    snapshot = take_snapshot(idle.context, None)
     served = {row.key for row in snapshot.rows if row is not None}
-    assert served >= set(settled.serving_keys())
-    assert set(take_snapshot(settled.context, snapshot).keys) == set(settled.serving_keys())
+    assert served >= set(idle.serving_keys())
+    assert set(take_snapshot(idle.context, snapshot).keys) == set(idle.serving_keys())
 
 
-def test_places_before_the_first_and_behind_the_last_region_have_no_cluster(settled: World) -> None:
-    snapshot = take_snapshot(settled.context, None)
-    end = snapshot.held[-1].hi
+def test_places_before_the_first_and_behind_the_last_region_have_no_cluster(idle: World) -> None:
+    snapshot = take_snapshot(idle.context, None)
+    end = snapshot.clusters[-1].hi
     assert (snapshot.covering(-1), snapshot.covering(end)) == (None, None)
     assert snapshot.covering(0) == 0
-    assert snapshot.covering(end - 1) == len(snapshot.held) - 1
+    assert snapshot.covering(end - 1) == len(snapshot.clusters) - 1

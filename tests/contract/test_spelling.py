@@ -15,7 +15,7 @@ from service.core import access, erasure
 from service.core.audit import Scope, audit
 from service.core.idempotency import once, request_digest
 from service.errors import Conflict, Invalid
-from service.registry import keys, layouts, prompts, samples
+from service.registry import keys, layout_state, prompts, samples
 from service.registry.engine import Registry, _config, check_migrations
 from service.registry.records import Sample
 from service.registry.tables import ClusterRow, OwnerRow, SampleRow, StateRow
@@ -65,9 +65,9 @@ def upgrade(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     alembic.command.upgrade(_config(url), "head")
     check_migrations(url)
     world.restart()
-    world.held = {
+    world.survivors = {
         sample.id: replace(sample, owner=OF.get(sample.owner, sample.owner), label=OF.get(sample.label, sample.label))
-        for sample in world.held.values()
+        for sample in world.survivors.values()
     }
 
 
@@ -120,7 +120,7 @@ def test_two_spellings_of_a_label_become_one_for_prompts_and_replicas(
 ) -> None:
     world = old_world
     world.add(60)
-    world.take_in([world.newcomer(label) for label in (CAT, TAC, TAC)])
+    world.take_in([world.new_sample(label) for label in (CAT, TAC, TAC)])
     world.settle()
     assert TAC in served_labels(world)
     before = set(world.serving_keys())
@@ -148,7 +148,7 @@ def test_what_is_on_record_of_an_erasure_and_a_key_has_one_spelling(
     world.add(12)
     world.add(2, NFD)
     asked = erasure.erase_owner(world.context, NFD)
-    world.held = {i: sample for i, sample in world.held.items() if sample.owner != NFD}
+    world.survivors = {i: sample for i, sample in world.survivors.items() if sample.owner != NFD}
     with world.context.registry.write() as session:
         key = keys.create(session, name=NFD, digest="d", scopes=["read"], now=world.time())
     upgrade(world, monkeypatch)
@@ -165,13 +165,13 @@ def test_near_copies_that_were_divided_among_themselves_are_located_anew(
     """A cluster that ends between two tails means nothing once tails are computed otherwise."""
     world = old_world
     world.add(12)
-    alike = world.newcomer().embedding
-    world.take_in([replace(newcomer, embedding=alike) for newcomer in world.newcomers(30, NFD)])
+    alike = world.new_sample().embedding
+    world.take_in([replace(new_sample, embedding=alike) for new_sample in world.new_samples(30, NFD)])
     world.settle()
     assert any(cluster.lo % 2**tree.TAIL_BITS for cluster in world.clusters())
     upgrade(world, monkeypatch)
     with world.context.registry.read() as session:
-        assert layouts.digest(session) is None
+        assert layout_state.digest(session) is None
     world.settle()
     world.check()
     assert list(audit(world.context, Scope())) == []
@@ -194,7 +194,7 @@ def test_a_text_that_outgrows_the_room_it_had_finds_more(old_world: World, monke
     """128 letters that NFC takes apart."""
     world = old_world
     long = "\u0958" * 128
-    world.take_in([world.newcomer(long, long)])
+    world.take_in([world.new_sample(long, long)])
     upgrade(world, monkeypatch)
     (sample,) = world.samples()
     assert sample.owner == sample.label == "\u0915\u093c" * 128
@@ -254,7 +254,7 @@ def results(world: World, picture: Any, owner: str, count: int) -> list[str]:
 def test_copies_are_counted_for_each_owner_and_tell_nothing_of_others(world: World) -> None:
     most = world.context.partition.max_copies
     assert most is not None
-    picture = world.newcomer()
+    picture = world.new_sample()
     for owner in ("ann", "bob"):
         assert results(world, picture, owner, most + 1) == ["Sample"] * most + ["Conflict"]
     (refused,) = world.take_in([replace(picture, owner="ann")])
@@ -268,7 +268,7 @@ def test_copies_are_counted_for_each_owner_and_tell_nothing_of_others(world: Wor
 def test_identical_pictures_of_many_owners_are_divided_like_others(world: World) -> None:
     settings = world.context.settings.partition
     world.add(10)
-    picture = world.newcomer()
+    picture = world.new_sample()
     for number in range(12):
         assert results(world, picture, f"owner {number}", 5) == ["Sample"] * 5
     world.settle()
@@ -287,7 +287,7 @@ def test_samples_that_nothing_tells_apart_stay_together_however_many(
 ) -> None:
     """Owners whose tails collide: then a cluster is larger than `cap`, and everything else holds."""
     monkeypatch.setattr(tree, "tail", lambda image_digest, owner: 7)
-    picture = world.newcomer()
+    picture = world.new_sample()
     kept: list[Sample] = []
     for owner in ("ann", "bob", "cy"):
         kept += [accepted(one) for one in world.take_in([replace(picture, owner=owner)] * 6)]

@@ -16,11 +16,11 @@ from uuid6 import uuid7
 
 from service.artifacts import FolderStore, StoreRefuses, StoreUnavailable
 from service.core import ledger, reconcile, tidy
-from service.core.advance import advance
 from service.core.audit import Scope, audit
+from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.errors import STORE_AWAY, Conflict, Misconfigured
-from service.registry import prompts, samples
+from service.registry import destructions, samples
 from service.registry.records import Sample
 from service.serving.snapshot import take_snapshot
 from tests.disks import small_disk
@@ -77,18 +77,18 @@ def pass_by(world: World) -> None:
 
 
 def test_what_cannot_be_stored_is_not_recorded(world: World, away: Away) -> None:
-    newcomers = world.newcomers(3)
+    new_samples = world.new_samples(3)
     with away.during("put_many", "delete"), pytest.raises(StoreUnavailable):
-        world.take_in(newcomers)
+        world.take_in(new_samples)
     assert world.samples() == []
     assert len(away.calls) == 2  # one attempt to put, one to delete: the others would fare no better
-    world.take_in(newcomers)
+    world.take_in(new_samples)
     world.settle()
     world.check()
 
 
 def test_what_was_recorded_is_acknowledged_though_the_rest_cannot_be_destroyed(world: World, away: Away) -> None:
-    copies = [world.newcomer()] * 7  # one more than is accepted
+    copies = [world.new_sample()] * 7  # one more than is accepted
     with away.during("delete"):
         results = world.take_in(copies)
     assert [type(result) for result in results] == [Sample] * 6 + [Conflict]
@@ -100,9 +100,9 @@ def test_what_was_recorded_is_acknowledged_though_the_rest_cannot_be_destroyed(w
 
 def test_what_was_stored_without_an_answer_is_destroyed_in_the_end(world: World, away: Away) -> None:
     with away.during("put_many", "delete", carried_out=True), pytest.raises(StoreUnavailable):
-        world.take_in(world.newcomers(2))
+        world.take_in(world.new_samples(2))
     with away.during("delete"), away.during("put_many", carried_out=True), pytest.raises(StoreUnavailable):
-        world.take_in(world.newcomers(2))
+        world.take_in(world.new_samples(2))
     assert len(world.objects()) == 3
     world.time.advance(2 * tidy.UNRECORDED_KEPT.total_seconds())
     tidy.tidy(world.context)
@@ -142,7 +142,7 @@ def test_a_prompt_that_was_stored_without_an_answer_is_owed_to_destruction(waiti
         assert waiting.train()
     assert len(prompt_objects(waiting)) == 1
     with waiting.context.registry.read() as session:
-        assert prompts.owed(session) == prompt_objects(waiting)
+        assert destructions.pending(session) == prompt_objects(waiting)
     waiting.reconcile()
     assert prompt_objects(waiting) == []
     pass_by(waiting)
@@ -155,7 +155,7 @@ def test_a_prompt_that_may_yet_arrive_is_owed_to_destruction(waiting: World, awa
     with away.during("put"):
         assert waiting.train()
     with waiting.context.registry.read() as session:
-        (owed,) = prompts.owed(session)
+        (owed,) = destructions.pending(session)
     waiting.context.store.put(owed, b"arrives late")
     waiting.reconcile()
     assert prompt_objects(waiting) == []
@@ -166,13 +166,13 @@ def test_a_store_that_hangs_holds_up_no_writer(waiting: World, away: Away, monke
     """Who waits for it holds no lock: it is asked before the transaction that publishes."""
 
     def hang() -> None:
-        waiting.erase(next(iter(waiting.held)))  # would not return while a transaction is open
+        waiting.erase(next(iter(waiting.survivors)))  # would not return while a transaction is open
         raise StoreUnavailable(WORDS)
 
     with monkeypatch.context() as patch:
         patch.setattr(waiting.context.store, "check", hang)
         assert waiting.train()
-    assert len(waiting.held) == 7
+    assert len(waiting.survivors) == 7
     waiting.settle()
     waiting.check()
 
@@ -246,7 +246,7 @@ def do_all_but_advance(world: World) -> None:
     replan(world.context)
     while world.train():
         pass
-    reconcile.destroy_owed(world.context)
+    reconcile.destroy_pending(world.context)
     ledger.write_missing(world.context)
 
 
@@ -354,7 +354,7 @@ def test_a_folder_on_a_disk_that_becomes_read_only_records_nothing(make_world: M
         world.settle()
         subprocess.run(["mount", "-o", "remount,ro", disk.folder], check=True)
         with pytest.raises(OSError) as caught:
-            world.take_in(world.newcomers(1))
+            world.take_in(world.new_samples(1))
         assert caught.value.errno == errno.EROFS
         found = world.erase(world.samples()[0].id)
         world.reconcile()

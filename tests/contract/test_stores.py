@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from service.artifacts import FolderStore, MemoryStore, ObjectMissing
+from service.artifacts import FolderStore, ObjectMissing
 from tests.stores import PLAIN, VERSIONED, Place
 from tests.world import running
 
@@ -46,12 +46,12 @@ def root(tmp_path):
     return tmp_path / "objects"
 
 
-@pytest.fixture(params=["folder", "memory", PLAIN, VERSIONED])
+@pytest.fixture(params=["folder", PLAIN, VERSIONED])
 def store(request, root):
     """The last two are buckets of an S3 server."""
     if request.param in (PLAIN, VERSIONED):
         return Place(request.getfixturevalue("s3_server"), request.param).open()
-    return FolderStore(root) if request.param == "folder" else MemoryStore()
+    return FolderStore(root)
 
 
 @pytest.fixture

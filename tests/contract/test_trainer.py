@@ -14,15 +14,16 @@ import pytest
 
 from service.clock import system_clock
 from service.core import training
-from service.core.queues import DELETIONS, QUEUES
 from service.errors import Misconfigured, Unavailable
+from service.messaging.queues import DELETIONS, QUEUES
 from service.registry import leases, workers
 from service.registry.engine import Registry, WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Worker
 from tests.world import MakeWorld, World
 from workers import trainer as module
-from workers.trainer import DEAF, FAILED, Trainer, where
+from workers.heartbeat import device_name
+from workers.trainer import FAILED, STALLED, Trainer
 
 NAME = "gpu0.here"
 LEASE = 1.5
@@ -42,8 +43,7 @@ def trainer(world: World) -> Iterator[Trainer]:
     made = Trainer(world.context.settings, NAME, QUEUES)
     yield made
     made.interrupt()
-    if made._heart.is_alive():
-        made._heart.join(20)
+    made.heartbeat.join(20)
     made._context.registry.close()
 
 
@@ -90,7 +90,7 @@ def me(world: World) -> Worker:
         return worker
 
 
-def is_held(world: World, found: Claim) -> bool:
+def is_leased(world: World, found: Claim) -> bool:
     with world.context.registry.read() as session:
         return leases.tokens(session) == [found.token]
 
@@ -112,35 +112,35 @@ def test_a_lease_is_kept_through_a_long_batch_and_a_registry_that_is_briefly_awa
 ) -> None:
     trainer.start()
     found = claim(world)
-    trainer._hold(found)
+    trainer.lease.changed(found)
     time.sleep(2 * LEASE)  # a batch: nothing but the heartbeat asks
-    assert is_held(world, found)
-    assert not trainer._interrupted()
+    assert is_leased(world, found)
+    assert not trainer.is_interrupted()
     with registry_away(monkeypatch):
         time.sleep(LEASE / 2)
     time.sleep(LEASE)
-    assert is_held(world, found)
-    assert not trainer._interrupted()
+    assert is_leased(world, found)
+    assert not trainer.is_interrupted()
     soon(lambda: me(world).claimed_at)
 
 
 def test_told_to_stop_it_gives_its_lease_back_before_the_batch_ends(world: World, trainer: Trainer) -> None:
     trainer.start()
     found = claim(world)
-    trainer._hold(found)
+    trainer.lease.changed(found)
     trainer.interrupt()
-    soon(lambda: not is_held(world, found))
+    soon(lambda: not is_leased(world, found))
     assert world.clusters()[0].attempts == 0
-    assert trainer._interrupted()
+    assert trainer.is_interrupted()
 
 
 def test_a_lease_that_another_has_taken_over_interrupts_the_training(world: World, trainer: Trainer) -> None:
     trainer.start()
     found = claim(world)
-    trainer._hold(found)
+    trainer.lease.changed(found)
     with world.context.registry.write() as session:
         assert leases.give_up(session, found)
-    soon(trainer._interrupted)
+    soon(trainer.is_interrupted)
 
 
 def test_a_training_that_fails_for_want_of_the_registry_ends_neither_process_nor_later_work(
@@ -187,18 +187,18 @@ def test_a_worker_that_cannot_report_for_work_ends(
     assert trainer.status == FAILED
 
 
-def test_a_deaf_worker_ends_and_an_idle_one_does_not(
+def test_a_stalled_worker_ends_and_an_idle_one_does_not(
     world: World, trainer: Trainer, ended: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The folder broker takes every ring, and nobody in this test listens."""
+    """The folder broker takes every notification, and no process of this test listens for any."""
     trainer.start()
     with caplog.at_level(logging.ERROR):
         soon(lambda: ended)
-    assert "the broker takes rings and none arrives here" in caplog.text
-    assert trainer.status == DEAF
+    assert "the broker takes notifications, and none arrives here" in caplog.text
+    assert trainer.status == STALLED
 
 
-def test_a_worker_without_work_is_not_deaf(world: World, trainer: Trainer, ended: list[int]) -> None:
+def test_a_worker_without_work_has_not_stalled(world: World, trainer: Trainer, ended: list[int]) -> None:
     world.settle()
     trainer.start()
     time.sleep(3)
@@ -214,13 +214,13 @@ def test_a_worker_for_deletions_does_not_miss_additions(world: World, ended: lis
     assert ended == []
     assert me(world).queues == (DELETIONS,)
     trainer.stop()
-    trainer._heart.join(20)
+    trainer.heartbeat.join(20)
 
 
 def test_a_device_is_told_from_those_of_other_hosts_and_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     host = socket.gethostname()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert where("cuda:0") == f"cuda:0 on {host}"
+    assert device_name("cuda:0") == f"cuda:0 on {host}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert where("cuda:0") == f"cuda:0 on {host} (CUDA_VISIBLE_DEVICES=3)"
-    assert where("cpu") == f"cpu on {host}"
+    assert device_name("cuda:0") == f"cuda:0 on {host} (CUDA_VISIBLE_DEVICES=3)"
+    assert device_name("cpu") == f"cpu on {host}"

@@ -6,7 +6,7 @@ import pytest
 
 from models.training import TrainedPrompt
 from service.core import training
-from service.core.context import open_context
+from service.core.opening import open_context
 from service.errors import Misconfigured
 from service.registry import clusters, prompts, samples
 from service.registry.leases import Claim
@@ -59,12 +59,12 @@ def test_every_epoch_renews_the_lease(make_world: MakeWorld) -> None:
 
 def test_a_heartbeat_can_keep_a_lease_and_is_told_when_it_ends(planned: World) -> None:
     told: list[Claim | None] = []
-    training.train_one(planned.context, worker="w", held=told.append)
-    held, ended = told
-    assert held is not None
+    training.train_one(planned.context, worker="w", on_lease=told.append)
+    leased, ended = told
+    assert leased is not None
     assert ended is None
     with pytest.raises(training.LeaseLost):
-        training.hold(planned.context, held)
+        training.renew(planned.context, leased)
 
 
 def test_an_interrupted_worker_gives_its_lease_back_at_once(planned: World) -> None:
@@ -114,7 +114,7 @@ def test_an_erasure_waits_for_no_quiet(patient: World) -> None:
     patient.settle()
     patient.add(1)
     assert patient.reconcile() == 0
-    patient.erase(next(iter(patient.held)))
+    patient.erase(next(iter(patient.survivors)))
     assert patient.reconcile() == 1
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_serves_nothing_and_is_tried_again(planned: World, monkeypat
 
 
 def test_pauses_double_with_every_failure_up_to_ten_minutes(planned: World) -> None:
-    (sample, *_) = planned.held
+    (sample, *_) = planned.survivors
     planned.file_of(samples.object_name(sample)).unlink()
     pauses = []
     for _ in range(8):
@@ -164,7 +164,7 @@ def test_pauses_double_with_every_failure_up_to_ten_minutes(planned: World) -> N
 
 
 def test_new_samples_neither_hide_a_failure_nor_shorten_its_pause(planned: World) -> None:
-    (sample, *_) = planned.held
+    (sample, *_) = planned.survivors
     planned.file_of(samples.object_name(sample)).unlink()
     planned.train()
     planned.add(1)
@@ -202,7 +202,7 @@ def test_other_training_settings_make_every_prompt_anew_and_change_nothing_while
     world.settle()
     before = world.serving_keys()
     world.restart()
-    assert world.is_settled()
+    assert world.is_idle()
     world.restart(training={"head_lr": 0.2})
     world.settle()
     world.check()
@@ -221,8 +221,8 @@ def test_a_training_under_old_settings_comes_to_nothing(planned: World) -> None:
 def test_the_same_survivors_give_the_same_bytes_whatever_was_forgotten(make_world: MakeWorld) -> None:
     """The one idea: erased as if it had never been there."""
     world = make_world()
-    survivors = world.newcomers(12)
-    guests = world.newcomers(9, owner="guest")
+    survivors = world.new_samples(12)
+    guests = world.new_samples(9, owner="guest")
     for pair in zip(survivors, guests, strict=False):
         world.take_in(pair)
         world.settle()
@@ -266,13 +266,13 @@ def test_a_process_with_other_settings_than_the_registrys_changes_nothing(make_w
     reader = open_context(other.context.settings, read_only=True)
     assert reader.training == other.context.training
     reader.registry.close()
-    other.held, other.vectors = world.held, world.vectors
+    other.survivors, other.vectors = world.survivors, world.vectors
     other.settle()
     other.check()
 
 
 def test_a_prompt_of_one_label_needs_no_training(world: World) -> None:
-    world.take_in([world.newcomer("cat") for _ in range(4)])
+    world.take_in([world.new_sample("cat") for _ in range(4)])
     world.settle()
     world.check()
     with world.context.registry.read() as session:

@@ -7,7 +7,7 @@ import pytest
 from service.core import training
 from service.core.states import cluster_state
 from service.errors import Unavailable
-from service.registry import leases, prompts, tallies
+from service.registry import counters, leases, prompts
 from service.registry.engine import Registry
 from service.registry.records import Cluster
 from tests.rows import LEASE, NOW, claim, make_cluster
@@ -41,7 +41,7 @@ def test_a_cluster_that_kills_whoever_trains_it_is_put_aside_and_shown(planned: 
     assert cluster.leased_until is None
     assert state_of(planned, cluster) == "failed"
     with planned.context.registry.read() as session:
-        assert tallies.every(session).plain(tallies.FAILURES).count == 3  # as operators are told
+        assert counters.every(session).plain(counters.FAILURES).count == 3  # as operators are told
     planned.time.advance(39)
     assert planned.reconcile() == 0
     planned.time.advance(1)
@@ -79,9 +79,9 @@ def test_another_cluster_is_trained_while_one_that_kills_pauses(world: World) ->
     def claims_poison(name: str) -> bool:
         """Whether that worker, killed as it begins, was at the poison."""
         assert world.kill_at("build", name)
-        held = {cluster.id for cluster in world.clusters() if cluster.leased_until is not None}
+        leased = {cluster.id for cluster in world.clusters() if cluster.leased_until is not None}
         come_back(world, name)
-        return poison in held
+        return poison in leased
 
     while not claims_poison("doomed"):
         pass
@@ -113,7 +113,7 @@ def test_a_worker_that_leaves_in_order_has_failed_at_nothing(registry: Registry)
 
 
 def test_a_training_that_a_deletion_overtakes_is_no_failed_try(planned: World) -> None:
-    planned.train(step=meanwhile("publish", lambda: planned.erase(next(iter(planned.held)))))
+    planned.train(step=meanwhile("publish", lambda: planned.erase(next(iter(planned.survivors)))))
     (cluster,) = planned.clusters()
     assert (cluster.attempts, cluster.failure) == (0, None)
     planned.settle()
@@ -180,10 +180,10 @@ def test_an_operators_call_forgets_failed_tries_and_their_pause(planned: World) 
 def test_a_lease_that_a_deletion_ended_is_not_counted_against_the_cluster(registry: Registry) -> None:
     with registry.write() as session:
         make_cluster(session)
-    held = claim(registry, "w")
-    assert held is not None
+    leased = claim(registry, "w")
+    assert leased is not None
     with registry.write() as session:
-        assert leases.give_up(session, held)
+        assert leases.give_up(session, leased)
         assert leases.left_behind(session, worker="w", now=NOW, pause=lambda tries: timedelta(seconds=tries)) == []
     found = claim(registry, after=LEASE.total_seconds() + 1)
     assert found is not None

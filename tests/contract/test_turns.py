@@ -9,7 +9,7 @@ from threading import Event
 import pytest
 
 from service.core import reconcile, replan
-from service.registry import clusters, progress, state
+from service.registry import clusters, erasure_progress, state
 from service.registry.engine import Needless, Registry
 from tests.world import World, postgres_only
 
@@ -76,7 +76,7 @@ def test_a_note_waits_for_no_change_of_the_partition(registry: Registry, other: 
     noted = Event()
 
     def note() -> None:
-        with registry.note() as session:
+        with registry.write_unfenced() as session:
             state.fence(session)
             noted.set()
 
@@ -111,18 +111,20 @@ def test_a_plan_that_somebody_else_has_made_is_not_made_again(world: World, monk
     world.check()
 
 
-def test_erasures_that_only_wait_for_a_training_are_not_looked_at(settled: World) -> None:
-    for sample in list(settled.held)[:8]:
-        settled.erase(sample)
-    reconcile.reconcile(settled.context)
-    most = settled.context.settings.training.attempts
-    with settled.context.registry.read() as session:
-        waiting = progress.standing(session, everybody=True)
+def test_erasures_that_only_wait_for_a_training_are_not_looked_at(idle: World) -> None:
+    for sample in list(idle.survivors)[:8]:
+        idle.erase(sample)
+    reconcile.reconcile(idle.context)
+    most = idle.context.settings.training.attempts
+    with idle.context.registry.read() as session:
+        waiting = erasure_progress.open_erasures(session, include_waiting=True)
         assert {erasure.state for erasure in waiting} == {"retraining"}
         assert all(erasure.unsettled for erasure in waiting)
-        assert progress.standing(session) == []
-        assert [one for one in progress.touched(session, attempts=most) if one.serving_key is None] == []
-    settled.settle()
-    settled.check()
-    with settled.context.registry.read() as session:
-        assert progress.standing(session, everybody=True) == []
+        assert erasure_progress.open_erasures(session) == []
+        assert [
+            one for one in erasure_progress.affected_clusters(session, attempts=most) if one.serving_key is None
+        ] == []
+    idle.settle()
+    idle.check()
+    with idle.context.registry.read() as session:
+        assert erasure_progress.open_erasures(session, include_waiting=True) == []

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from service.core import erasure, intake, layouts, training
 from service.core.audit import Scope, audit
 from service.errors import NotFound, Unavailable
-from service.registry import prompts
+from service.registry import destructions
 from tests.layouts import anchors
 from tests.world import World, postgres_only
 
@@ -51,17 +51,17 @@ def differences(world: World) -> list[str]:
 
 
 @postgres_only
-def test_an_erasure_is_found_by_asking_again(settled: World, unheard: Unheard) -> None:
-    sample = next(iter(settled.held))
+def test_an_erasure_is_found_by_asking_again(idle: World, unheard: Unheard) -> None:
+    sample = next(iter(idle.survivors))
     unheard.begin()
     with pytest.raises(Unavailable, match=AWAY):
-        erasure.erase_sample(settled.context, sample)
-    assert erasure.erase_sample(settled.context, sample).samples == 1
-    del settled.held[sample]
-    settled.settle()
+        erasure.erase_sample(idle.context, sample)
+    assert erasure.erase_sample(idle.context, sample).samples == 1
+    del idle.survivors[sample]
+    idle.settle()
     with pytest.raises(NotFound):
-        erasure.erase_sample(settled.context, sample)
-    settled.check()
+        erasure.erase_sample(idle.context, sample)
+    idle.check()
 
 
 @postgres_only
@@ -74,7 +74,7 @@ def test_a_prompt_that_is_published_stays(planned: World, unheard: Unheard) -> N
     (cluster,) = planned.clusters()
     assert cluster.serving_key == cluster.desired_key
     with planned.context.registry.read() as session:
-        assert prompts.owed(session) == []
+        assert destructions.pending(session) == []
     planned.reconcile()
     assert differences(planned) == []
     planned.check()
@@ -118,19 +118,19 @@ def test_a_layout_that_is_in_force_stays(anchored: World, unheard: Unheard, monk
 
 
 def test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever asks at once would not see the row yet."""
-    context = settled.context
+    context = idle.context
     committing: list[Thread] = []
 
-    def cut_off(_: Any, newcomers: Any, ids: list[str], key: str | None, **given: Any) -> Any:
+    def cut_off(_: Any, new_samples: Any, ids: list[str], key: str | None, **given: Any) -> Any:
         entered = Event()
 
         def commit_late() -> None:
             with context.registry.write() as session:
-                located = intake._locate(context, newcomers)
-                intake._record_all(context, session, newcomers, ids, located, exclusive=False)
+                located = intake._locate(context, new_samples)
+                intake._record_all(context, session, new_samples, ids, located, exclusive=False)
                 entered.set()
                 time.sleep(0.7)
 
@@ -143,19 +143,19 @@ def test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object(
     with monkeypatch.context() as patch:
         patch.setattr(intake, "_record", cut_off)
         with pytest.raises(Unavailable):
-            intake.take_in(context, [settled.newcomer()])
+            intake.take_in(context, [idle.new_sample()])
     committing[0].join()
-    (late,) = {sample.id for sample in settled.samples()} - set(settled.held)
+    (late,) = {sample.id for sample in idle.samples()} - set(idle.survivors)
     assert set(context.store.names("samples")) - before == {f"samples/{late}.safetensors"}
 
 
-def test_a_newcomer_that_was_not_recorded_leaves_no_object(settled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newcomer_that_was_not_recorded_leaves_no_object(idle: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*arguments: object, **keywords: object) -> None:
         raise Unavailable("The registry's database does not answer just now.")
 
-    before = set(settled.context.store.names("samples"))
+    before = set(idle.context.store.names("samples"))
     with monkeypatch.context() as patch:
         patch.setattr(intake, "_record", away)
         with pytest.raises(Unavailable):
-            intake.take_in(settled.context, [settled.newcomer()])
-    assert set(settled.context.store.names("samples")) == before
+            intake.take_in(idle.context, [idle.new_sample()])
+    assert set(idle.context.store.names("samples")) == before

@@ -12,11 +12,13 @@ from tests.formal.explore import explore
 
 # Together small enough for every check; the wide one, where all of it meets, is for changes of the life cycle.
 SCOPES = (
-    Scope("one cluster, where everything may go wrong at any time", held=0b0100, coming=0b1000, answers=True),
-    Scope("two clusters and one fault", held=0b0111, coming=0, bells=1, faults=1),
-    Scope("two clusters and an arrival", held=0b0111, coming=0b1000, bells=1, faults=0),
+    Scope("one cluster, where everything may go wrong at any time", at_first=0b0100, coming=0b1000, answers=True),
+    Scope("two clusters and one fault", at_first=0b0111, coming=0, messages=1, faults=1),
+    Scope("two clusters and an arrival", at_first=0b0111, coming=0b1000, messages=1, faults=0),
 )
-WIDE = (Scope("two clusters, an arrival, answers and one fault", held=0b0111, coming=0b1000, faults=1, answers=True),)
+WIDE = (
+    Scope("two clusters, an arrival, answers and one fault", at_first=0b0111, coming=0b1000, faults=1, answers=True),
+)
 
 
 def main(scopes: Sequence[Scope]) -> int:

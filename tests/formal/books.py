@@ -45,17 +45,17 @@ class Safeguard(StrEnum):
 
 @dataclass(frozen=True)
 class Scope:
-    """How much may happen. `held` and `coming` are samples that are there at first, and that may be added.
+    """How much may happen. `at_first` and `coming` are samples that are there at first, and that may be added.
 
     faults   how many things may go wrong in one history; UNLIMITED is no burden, the states are finite anyway.
     answers  whether a replica answers requests meanwhile.
     """
 
     name: str
-    held: int
+    at_first: int
     coming: int
     erasures: int = 2
-    bells: int = 2
+    messages: int = 2
     faults: int = UNLIMITED
     answers: bool = False
     without: frozenset[Safeguard] = frozenset()
@@ -98,14 +98,14 @@ class Erasure(NamedTuple):
 
     pending  clusters (bits) that have not come through yet
     later    those of them that serve a prompt published after this erasure was planned
-    owed     samples that prompts to be destroyed for it have seen, and (shifted by OWN) those whose own objects must go
+    deletions  samples that prompts to be destroyed have seen, and (shifted by OWN) those whose own objects must go
     """
 
     samples: int
     state: str
     pending: int
     later: int
-    owed: int
+    deletions: int
 
 
 class Batch(NamedTuple):
@@ -116,7 +116,7 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """All of it. `owed`: as an erasure's, of objects that no erasure waits for; `lost`: of objects nobody knows of."""
+    """All of it. `deletions`: as an erasure's, of objects that no erasure waits for; `lost`: of unknown ones."""
 
     clusters: tuple[Cluster, Cluster]
     workers: tuple[Worker, Worker]
@@ -124,9 +124,9 @@ class State(NamedTuple):
     accepted: int
     known: int
     completed: int
-    owed: int
+    deletions: int
     lost: int
-    bells: int
+    messages: int
     batch: Batch | None
     faults: int
 
@@ -146,11 +146,21 @@ VANISHED = Cluster(0, unplanned=False)
 
 
 def initial(scope: Scope) -> State:
-    """Samples have come and a bell has been rung for them; nothing else has happened yet."""
-    in_a, in_b = scope.held & 0b0011, scope.held & 0b1100
+    """Samples have come and a worker has been notified of them; nothing else has happened yet."""
+    in_a, in_b = scope.at_first & 0b0011, scope.at_first & 0b1100
     clusters = (Cluster(in_a) if in_a else VANISHED, Cluster(in_b) if in_b else VANISHED)
     return State(
-        clusters, (FREE, FREE), (), 0, scope.held, completed=0, owed=0, lost=0, bells=1, batch=None, faults=scope.faults
+        clusters,
+        (FREE, FREE),
+        (),
+        0,
+        scope.at_first,
+        completed=0,
+        deletions=0,
+        lost=0,
+        messages=1,
+        batch=None,
+        faults=scope.faults,
     )
 
 
@@ -199,6 +209,6 @@ def epoch_moved(state: State) -> State:
     return state._replace(batch=state.batch._replace(stale=True)) if state.batch is not None else state
 
 
-def rung(scope: Scope, state: State) -> State:
+def notified(scope: Scope, state: State) -> State:
     """One message more, as far as they are counted."""
-    return state._replace(bells=state.bells + 1) if state.bells < scope.bells else state
+    return state._replace(messages=state.messages + 1) if state.messages < scope.messages else state

@@ -139,9 +139,9 @@ def _broken_in(state: State) -> Iterator[Promise]:
 
 def _left(state: State) -> int:
     """Samples that some object in the store shows or has seen. A survivor's own object is none of these."""
-    left = state.owed | state.lost
+    left = state.deletions | state.lost
     for erasure in state.erasures:
-        left |= erasure.owed
+        left |= erasure.deletions
     for row in state.clusters:
         left |= row.serving | (row.lease.stored if row.lease is not None else 0)
     for worker in state.workers:

@@ -40,7 +40,7 @@ from tests.formal.books import (
     Scope,
     State,
     canonical,
-    rung,
+    notified,
     with_cluster,
     with_worker,
     without_lease,
@@ -112,8 +112,8 @@ def _reconciler(scope: Scope, state: State) -> Steps:
     advanced = tx.advance(scope, state)
     if advanced != state:
         yield Action("advance erasures", SERVICE), advanced
-    if state.bells < scope.bells and any(map(tx.is_waiting, state.clusters)):
-        yield Action("ring", SERVICE), rung(scope, state)
+    if state.messages < scope.messages and any(map(tx.is_waiting, state.clusters)):
+        yield Action("notify", SERVICE), notified(scope, state)
 
 
 def _refusals(state: State, destroyed: State) -> Steps:
@@ -122,30 +122,32 @@ def _refusals(state: State, destroyed: State) -> Steps:
     def left(refused: int) -> State:
         """Whoever waits for an object that was refused goes on waiting."""
         pairs = zip(destroyed.erasures, state.erasures, strict=True)
-        return destroyed._replace(erasures=tuple(d._replace(owed=d.owed | e.owed & refused) for d, e in pairs))
+        return destroyed._replace(
+            erasures=tuple(d._replace(deletions=d.deletions | e.deletions & refused) for d, e in pairs)
+        )
 
-    if state.owed:
-        refused = left(state.owed)._replace(owed=state.owed)
+    if state.deletions:
+        refused = left(state.deletions)._replace(deletions=state.deletions)
         yield Action("destroy all but what no erasure asked for", FAULT), refused
     for place, erasure in enumerate(state.erasures):
-        if erasure.owed and erasure.state != WITHDRAWN:
-            refused = left(erasure.owed)
+        if erasure.deletions and erasure.state != WITHDRAWN:
+            refused = left(erasure.deletions)
             rows = (*refused.erasures[:place], erasure, *refused.erasures[place + 1 :])
             yield Action("destroy all but an erasure's", FAULT), refused._replace(erasures=rows)
 
 
 def _messages(scope: Scope, state: State) -> Steps:
-    if state.bells:
-        yield Action("lose a message", FAULT), state._replace(bells=state.bells - 1)
-        if state.bells < scope.bells:
-            yield Action("deliver a message twice", FAULT), rung(scope, state)
+    if state.messages:
+        yield Action("lose a message", FAULT), state._replace(messages=state.messages - 1)
+        if state.messages < scope.messages:
+            yield Action("deliver a message twice", FAULT), notified(scope, state)
 
 
 def _worker(scope: Scope, state: State, number: int) -> Steps:
     worker = state.workers[number]
     if worker.step == AT_REST:
-        if state.bells:
-            yield from _answer_bell(scope, state._replace(bells=state.bells - 1), number)
+        if state.messages:
+            yield from _answer_message(scope, state._replace(messages=state.messages - 1), number)
         return
     if worker.step == CLAIMED:
         yield _list_members(scope, state, number)
@@ -171,7 +173,7 @@ def _by(state: State, number: int, name: str, kind: str) -> Action:
     return Action(name, kind, CLUSTERS[worker.cluster] if worker.holds else LATE[worker.cluster], number)
 
 
-def _answer_bell(scope: Scope, state: State, number: int) -> Steps:
+def _answer_message(scope: Scope, state: State, number: int) -> Steps:
     if scope.lacks(Safeguard.TIMER):  # then a message is what reconciles, and before the worker claims
         state = tx.advance(scope, tx.destroy(tx.replan(scope, state)))
         yield Action("look", SERVICE), state
@@ -221,7 +223,7 @@ def _time(state: State) -> Steps:
             expired = row._replace(lease=row.lease._replace(expired=True))
             yield Action("let the lease expire of", FAULT, name), with_cluster(state, index, expired)
         if row.lease is not None and not row.lease.alive:
-            released = without_lease(state, index)._replace(owed=state.owed | row.lease.stored)
+            released = without_lease(state, index)._replace(deletions=state.deletions | row.lease.stored)
             yield Action("start the dead worker again of", SERVICE, name), released
         if row.serving:
             yield Action("discard the damaged artifact of", FAULT, name), tx.discard(state, index)

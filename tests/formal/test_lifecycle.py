@@ -10,7 +10,7 @@ ONE, TWO, ARRIVAL = command.SCOPES
 
 EVERYTHING = {
     *("add", "erase", "ask"),
-    *("plan", "destroy", "advance erasures", "ring", "lose a message", "deliver a message twice"),
+    *("plan", "destroy", "advance erasures", "notify", "lose a message", "deliver a message twice"),
     *("claim", "list members and train", "publish", "give up", "renew", "fail", "be interrupted"),
     *("die", "die after storing", "start the dead worker again of", "let the lease expire of"),
     *("discard the damaged artifact of", "answer", "compute again"),

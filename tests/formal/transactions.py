@@ -24,7 +24,7 @@ from tests.formal.books import (
     State,
     Worker,
     epoch_moved,
-    rung,
+    notified,
     with_cluster,
     with_worker,
     without_lease,
@@ -38,28 +38,28 @@ def add(scope: Scope, state: State, sample: int) -> State:
     """intake.take_in: a training under way goes on. The API wakes the reconciler."""
     row = state.clusters[B]
     state = with_cluster(state, B, row._replace(members=row.members | sample, unplanned=True))
-    return rung(scope, state._replace(known=state.known | sample))
+    return notified(scope, state._replace(known=state.known | sample))
 
 
 def accept(scope: Scope, state: State, asked: int) -> State:
     """erasure._erase: rows gone, prompts withdrawn, leases ended, the epoch moved, the rest owed."""
-    owed = asked << OWN
-    touched = 0
+    deletions = asked << OWN
+    affected = 0
     for index, row in enumerate(state.clusters):
         if row.members & asked:
-            touched |= 1 << index
+            affected |= 1 << index
             if row.lease is not None and not scope.lacks(Safeguard.FENCING):
-                owed |= row.lease.stored
+                deletions |= row.lease.stored
                 state = without_lease(state, index)
             gone = state.clusters[index]._replace(members=row.members & ~asked, desired=0, unplanned=True, attempts=0)
             state = with_cluster(state, index, gone)
         if row.serving & asked and not scope.lacks(Safeguard.WITHDRAWAL):
-            owed |= row.serving
+            deletions |= row.serving
             state = without_prompt(state, index)
             if not scope.lacks(Safeguard.EPOCH):
                 state = epoch_moved(state)
-    erasure = Erasure(asked, WITHDRAWN, pending=touched, later=0, owed=owed)
-    return rung(scope, state._replace(erasures=(*state.erasures, erasure), accepted=state.accepted + 1))
+    erasure = Erasure(asked, WITHDRAWN, pending=affected, later=0, deletions=deletions)
+    return notified(scope, state._replace(erasures=(*state.erasures, erasure), accepted=state.accepted + 1))
 
 
 # -------------------------------------------------------------------------------------------------------- reconciling
@@ -81,17 +81,19 @@ def replan(scope: Scope, state: State) -> State:
                 state = epoch_moved(state)
         else:
             stored = row.lease.stored if row.lease is not None else 0
-            state = with_cluster(without_lease(state, index), index, VANISHED)._replace(owed=state.owed | stored)
+            state = with_cluster(without_lease(state, index), index, VANISHED)._replace(
+                deletions=state.deletions | stored
+            )
             rows = tuple(e._replace(pending=e.pending & ~(1 << index)) for e in state.erasures)
             state = state._replace(erasures=rows)
-    older = state.owed
+    older = state.deletions
     for erasure in state.erasures:
-        older |= erasure.owed
+        older |= erasure.deletions
     if scope.lacks(Safeguard.OLDER):
         older = 0
     return state._replace(
         erasures=tuple(
-            e._replace(state=RETRAINING, owed=e.owed | older & e.samples) if e.state == WITHDRAWN else e
+            e._replace(state=RETRAINING, deletions=e.deletions | older & e.samples) if e.state == WITHDRAWN else e
             for e in state.erasures
         )
     )
@@ -99,28 +101,28 @@ def replan(scope: Scope, state: State) -> State:
 
 def destroy(state: State) -> State:
     """reconcile.destroy_owed: all but the objects of erasures that are not planned yet."""
-    rows = tuple(e._replace(owed=0) if e.owed and e.state != WITHDRAWN else e for e in state.erasures)
-    return state._replace(owed=0, erasures=rows)
+    rows = tuple(e._replace(deletions=0) if e.deletions and e.state != WITHDRAWN else e for e in state.erasures)
+    return state._replace(deletions=0, erasures=rows)
 
 
 def advance(scope: Scope, state: State) -> State:
-    """core.advance: note how far every planned erasure has come; complete those that owe nothing."""
+    """core.erasure_progress: note how far every planned erasure has come; complete those that owe nothing."""
     if not state.erasures:
         return state
     still = []
-    completed, undone = state.completed, state.owed
+    completed, undone = state.completed, state.deletions
     for erasure in state.erasures:
         if erasure.state == WITHDRAWN:
             still.append(erasure)
             continue
         pending, failed = _progress(state, erasure)
-        if pending or (erasure.owed and not scope.lacks(Safeguard.DESTRUCTION)):
+        if pending or (erasure.deletions and not scope.lacks(Safeguard.DESTRUCTION)):
             after = FAILED if failed else RETRAINING
             still.append(erasure._replace(state=after, pending=pending, later=erasure.later & pending))
         else:
             completed |= erasure.samples
-            undone |= erasure.owed
-    return state._replace(erasures=tuple(still), completed=completed, owed=undone)
+            undone |= erasure.deletions
+    return state._replace(erasures=tuple(still), completed=completed, deletions=undone)
 
 
 def _progress(state: State, erasure: Erasure) -> tuple[int, bool]:
@@ -153,7 +155,7 @@ def claim(scope: Scope, state: State, number: int, index: int) -> State:
     if scope.lacks(Safeguard.REPLACED):
         state = state._replace(lost=state.lost | left)
     else:
-        state = state._replace(owed=state.owed | left)
+        state = state._replace(deletions=state.deletions | left)
     state = without_lease(state, index)
     state = with_cluster(state, index, row._replace(lease=Lease(alive=True, expired=False, stored=0)))
     return with_worker(state, number, Worker(CLAIMED, index, row.desired, holds=True))
@@ -168,27 +170,27 @@ def may_publish(scope: Scope, state: State, worker: Worker) -> bool:
 
 
 def publish(scope: Scope, state: State, number: int) -> State:
-    """training._publish: the prompt that it replaces is owed. Then the worker looks and rings."""
+    """training._publish: the prompt that it replaces is owed. Then the worker looks and notifies."""
     worker = state.workers[number]
     row, bit = state.clusters[worker.cluster], 1 << worker.cluster
     state = without_lease(state, worker.cluster)
     state = with_cluster(state, worker.cluster, row._replace(serving=worker.members, lease=None, attempts=0))
     rows = tuple(e._replace(later=e.later | (bit & e.pending)) if e.state != WITHDRAWN else e for e in state.erasures)
-    state = epoch_moved(state._replace(erasures=rows, owed=state.owed | row.serving))
-    return rung(scope, with_worker(state, number, FREE))
+    state = epoch_moved(state._replace(erasures=rows, deletions=state.deletions | row.serving))
+    return notified(scope, with_worker(state, number, FREE))
 
 
 def give_back(scope: Scope, state: State, number: int, *, failed: bool = False) -> State:
-    """clusters.give_up and clusters.fail: nothing changes if the lease was lost. Then the worker looks and rings."""
+    """clusters.give_up and clusters.fail: nothing changes if the lease was lost. Then the worker looks and notifies."""
     worker = state.workers[number]
     if worker.holds:
         row = state.clusters[worker.cluster]
         attempts = min(row.attempts + failed, ATTEMPTS)
         state = with_cluster(state, worker.cluster, row._replace(lease=None, attempts=attempts))
-    return rung(scope, with_worker(state, number, FREE))
+    return notified(scope, with_worker(state, number, FREE))
 
 
 def discard(state: State, index: int) -> State:
     """snapshot._load: the artifact is damaged or missing."""
     served = state.clusters[index].serving
-    return epoch_moved(without_prompt(state, index))._replace(owed=state.owed | served)
+    return epoch_moved(without_prompt(state, index))._replace(deletions=state.deletions | served)

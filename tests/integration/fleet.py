@@ -40,7 +40,7 @@ BRISK = {
 
 
 @dataclass
-class Member:
+class TrainingExample:
     """A process of the fleet, and how often it had to be started."""
 
     name: str
@@ -80,7 +80,8 @@ class Fleet:
         commands |= {f"worker-{i}": ["worker", "--name", f"w{i}"] for i in range(workers)}
         commands |= {"beat": ["beat"]}
         self.members = {
-            name: Member(name, arguments, folder / "logs" / f"{name}.log") for name, arguments in commands.items()
+            name: TrainingExample(name, arguments, folder / "logs" / f"{name}.log")
+            for name, arguments in commands.items()
         }
         self.apis = [self.members[f"api-{i}"] for i in range(apis)]
         self.workers = [self.members[f"worker-{i}"] for i in range(workers)]
@@ -138,18 +139,18 @@ class Fleet:
                 elif (status := member.process.poll()) is not None:
                     self._schedule(member, status)
 
-    def _start(self, member: Member) -> None:
+    def _start(self, member: TrainingExample) -> None:
         member.process = launch(*member.arguments, env=self.env, log=member.log)
         member.started_at = time.monotonic()
 
-    def _schedule(self, member: Member, status: int) -> None:
+    def _schedule(self, member: TrainingExample, status: int) -> None:
         member.process = None
         member.endings.append(status)
         now = time.monotonic()
         member.failures = 0 if now - member.started_at > STEADY_SECONDS else member.failures + 1
         member.start_after = now + BACKOFF_SECONDS[min(member.failures, len(BACKOFF_SECONDS) - 1)]
 
-    def send(self, member: Member, number: signal.Signals) -> None:
+    def send(self, member: TrainingExample, number: signal.Signals) -> None:
         """To a member; once it runs, if it is just being started again."""
         process = until(lambda: member.process, what=f"{member.name} to run")
         assert process is not None
@@ -205,16 +206,16 @@ class Fleet:
     def settle(self, *, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until every cluster serves all of its samples and every erasure is completed."""
 
-        def settled() -> bool:
+        def idle() -> bool:
             try:
-                status, held = self.status(), [c for c in self.pages("/clusters") if c["samples"]]
+                status, filled = self.status(), [c for c in self.pages("/clusters") if c["samples"]]
             except (httpx.TransportError, AssertionError):
                 return False
-            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in held)
-            whole = sum(c["samples"] for c in held) == status["samples"]
+            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in filled)
+            whole = sum(c["samples"] for c in filled) == status["samples"]
             return trained and whole and set(status["erasures"]) <= {"completed"}
 
-        until(settled, seconds=seconds, what=f"everything trained and erased; logs: {self.folder / 'logs'}")
+        until(idle, seconds=seconds, what=f"everything trained and erased; logs: {self.folder / 'logs'}")
 
     def stored(self) -> set[str]:
         """Ids of all samples that have an object in the store."""

@@ -298,16 +298,16 @@ class Service:
     def settle(self, *, seconds: float = DONE_SECONDS) -> list[dict[str, Any]]:
         """Wait until every cluster serves all of its samples and every erasure is completed; the clusters."""
 
-        def settled() -> list[dict[str, Any]] | None:
-            held = [cluster for cluster in self.pages("/clusters") if cluster["samples"]]
-            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in held)
+        def idle() -> list[dict[str, Any]] | None:
+            filled = [cluster for cluster in self.pages("/clusters") if cluster["samples"]]
+            trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in filled)
             status = self.status()
             unfinished = set(status["erasures"]) - {"completed"}
             # The sum tells whether a plan is under way: it moves samples between clusters.
-            whole = sum(cluster["samples"] for cluster in held) == status["samples"]
-            return [{"clusters": held}] if trained and whole and not unfinished else None
+            whole = sum(cluster["samples"] for cluster in filled) == status["samples"]
+            return [{"clusters": filled}] if trained and whole and not unfinished else None
 
-        found = until(settled, seconds=seconds, what=f"everything trained\n{self.log[-3000:]}")
+        found = until(idle, seconds=seconds, what=f"everything trained\n{self.log[-3000:]}")
         assert found is not None
         clusters: list[dict[str, Any]] = found[0]["clusters"]
         return clusters

@@ -162,7 +162,7 @@ class Load:
         return Contributed(owner.name, label, made.digest), made.png
 
     def _contribute(self, chance: random.Random) -> None:
-        if len(self.journal.held) > MANY:
+        if len(self.journal.survivors) > MANY:
             return
         with self._busy(chance) as owner:
             item, png = self._new_item(chance, owner)
@@ -178,7 +178,7 @@ class Load:
                 self.journal.complain(f"POST /samples: {answer.status_code} {answer.text}")
 
     def _contribute_batch(self, chance: random.Random) -> None:
-        if len(self.journal.held) > MANY:
+        if len(self.journal.survivors) > MANY:
             return
         with self._busy(chance) as owner:
             items = [self._new_item(chance, owner) for _ in range(chance.randint(2, 10))]
@@ -201,11 +201,11 @@ class Load:
 
     def _delete(self, chance: random.Random) -> None:
         with self.journal.lock:
-            held = sorted(self.journal.held.items())
+            listed = sorted(self.journal.survivors.items())
         with self._lock:
             open_owners = {owner.name: owner for owner in self._owners}
-            mine = [(i, item) for i, item in held if item.owner in open_owners]
-            if len(held) < FEW or not mine:
+            mine = [(i, item) for i, item in listed if item.owner in open_owners]
+            if len(listed) < FEW or not mine:
                 return
             sample_id, item = chance.choice(mine)
             owner = open_owners[item.owner]
@@ -216,7 +216,7 @@ class Load:
             self._free(owner)
 
     def _delete_owner(self, chance: random.Random) -> None:
-        if len(self.journal.held) < FEW:
+        if len(self.journal.survivors) < FEW:
             return
         with self._lock:
             owner = self._owners.pop(chance.randrange(len(self._owners)))
@@ -225,7 +225,7 @@ class Load:
             if self._stopping.wait(0.02):
                 return
         with self.journal.lock:
-            ids = [i for i, item in self.journal.held.items() if item.owner == owner.name]
+            ids = [i for i, item in self.journal.survivors.items() if item.owner == owner.name]
         if ids:
             self._erase("delete", f"/owners/{owner.name}", ids, chance)
 

@@ -21,7 +21,7 @@ END_SECONDS = 60.0
 
 
 @dataclass
-class Member:
+class TrainingExample:
     """One process; its log survives restarts. `with` leaves nobody behind."""
 
     role: str
@@ -44,7 +44,7 @@ class Member:
         assert self._process is not None
         return self._process
 
-    def start(self) -> Member:
+    def start(self) -> TrainingExample:
         more = {"api": ["--port", str(self.port)], "worker": ["--name", self.name]}.get(self.role, [])
         self._process = launch(self.role, *more, env=self.env, log=self.folder / f"{self.role}-{self.name}.log")
         return self
@@ -58,7 +58,7 @@ class Member:
         except httpx.TransportError:
             return {}
 
-    def serving(self) -> Member:
+    def serving(self) -> TrainingExample:
         """Wait until this API may be sent requests."""
         until(lambda: self.health().get("serving"), seconds=READY_SECONDS, what=f"{self.name} serving\n{self.log}")
         return self
@@ -80,7 +80,7 @@ class Member:
         assert self.ended() == 0, self.log
         return time.monotonic() - started
 
-    def __enter__(self) -> Member:
+    def __enter__(self) -> TrainingExample:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +94,7 @@ class Proxy:
     """HAProxy as docker/haproxy.cfg has it, before APIs at known ports instead of names in Docker's DNS."""
 
     folder: Path
-    members: list[Member]
+    members: list[TrainingExample]
     port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
 

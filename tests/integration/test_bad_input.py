@@ -28,9 +28,9 @@ def nothing_is_half_stored(service: Service) -> Iterator[None]:
 
     def whole() -> bool:
         # Erased objects are destroyed a moment after the answer, so this is waited for.
-        held = {sample["id"] for sample in service.pages("/samples")}
+        listed = {sample["id"] for sample in service.pages("/samples")}
         kept = {path.name.split(".")[0] for path in service.objects()}
-        return held == kept and service.status()["samples"] == len(held)
+        return listed == kept and service.status()["samples"] == len(listed)
 
     until(whole, what="as many files as samples")
     assert "Traceback" not in service.log, service.log[-4000:]
@@ -275,8 +275,8 @@ def test_bad_files_of_a_batch_are_named(service: Service, pictures: list[Picture
         if "problem" in item:
             assert item["problem"]["status"] == item["status"]
             assert item["problem"]["detail"]
-    held = service.pages("/samples", owner=owner)
-    assert [sample["label"] for sample in held] == ["l0", "l2", "l5"]
+    listed = service.pages("/samples", owner=owner)
+    assert [sample["label"] for sample in listed] == ["l0", "l2", "l5"]
     only_bad = service.client.post(
         "/samples/batch", files=[files[1]], data={"metadata": json.dumps([{"label": "a", "owner": owner}])}
     )

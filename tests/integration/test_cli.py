@@ -63,8 +63,8 @@ def test_ingest_names_what_it_could_not_contribute(
     assert "9 contributed, 0 held already, 1 refused." in done.out
     assert "broken.png" in done.out
     assert "10/10" in done.out
-    held = service.pages("/samples", owner=owner)
-    assert sorted(sample["label"] for sample in held) == sorted(picture.label for picture in pictures[:9])
+    listed = service.pages("/samples", owner=owner)
+    assert sorted(sample["label"] for sample in listed) == sorted(picture.label for picture in pictures[:9])
     (folder / pictures[0].label / "broken.png").unlink()
     again = command("ingest", folder, "--owner", owner)
     assert again.code == 0, again.out + again.err
@@ -96,9 +96,9 @@ def test_an_interrupted_ingest_goes_on_where_it_ended(
     contributed, skipped = map(int, re.findall(r"(\d+) contributed, (\d+) held already, 0 refused", done.out)[0])
     assert contributed + skipped == len(pictures)
     assert skipped >= 1
-    held = service.pages("/samples", owner=owner)
-    assert len(held) == len(pictures)
-    assert len({sample["digest"] for sample in held}) == len(pictures)
+    listed = service.pages("/samples", owner=owner)
+    assert len(listed) == len(pictures)
+    assert len({sample["digest"] for sample in listed}) == len(pictures)
 
 
 def test_a_folder_as_it_is_is_contributed_once(
@@ -122,9 +122,9 @@ def test_a_folder_as_it_is_is_contributed_once(
     assert "0 contributed, 4 held already, 1 refused." in again.out
     assert f"{folder}/cat [tabby]/k[/b].jpg: " in first.out
     assert "1 left out, hidden" in first.out
-    held = service.pages("/samples", owner=owner)
-    assert [sample["label"] for sample in held] == ["cat [tabby]"] * 4
-    assert len({sample["digest"] for sample in held}) == 2
+    listed = service.pages("/samples", owner=owner)
+    assert [sample["label"] for sample in listed] == ["cat [tabby]"] * 4
+    assert len({sample["digest"] for sample in listed}) == 2
 
 
 def test_an_image_of_a_batch_is_left_alone_if_so_many_are_held(
@@ -140,8 +140,8 @@ def test_an_image_of_a_batch_is_left_alone_if_so_many_are_held(
     (first,) = send(1)
     assert first[0] == 201
     assert send(1) == [(200, first[1])]
-    (held, new, twin) = send(1, 2, 2)
-    assert (held, new[0], twin) == ((200, first[1]), 201, (200, new[1]))
+    (listed, new, twin) = send(1, 2, 2)
+    assert (listed, new[0], twin) == ((200, first[1]), 201, (200, new[1]))
     assert [status for status, _ in send(None)] == [201]
     told = json.dumps([{"label": "cat", "owner": owner, "unless_held": 0}])
     files = upload("images", pictures[:1])

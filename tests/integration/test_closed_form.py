@@ -112,11 +112,11 @@ def processes(folder: Path, env: dict[str, str], count: int) -> Iterator[list[Pr
 
 def recomputed(replica: Process) -> dict[str, Any]:
     """From the files of those who are held, by nothing of the service's books but its list of samples."""
-    held = replica.pages("/samples")
-    rows = np.stack([load(replica.file(sample["id"]).read_bytes())["descriptor"] for sample in held])
+    remaining = replica.pages("/samples")
+    rows = np.stack([load(replica.file(sample["id"]).read_bytes())["descriptor"] for sample in remaining])
     state = Accumulators(rows.shape[1])
-    state.add(rows, [sample["label"] for sample in held])
-    return {"digest": state.digest(), "samples": len(held)}
+    state.add(rows, [sample["label"] for sample in remaining])
+    return {"digest": state.digest(), "samples": len(remaining)}
 
 
 def chunks(given: Sequence[Given], chance: random.Random, most: int) -> Iterator[list[Given]]:
@@ -125,34 +125,34 @@ def chunks(given: Sequence[Given], chance: random.Random, most: int) -> Iterator
         yield [left.pop(0) for _ in range(min(len(left), chance.randint(1, most)))]
 
 
-def forget_some(service: Process, held: dict[str, Given], chance: random.Random) -> list[Given]:
+def forget_some(service: Process, remaining: dict[str, Given], chance: random.Random) -> list[Given]:
     """One by one, a batch, or an owner; who was erased."""
-    doomed = chance.sample(list(held), chance.randint(1, min(5, len(held))))
+    doomed = chance.sample(list(remaining), chance.randint(1, min(5, len(remaining))))
     way = chance.choice(("one by one", "batch", "owner"))
     if way == "owner":
-        owner = held[doomed[0]][1]
-        doomed = [sample for sample, (_, of) in held.items() if of == owner]
+        owner = remaining[doomed[0]][1]
+        doomed = [sample for sample, (_, of) in remaining.items() if of == owner]
         service.forget(f"/owners/{owner}")
     else:
         for what in [doomed] if way == "batch" else [f"/samples/{sample}" for sample in doomed]:
             service.forget(what)
-    return [held.pop(sample) for sample in doomed]
+    return [remaining.pop(sample) for sample in doomed]
 
 
 def forgetful(service: Process, given: Sequence[Given], chance: random.Random) -> dict[str, Given]:
     """Everything is given, some of it is taken back, and some of that comes again. The survivors, by their ids."""
-    held: dict[str, Given] = {}
+    remaining: dict[str, Given] = {}
     gone: list[Given] = []
     for chunk in chunks(given, chance, 6):
         again = [gone.pop(chance.randrange(len(gone))) for _ in range(min(len(gone), chance.randint(0, 2)))]
-        held.update(zip(service.give(chunk + again), chunk + again, strict=True))
+        remaining.update(zip(service.give(chunk + again), chunk + again, strict=True))
         if chance.random() < 0.3:
             service.predict([chunk[0][0]])  # whoever answers brings the tier up to date, at another moment
         if chance.random() < 0.6:
-            gone += forget_some(service, held, chance)
-    held.update(zip(service.give(given[:2]), given[:2], strict=True))
-    forget_some(service, held, chance)
-    return held or dict(zip(service.give(given[2:4]), given[2:4], strict=True))
+            gone += forget_some(service, remaining, chance)
+    remaining.update(zip(service.give(given[:2]), given[:2], strict=True))
+    forget_some(service, remaining, chance)
+    return remaining or dict(zip(service.give(given[2:4]), given[2:4], strict=True))
 
 
 @pytest.mark.real
@@ -168,8 +168,8 @@ def test_whoever_was_erased_leaves_no_bit_in_the_closed_form(images: Images, tmp
             chance = random.Random(seed)
             chosen = [picture(images, i) for i in chance.sample(range(len(images.pixels)), chance.randint(10, 23))]
             given = [(shown, chance.choice(OWNERS)) for shown in chosen + chosen[:2]]  # the same image twice, as may be
-            held = forgetful(a, given, chance)
-            survivors = chance.sample(list(held.values()), len(held))
+            remaining = forgetful(a, given, chance)
+            survivors = chance.sample(list(remaining.values()), len(remaining))
             ids: list[str] = []
             for turn, chunk in enumerate(chunks(survivors, chance, 9)):
                 ids += (b1, b2)[turn % 2].give(chunk)
@@ -177,14 +177,14 @@ def test_whoever_was_erased_leaves_no_bit_in_the_closed_form(images: Images, tmp
             assert whole["samples"] == len(survivors), seed
             assert whole == b1.tier() == b2.tier(), seed
             # One survivor fewer is another state, and the same one again on both.
-            sample = chance.choice(list(held))
+            sample = chance.choice(list(remaining))
             a.forget(f"/samples/{sample}")
-            b2.forget(f"/samples/{ids[survivors.index(held.pop(sample))]}")
+            b2.forget(f"/samples/{ids[survivors.index(remaining.pop(sample))]}")
             fewer = a.tier()
             assert fewer["digest"] != whole["digest"], seed
             assert fewer == b1.tier() == b2.tier(), seed
             for service in (a, b1):
-                for owner in sorted({owner for _, owner in held.values()}):
+                for owner in sorted({owner for _, owner in remaining.values()}):
                     service.forget(f"/owners/{owner}")
             assert empty == a.tier() == b1.tier() == b2.tier(), seed
             print(f"{seed!r}: {len(survivors)} of {len(given)} survive, {time.monotonic() - started:.1f} s", flush=True)

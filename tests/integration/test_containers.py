@@ -20,8 +20,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from service.clock import system_clock
-from service.core.doorbell import Doorbell
-from service.core.queues import QUEUES
+from service.messaging.notifier import Notifier
+from service.messaging.queues import QUEUES
 from service.registry import workers
 from service.registry.engine import Registry, migrate
 from service.settings import Settings, describe, load_settings
@@ -237,8 +237,8 @@ def test_the_broker_s_settings_are_accepted_and_a_bell_rings_without_what_was_ta
     command = [_redis_binary(), conf, *options, "--bind", "127.0.0.1", "--port", str(port), "--dir", tmp_path]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        bell = Doorbell(Settings(data_dir=tmp_path, broker_url=f"redis://:bb@127.0.0.1:{port}/0"))
-        until(lambda: bell.ring_now(urgent=True), seconds=30, what="a ring that is taken")
+        bell = Notifier(Settings(data_dir=tmp_path, broker_url=f"redis://:bb@127.0.0.1:{port}/0"))
+        until(lambda: bell.notify_now(urgent=True), seconds=30, what="a ring that is taken")
         with Redis(port=port, password="bb") as client:
             assert client.llen("oubli.deletions") >= 1
             with pytest.raises(ResponseError, match="unknown command"):

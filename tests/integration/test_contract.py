@@ -69,8 +69,8 @@ def test_a_sample_is_created_and_looked_up(service: Service, pictures: list[Pict
 def test_a_batch_keeps_its_order(service: Service, pictures: list[Picture], owner: str) -> None:
     samples = service.contribute(pictures[:5], owner)
     assert [sample["label"] for sample in samples] == [picture.label for picture in pictures[:5]]
-    held = service.client.get("/samples", params={"owner": owner}).json()["items"]
-    assert [sample["id"] for sample in held] == [sample["id"] for sample in samples]
+    listed = service.client.get("/samples", params={"owner": owner}).json()["items"]
+    assert [sample["id"] for sample in listed] == [sample["id"] for sample in samples]
 
 
 def test_filters_select(service: Service, trained: list[dict[str, Any]]) -> None:
@@ -315,8 +315,8 @@ def test_clusters_say_what_they_serve(service: Service, trained: list[dict[str, 
 
 def test_labels_count_what_is_held(service: Service, trained: list[dict[str, Any]]) -> None:
     counts = {item["label"]: item["samples"] for item in service.client.get("/labels").json()}
-    held = [sample["label"] for sample in service.pages("/samples")]
-    assert counts == {label: held.count(label) for label in set(held)}
+    listed = [sample["label"] for sample in service.pages("/samples")]
+    assert counts == {label: listed.count(label) for label in set(listed)}
 
 
 def test_the_partition(service: Service) -> None:

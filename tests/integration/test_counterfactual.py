@@ -109,8 +109,8 @@ def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Pic
     shares = [given[i:late:3] for i in range(3)]
     contributors = [Contributor(service, random.Random(chance.random())) for _ in range(3)]
     at_once(*(lambda c=c, share=share: c.give(share) for c, share in zip(contributors, shares, strict=True)))
-    held = [sample for sample in service.pages("/samples") if sample["owner"] != owner]
-    doomed = [sample["id"] for sample in chance.sample(held, chance.randint(3, 18))]
+    listed = [sample for sample in service.pages("/samples") if sample["owner"] != owner]
+    doomed = [sample["id"] for sample in chance.sample(listed, chance.randint(3, 18))]
     at_once(
         lambda: forget(service, chance, doomed, owner),
         lambda: contributors[0].give([(picture, f"{owner} again") for picture, _ in given[late:]]),

@@ -18,7 +18,7 @@ from service.api.app import create_app
 from service.api.server import Server
 from service.settings import Settings
 from tests.integration.harness import TINY, Picture, oubli, until, upload
-from tests.integration.rolling import Member
+from tests.integration.rolling import TrainingExample
 
 pytestmark = pytest.mark.thorough
 
@@ -26,27 +26,27 @@ BOUNDARY = "oubli-boundary"
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Member]:
+def api(tmp_path: Path) -> Iterator[TrainingExample]:
     """One API on SQLite, without keys and without workers; tests start it with settings of their own."""
     env = {**TINY, "OUBLI_DATA_DIR": str(tmp_path / "data"), "OUBLI_AUTH": "false"}
     assert oubli("migrate", env=env).code == 0
-    with Member("api", tmp_path, env) as member:
+    with TrainingExample("api", tmp_path, env) as member:
         yield member
 
 
-def begin(api: Member, drain: str = "0", finish: str = "30") -> Member:
+def begin(api: TrainingExample, drain: str = "0", finish: str = "30") -> TrainingExample:
     api.env |= {"OUBLI_SERVING__DRAIN_SECONDS": drain, "OUBLI_SERVING__FINISH_SECONDS": finish}
     return api.start().serving()
 
 
-def replicas(api: Member) -> int:
+def replicas(api: TrainingExample) -> int:
     with closing(sqlite3.connect(f"{api.env['OUBLI_DATA_DIR']}/registry.db", timeout=30)) as registry:
         ((count,),) = registry.execute("SELECT count(*) FROM replicas").fetchall()
     return int(count)
 
 
 @contextmanager
-def slow_sample(api: Member, picture: Picture) -> Iterator[tuple[socket.socket, bytes]]:
+def slow_sample(api: TrainingExample, picture: Picture) -> Iterator[tuple[socket.socket, bytes]]:
     """A POST /samples whose headers and first bytes are sent: the connection, and the rest of the body."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -68,13 +68,13 @@ def answer(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def listens(api: Member) -> bool:
+def listens(api: TrainingExample) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", api.port)) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_so_answers_and_leaves(api: Member, pictures: list[Picture], number: signal.Signals) -> None:
+def test_it_says_so_answers_and_leaves(api: TrainingExample, pictures: list[Picture], number: signal.Signals) -> None:
     begin(api, drain="6")
     with slow_sample(api, pictures[0]) as (connection, rest):
         assert replicas(api) == 1
@@ -94,7 +94,7 @@ def test_it_says_so_answers_and_leaves(api: Member, pictures: list[Picture], num
         assert registry.execute("SELECT count(*) FROM samples").fetchall() == [(accepted + 1,)]
 
 
-def contribute_until(deadline: float, api: Member, pictures: list[Picture]) -> int:
+def contribute_until(deadline: float, api: TrainingExample, pictures: list[Picture]) -> int:
     """Contribute to an API that was told to stop a moment ago; how many times."""
     accepted = 0
     with httpx.Client(base_url=api.url, timeout=60) as client:
@@ -110,7 +110,7 @@ def contribute_until(deadline: float, api: Member, pictures: list[Picture]) -> i
     return accepted
 
 
-def test_a_request_that_never_ends_is_cut_off(api: Member, pictures: list[Picture]) -> None:
+def test_a_request_that_never_ends_is_cut_off(api: TrainingExample, pictures: list[Picture]) -> None:
     begin(api, finish="1")
     with httpx.Client(base_url=api.url, timeout=60) as client:
         assert client.get("/health/live").headers.get("connection") != "close"
@@ -120,7 +120,7 @@ def test_a_request_that_never_ends_is_cut_off(api: Member, pictures: list[Pictur
     assert replicas(api) == 0
 
 
-def test_a_second_signal_ends_it_at_once(api: Member) -> None:
+def test_a_second_signal_ends_it_at_once(api: TrainingExample) -> None:
     begin(api, drain="100")
     api.tell()
     until(lambda: api.health()["draining"], seconds=5, what="draining")

@@ -54,7 +54,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, disk: Disk | None) -> Iterat
 @pytest.fixture(scope="module")
 def load(fleet: Fleet) -> Iterator[Load]:
     with Load(fleet, SEED) as running:
-        until(lambda: len(running.journal.held) >= FEW and len(running.completed) > 5, what="a service at work")
+        until(lambda: len(running.journal.survivors) >= FEW and len(running.completed) > 5, what="a service at work")
         yield running
 
 
@@ -103,7 +103,7 @@ def test_nothing_promised_is_lost(fleet: Fleet, load: Load) -> None:
     assert len(withdrawn & answered) > 10
     assert len(labels & heard) > 10
     assert len(journal.erased) > 20
-    assert len(journal.held) > 20
+    assert len(journal.survivors) > 20
     assert {prediction.replica for prediction in journal.predictions} == set(range(len(fleet.ports)))
 
 

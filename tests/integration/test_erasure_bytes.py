@@ -76,11 +76,11 @@ def test_no_byte_of_an_erased_sample_is_left(real: Service, pictures: list[Pictu
 
 def test_the_real_backbone_learns(real: Service, pictures: list[Picture]) -> None:
     real.settle()
-    held = {sample["label"] for sample in real.pages("/samples")}
+    listed = {sample["label"] for sample in real.pages("/samples")}
     files = [("image", (picture.name, picture.data)) for picture in pictures[:40]]
     answer = real.client.post("/predict", files=files)
     assert answer.status_code == 200, answer.text
     predictions = answer.json()["predictions"]
-    assert {prediction["label"] for prediction in predictions} <= held
+    assert {prediction["label"] for prediction in predictions} <= listed
     assert not any(prediction["degraded"] for prediction in predictions)
     assert NAME not in {score["label"] for prediction in predictions for score in prediction["scores"]}

@@ -71,12 +71,12 @@ def test_a_disk_that_fills_up_before_a_training_serves_nothing_until_there_is_ro
 def test_a_full_disk_accepts_no_image_and_still_answers(disk: Disk, cramped: Service, pictures: list[Picture]) -> None:
     cramped.contribute(pictures[10:11], "bela")
     cramped.settle()
-    held, files = cramped.pages("/samples"), cramped.objects()
+    listed, files = cramped.pages("/samples"), cramped.objects()
     with disk.full():
         refused = send(cramped, pictures[11])
         assert refused.status_code >= 500
         assert_problem(refused, refused.status_code)
-        assert cramped.pages("/samples") == held
+        assert cramped.pages("/samples") == listed
         assert cramped.objects() == files
         assert cramped.client.post("/predict", files={"image": ("a.png", pictures[0].data)}).status_code == 200
     assert send(cramped, pictures[11]).status_code == 201

@@ -48,7 +48,7 @@ def test_everything_is_its_owner_s_alone_in_use_and_at_rest(careless: Service, p
     assert {"registry.db", "registry.db-wal", "registry.db-shm", "objects", "queue", "admin-key", "serve.lock"} <= made
     assert len(list(ledger.rglob("*.json"))) == 1
     assert open_to_others(careless.data) + open_to_others(ledger) == []
-    for line in ("could be reached by other users", "are closed to them from now on"):
+    for line in ("was open to other users", "are closed to them from now on"):
         assert line in careless.log
 
 
@@ -70,14 +70,14 @@ def test_a_revoked_admin_key_is_not_replaced_while_another_one_is_valid(careless
         assert done.code == 0, done.err
         return done.out
 
-    held = careless.key
+    before = careless.key
     own = re.search(r"[0-9a-f]{8}-[0-9a-f-]{27}", keys("list"))
     assert own is not None
     keys("create", "--scopes", "admin")
     keys("revoke", own[0][:8])
     careless.stop(signal.SIGTERM)
     careless.start()
-    assert careless.key == held
+    assert careless.key == before
     assert "no other is made" in careless.log
     assert keys("list").count("admin (made at first start)") == 1
 

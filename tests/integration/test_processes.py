@@ -47,8 +47,8 @@ def slow(shared: Service) -> Service:
 def training(service: Service) -> set[str]:
     """Workers that hold a cluster just now, by the registry itself."""
     with closing(sqlite3.connect(f"file:{service.data / 'registry.db'}?mode=ro", uri=True, timeout=30)) as registry:
-        held = registry.execute("SELECT leased_by FROM clusters WHERE lease_token IS NOT NULL").fetchall()
-    return {name for (name,) in held}
+        leased = registry.execute("SELECT leased_by FROM clusters WHERE lease_token IS NOT NULL").fetchall()
+    return {name for (name,) in leased}
 
 
 def is_training(service: Service) -> bool:
@@ -148,8 +148,8 @@ def test_an_api_killed_among_deletions_forgets_none(slow: Service, pictures: lis
     until(slow.is_ready, what="another API")
     assert slow.child("api").pid != api.pid
 
-    held = {sample["id"] for sample in slow.pages("/samples", owner="cyd")}
-    gone = set(ids) - held
+    leased = {sample["id"] for sample in slow.pages("/samples", owner="cyd")}
+    gone = set(ids) - leased
     assert set(accepted) <= gone
     assert len(gone) <= len(accepted) + 1  # the one whose answer was cut off may have been accepted
     with closing(sqlite3.connect(f"file:{slow.data / 'registry.db'}?mode=ro", uri=True, timeout=30)) as registry:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from service.core.broker import TRAIN, make_celery, queue_name, redis_options
-from service.core.queues import DELETIONS
+from service.messaging.celery_app import TRAIN, make_celery, queue_name, redis_options
+from service.messaging.queues import DELETIONS
 from service.settings import Settings
 from tests import servers
 from tests.integration.harness import TINY, Picture, Service, assert_problem, upload

@@ -152,7 +152,7 @@ def test_what_cannot_be_checked_is_never_called_clean(stopped: Story, tmp_path: 
     damaged = {**service.env, "OUBLI_LEDGER_URL": str(tmp_path / "damaged")}
     found = oubli("restore-check", "--data", service.data, env=damaged)
     assert found.code == 1
-    assert f"ledger object ledger/{path.name} is no tombstone" in found.out
+    assert f"ledger object ledger/{path.name} is not a tombstone" in found.out
 
 
 def test_nothing_is_erased_again_under_a_running_service(stopped: Story) -> None:

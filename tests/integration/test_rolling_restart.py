@@ -28,7 +28,7 @@ from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate
 from tests import servers
 from tests.integration.harness import TINY, Picture, Service, oubli, until, upload
-from tests.integration.rolling import Member, Proxy
+from tests.integration.rolling import Proxy, TrainingExample
 
 pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis]
 
@@ -41,9 +41,9 @@ class Shop:
     """Everything that runs, and a client's view of it through the proxy."""
 
     env: dict[str, str]
-    apis: list[Member]
-    workers: list[Member]
-    beat: Member
+    apis: list[TrainingExample]
+    workers: list[TrainingExample]
+    beat: TrainingExample
     proxy: Proxy
     service: Service
 
@@ -77,9 +77,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def shop(env: dict[str, str], tmp_path: Path) -> Iterator[Shop]:
     folder = Path(env["OUBLI_DATA_DIR"]).parent
     with ExitStack() as stack:
-        apis = [Member("api", tmp_path, env, name) for name in ("api-1", "api-2")]
-        workers = [Member("worker", tmp_path, env, name) for name in ("worker-1", "worker-2")]
-        beat = Member("beat", tmp_path, env)
+        apis = [TrainingExample("api", tmp_path, env, name) for name in ("api-1", "api-2")]
+        workers = [TrainingExample("worker", tmp_path, env, name) for name in ("worker-1", "worker-2")]
+        beat = TrainingExample("beat", tmp_path, env)
         for member in (*apis, *workers, beat):
             stack.enter_context(member).start()
         proxy = stack.enter_context(Proxy(tmp_path, apis))
@@ -97,7 +97,7 @@ class Load:
     service: Service
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    survivors: list[str] = field(default_factory=list)
     erasures: set[str] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -143,17 +143,17 @@ class Load:
         words = {"label": picture.label, "owner": f"owner-{draws.randrange(20)}"}
         sample = self._count("contribute", client.post("/samples", files=upload("image", [picture]), data=words))
         if "id" in sample:
-            self.held.append(sample["id"])
+            self.survivors.append(sample["id"])
 
     def _delete(self, client: httpx.Client, draws: random.Random) -> None:
-        if not self.held:
+        if not self.survivors:
             return
-        gone = self.held.pop(draws.randrange(len(self.held)))
+        gone = self.survivors.pop(draws.randrange(len(self.survivors)))
         erasure = self._count("delete", client.delete(f"/samples/{gone}"))
         if "id" in erasure:
             self.erasures.add(erasure["id"])
         else:
-            self.held.append(gone)
+            self.survivors.append(gone)
 
 
 def noise(draws: random.Random) -> Picture:
@@ -188,8 +188,8 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
     shop.service.settle()
     completed = {erasure["id"] for erasure in shop.service.pages("/erasures") if erasure["state"] == "completed"}
     assert load.erasures <= completed
-    assert {sample["id"] for sample in shop.service.pages("/samples")} >= set(load.held)
-    assert shop.service.status()["samples"] == len(load.held) + 20
+    assert {sample["id"] for sample in shop.service.pages("/samples")} >= set(load.survivors)
+    assert shop.service.status()["samples"] == len(load.survivors) + 20
     everybody = (*shop.apis, *shop.workers, shop.beat)
     for member in everybody:
         member.tell()
@@ -203,7 +203,10 @@ def test_every_process_is_restarted_and_no_request_fails(shop: Shop, pictures: l
 def test_a_worker_told_to_go_in_mid_training_gives_back_what_it_holds(env: dict[str, str], tmp_path: Path) -> None:
     # One batch is short, an epoch is long: it ends after the batch.
     slow = {**env, "OUBLI_TRAINING__EPOCHS": "1000", "OUBLI_TRAINING__BATCH_SIZE": "1"}
-    with Member("worker", tmp_path, slow, "slow") as worker, Member("api", tmp_path, slow, "api") as api:
+    with (
+        TrainingExample("worker", tmp_path, slow, "slow") as worker,
+        TrainingExample("api", tmp_path, slow, "api") as api,
+    ):
         worker.start()
         with Service(Path(env["OUBLI_DATA_DIR"]).parent, port=api.start().serving().port) as service:
             service.contribute([noise(random.Random(i)) for i in range(8)], "bela")

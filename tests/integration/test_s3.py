@@ -84,12 +84,12 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
 ) -> None:
     samples = service.contribute(pictures[20:28], "cora")
     service.settle()
-    held, objects = service.pages("/samples"), sample_objects(place)
+    listed, objects = service.pages("/samples"), sample_objects(place)
     with proxy.refusing_writes():
         refused = send(service, pictures[30], "dora")
         assert_problem(refused, 503, "store", "again")
         assert int(refused.headers["retry-after"]) > 0
-        assert service.pages("/samples") == held
+        assert service.pages("/samples") == listed
         batch = service.client.post(
             "/samples/batch",
             files=[("images", (p.name, p.data, p.media_type)) for p in pictures[30:33]],
@@ -100,12 +100,12 @@ def test_a_store_that_refuses_writes_holds_up_bytes_and_nothing_else(
         accepted = service.client.delete(f"/samples/{samples[0]['id']}")
         assert accepted.status_code == 202
         assert predict(service, pictures[20]).status_code == 200
-        until(lambda: "cannot be destroyed just now: bucket" in service.log, what="a complaint in the log")
+        until(lambda: "cannot be deleted just now: bucket" in service.log, what="a complaint in the log")
         waits = "It is tried again by itself."
         until(lambda: waits in service.log, what="a training that waits for the store")
         assert service.client.get(accepted.headers["location"]).json()["state"] != "completed"
         assert sample_objects(place) == objects
-        assert [s["id"] for s in service.pages("/samples")] == [s["id"] for s in held if s["id"] != samples[0]["id"]]
+        assert [s["id"] for s in service.pages("/samples")] == [s["id"] for s in listed if s["id"] != samples[0]["id"]]
         assert predict(service, pictures[20]).status_code == 200
     service.complete(accepted.json()["id"])
     service.settle()
@@ -143,10 +143,10 @@ def test_nothing_of_keys_or_bucket_is_told_to_callers_and_no_secret_is_logged(pl
 def test_a_new_registry_does_not_take_over_what_another_one_holds(place: Place, service: Service) -> None:
     """Whatever it does not know it would destroy."""
     before = names(place)
-    newcomer = Service(service.folder / "other", env=service.env)
-    newcomer.start(ready=False)
-    assert newcomer.process.wait(60) == 2
-    assert "prefix of its own" in newcomer.log
+    new_sample = Service(service.folder / "other", env=service.env)
+    new_sample.start(ready=False)
+    assert new_sample.process.wait(60) == 2
+    assert "prefix of its own" in new_sample.log
     assert names(place) == before
 
 

@@ -5,7 +5,7 @@ from tests.safeguards.mutant import mutant
 _CLUSTERS = "service/registry/clusters.py"
 _ENGINE = "service/registry/engine.py"
 _ERASURE = "service/core/erasure.py"
-_PROMPTS = "service/registry/prompts.py"
+_DESTRUCTIONS = "service/registry/destructions.py"
 _TIER = "service/serving/closed_form.py"
 _TRAIN_ONE = "service/core/training.py"
 
@@ -38,27 +38,27 @@ ERASING = [  # at once, everywhere, for good
             "contract/test_store_away.py::test_a_training_that_the_store_prevents_is_tried_again_and_is_nobodys_failure"
             "[sqlite-put]"),
     mutant("away-asked", "a store is asked whether it answers before a publication locks anything", _TRAIN_ONE,
-            "        context.store.check()  # while nobody waits for our locks", "        # while nobody waits",
+            "        context.store.check()  # while no writer waits for our locks", "        # while no writer waits",
             "contract/test_store_away.py::test_a_store_that_hangs_holds_up_no_writer[sqlite]"),
     mutant("away-completed", "no erasure is completed while the store does not say what it holds",
-            "service/core/advance.py",
+            "service/core/erasure_progress.py",
             "may_complete=accepted if stored is not None else set()", "may_complete=accepted",
             "contract/test_store_away.py::test_nothing_is_completed_while_the_store_does_not_say_what_it_holds[sqlite]"),
     mutant("away-late", "an erasure accepted after the look at the store is not completed by it",
-            "service/core/advance.py",
+            "service/core/erasure_progress.py",
             "erasure.id not in may_complete", "not may_complete",
             "contract/test_store_away.py::test_an_erasure_accepted_after_the_look_is_not_completed_by_it[sqlite]"),
-    mutant("foreign-store", "a new registry destroys nothing of another one's", "service/core/context.py",
+    mutant("foreign-store", "a new registry destroys nothing of another one's", "service/core/opening.py",
             "            _require_empty(context)\n", "            pass\n",
             "contract/test_store_away.py::test_a_new_registry_refuses_what_another_one_holds[sqlite]"),
     mutant("epoch-before", "the serving epoch is checked before a batch", "service/serving/snapshot.py",
             "and previous.epoch == epoch and (previous.complete or time.monotonic() < previous.again):", ":",
             "contract/test_serving.py::test_a_withdrawn_prompt_is_never_used_again[sqlite]"),
-    mutant("epoch-after", "the serving epoch is checked again before answering", "service/serving/engine.py",
-            "None if rerouted or _is_withdrawn(vote, snapshot) else vote", "None if rerouted else vote",
+    mutant("epoch-after", "the serving epoch is checked again before answering", "service/serving/votes.py",
+            "None if rerouted or _is_withdrawn(vote, now.snapshot) else vote", "None if rerouted else vote",
             "contract/test_serving.py::test_what_is_withdrawn_while_a_batch_is_computed_is_computed_again[sqlite]"),
-    mutant("row-identity", "a row filled again is not taken for the one that was read", "service/serving/engine.py",
-            "vote.row not in snapshot.live", "vote.row.key not in snapshot.keys",
+    mutant("row-identity", "a row filled again is not taken for the one that was read", "service/serving/snapshot.py",
+            "return row in self.live", "return row.key in self.keys",
             "contract/test_batches.py::test_a_row_that_was_filled_again_while_it_was_read_is_not_believed[sqlite]"),
     mutant("fencing", "accepting an erasure ends the lease of a training under way", _CLUSTERS,
             "            urgent=True,\n            **NO_LEASE,", "            urgent=True,",
@@ -70,13 +70,13 @@ ERASING = [  # at once, everywhere, for good
             "prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_accepting_withdraws_every_prompt_that_has_seen_the_sample[sqlite]"),
     mutant("owed", "accepting an erasure owes the destruction of the sample's object", _ERASURE,
-            "prompts.owe_destruction(session, objects, erasure_id=erasure_id)", "pass",
+            "destructions.schedule(session, objects, erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_"
             "serves[sqlite]"),
     mutant("owed-unpublished", "accepting an erasure owes the destruction of what its training stored", _ERASURE,
             "prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)", "pass",
             "contract/test_crashes.py::test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample[sqlite-commit]"),
-    mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _PROMPTS,
+    mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _DESTRUCTIONS,
             "sa.select(DestructionRow.object_name).where(~unplanned)", "sa.select(DestructionRow.object_name)",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-bytes before plan]"),
     mutant("raced", "two erasures of one sample are one", _ERASURE,
@@ -86,7 +86,7 @@ ERASING = [  # at once, everywhere, for good
             "idempotency.forget_requests(session, ids)", "pass",
             "contract/test_intake.py::test_a_late_retry_does_not_bring_an_erased_sample_back[sqlite]"),
     mutant("owners", "an owner goes with their last sample", "service/core/replan.py",
-            "samples.prune_owners(session)\n            progress", "progress",
+            "            samples.prune_owners(session)\n            # 6.", "            # 6.",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-in turn]"),
     mutant("one-of-two", "of a request taken for dead and its retry only one makes a sample",
             "service/registry/idempotency.py",
@@ -96,11 +96,11 @@ ERASING = [  # at once, everywhere, for good
     mutant("leaving", "whoever loses a sample is looked at by the next plan", "service/registry/samples.py",
             "    _note_leaving(session, sorted(set(owners)))\n", "",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-in turn]"),
-    mutant("completion", "no erasure is completed before its bytes are gone", "service/core/advance.py",
+    mutant("completion", "no erasure is completed before its bytes are gone", "service/core/erasure_progress.py",
             "if failures is None and erasure.ledgered and not", "if erasure.ledgered and not",
             "contract/test_erasure.py::test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed[sqlite]"),
     mutant("completion-scrub", "no erasure is completed before the database is scrubbed", "service/core/reconcile.py",
-            "prompts.destroyed(session, sorted(gone) if scrubbed else [])", "prompts.destroyed(session, sorted(gone))",
+            "destructions.done(session, sorted(gone) if scrubbed else [])", "destructions.done(session, sorted(gone))",
             "contract/test_erasure.py::test_an_erasure_waits_while_a_reader_keeps_old_pages_alive[sqlite]"),
     mutant("scrub", "deleted rows leave nothing in the database's file", _ENGINE,
             'cursor.execute("VACUUM")', "pass",
@@ -118,7 +118,7 @@ ERASING = [  # at once, everywhere, for good
 
 RESTORING = [  # what was erased does not come back with a backup
     mutant("ledgered", "no erasure is completed before its tombstone is in the ledger",
-            "service/core/advance.py",
+            "service/core/erasure_progress.py",
             "and erasure.ledgered and not", "and not",
             "contract/test_ledger.py::test_no_erasure_is_completed_before_its_tombstone_is_written[sqlite]"),
     mutant("ledgered-noted", "a tombstone counts as written only once it is", "service/core/ledger.py",
@@ -133,7 +133,7 @@ RESTORING = [  # what was erased does not come back with a backup
             "contract/test_restore.py::test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did_not_"
             "come_back[sqlite]"),
     mutant("replay-objects", "objects that came back without their rows are destroyed", "service/core/restore.py",
-            "prompts.owe_destruction(session, found.objects)", "pass",
+            "destructions.schedule(session, found.objects)", "pass",
             "contract/test_restore.py::test_objects_without_rows_are_destroyed_at_once[sqlite]"),
     mutant("replay-alone", "nothing is replayed under a running service", "service/core/restore.py",
             "if running := heard_from(context):", "if running := list[str]():",
@@ -145,7 +145,7 @@ SUBTRACTING = [
             "if not changes.complete(self._labels):", "if False:",
             "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
             "[sqlite]"),
-    mutant("acknowledged", "a removed sample's object waits for every live replica", _PROMPTS,
+    mutant("acknowledged", "a removed sample's object waits for every live replica", _DESTRUCTIONS,
             "if applied is not None:", "if False:",
             "contract/test_closed_form.py::test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_"
             "for_it[sqlite]"),

@@ -16,7 +16,7 @@ NAMING = [
             "removals=_state.c.removals + 1", "removals=_state.c.removals",
             "contract/test_spelling.py::test_two_spellings_of_a_label_become_one_for_prompts_and_replicas[sqlite]"),
     mutant("copies-of-others", "copies are counted for each owner", "service/core/intake.py",
-            "return newcomer.owner, newcomer.picture.digest", 'return "ann", newcomer.picture.digest',
+            "return new_sample.owner, new_sample.digest", 'return "ann", new_sample.digest',
             "contract/test_spelling.py::test_copies_are_counted_for_each_owner_and_tell_nothing_of_others[sqlite]"),
     mutant("copies-apart", "copies of one picture are told apart by their owners", "models/partition/tree.py",
             "image_digest.encode(), owner.encode())", "image_digest.encode())",

@@ -30,9 +30,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.core import erasure, move, reconcile, replan
+from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
-from service.core.intake import WHOLE_LINE, Newcomer
+from service.core.intake import WHOLE_LINE, NewSample
 from service.errors import NotFound
 from service.registry import feed, prompts, replicas, samples
 from service.registry.engine import ReadSession, Registry
@@ -70,17 +70,17 @@ some_replicas = st.sampled_from([REPLICAS, REPLICAS[:1], REPLICAS[:1], REPLICAS[
 
 
 @cache
-def gallery(backbone: str) -> list[Newcomer]:
+def gallery(backbone: str) -> list[NewSample]:
     """The pictures that people send, made once."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), backbone=backbone) as world:
-        return world.newcomers(PICTURES)
+        return world.new_samples(PICTURES)
 
 
 @cache
 def centroids(backbone: str) -> Path:
     """A file of public centroids."""
     folder = Path(tempfile.mkdtemp())
-    np.save(folder / "centroids.npy", np.stack([newcomer.embedding for newcomer in gallery(backbone)[:6]]))
+    np.save(folder / "centroids.npy", np.stack([new_sample.embedding for new_sample in gallery(backbone)[:6]]))
     return folder / "centroids.npy"
 
 
@@ -118,7 +118,7 @@ class History(RuleBasedStateMachine):
         return {**partition, "centroids": centroids(self.backbone)} if partition.get("kind") == "pinned" else partition
 
     def survivor(self, place: int) -> Sample:
-        return list(self.world.held.values())[place % len(self.world.held)]
+        return list(self.world.survivors.values())[place % len(self.world.survivors)]
 
     # ------------------------------------------------------------------------------------------- what people do
 
@@ -126,27 +126,27 @@ class History(RuleBasedStateMachine):
     def add(self, seed: int, count: int, owner: str) -> None:
         chance = random.Random(seed)
         chosen = [replace(gallery(self.backbone)[chance.randrange(PICTURES)], owner=owner) for _ in range(count)]
-        self.world.take_in([replace(newcomer, label=chance.choice(["cat", "dog"])) for newcomer in chosen])
+        self.world.take_in([replace(new_sample, label=chance.choice(["cat", "dog"])) for new_sample in chosen])
 
-    @precondition(lambda self: self.world.held)
+    @precondition(lambda self: self.world.survivors)
     @rule(place=places)
     def erase_a_sample(self, place: int) -> None:
         sample = self.survivor(place)
         self.world.erase(sample.id)
         self.erased.append(sample.id)
 
-    @precondition(lambda self: len(self.world.held) > 1)
+    @precondition(lambda self: len(self.world.survivors) > 1)
     @rule(place=places, count=st.integers(2, 8))
     def erase_a_batch(self, place: int, count: int) -> None:
         chosen = {self.survivor(place + 3 * i).id for i in range(count)}
         erasure.erase_samples(self.world.context, sorted(chosen))
         for sample_id in chosen:
-            del self.world.held[sample_id]
+            del self.world.survivors[sample_id]
         self.erased += sorted(chosen)
 
     @rule(owner=owners)
     def erase_an_owner(self, owner: str) -> None:
-        theirs = [sample.id for sample in self.world.held.values() if sample.owner == owner]
+        theirs = [sample.id for sample in self.world.survivors.values() if sample.owner == owner]
         try:
             self.world.erase_owner(owner)
         except NotFound:
@@ -173,7 +173,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def destroy_only(self) -> None:
-        reconcile.destroy_owed(self.world.context)
+        reconcile.destroy_pending(self.world.context)
 
     @rule(count=st.integers(1, 4))
     def train(self, count: int) -> None:
@@ -185,7 +185,7 @@ class History(RuleBasedStateMachine):
         self.world.reconcile()
         self.world.kill_at(step)
 
-    @precondition(lambda self: self.world.held)
+    @precondition(lambda self: self.world.survivors)
     @rule(step=steps.filter(lambda name: name not in ("store", "commit")), place=places)
     def erase_during_training(self, step: str, place: int) -> None:
         self.world.reconcile()
@@ -221,22 +221,22 @@ class History(RuleBasedStateMachine):
 
         self.world.train("slower", step=hook)
 
-    @precondition(lambda self: self.world.held)
+    @precondition(lambda self: self.world.survivors)
     @rule(partition=partitions, place=places, seed=seeds, owner=owners)
     def come_and_go_while_a_move_is_prepared(
         self, partition: dict[str, Any], place: int, seed: int, owner: str
     ) -> None:
         self.world.restart(partition=self.pinned(partition))
-        prepare = move.prepare
+        prepare = relayout.prepare
 
-        def prepared(context: Context) -> move.Move | None:
+        def prepared(context: Context) -> relayout.Relayout | None:
             found = prepare(context)
             self.add(seed, 2, owner)
             self.erase_a_sample(place)
             return found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(move, "prepare", prepared)
+            patch.setattr(relayout, "prepare", prepared)
             replan.replan(self.world.context)
 
     @rule(seconds=st.sampled_from([1, 25, 700]))
@@ -280,7 +280,7 @@ class History(RuleBasedStateMachine):
 
     def known_to_survivors(self) -> tuple[str, int]:
         """Digest and samples of a tier that is right."""
-        return self.world.closed_form_digest(), len(self.world.held)
+        return self.world.closed_form_digest(), len(self.world.survivors)
 
     # ----------------------------------------------------------------------------------------- what always holds
 
@@ -291,14 +291,14 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def what_is_held_is_what_was_not_erased(self) -> None:
-        assert [sample.id for sample in self.world.samples()] == list(self.world.held)
+        assert [sample.id for sample in self.world.samples()] == list(self.world.survivors)
 
     @invariant()
     def no_served_prompt_has_seen_an_erased_sample(self) -> None:
         served = self.world.serving_keys()
         with self.reading() as session:
             statement = sa.select(PromptMemberRow.sample_id).where(PromptMemberRow.prompt_key.in_(served))
-            assert set(session.execute(statement).scalars()) <= set(self.world.held)
+            assert set(session.execute(statement).scalars()) <= set(self.world.survivors)
             built = prompts.get(session, served)
         assert set(built) == set(served)
         assert {prompt.object_name for prompt in built.values()} <= self.world.objects()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from service.api.preparing import while_connected
+from service.api.disconnects import while_connected
 from service.errors import Busy, ClientGone
 
 

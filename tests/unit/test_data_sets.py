@@ -10,8 +10,8 @@ import scipy.io
 from PIL import Image
 from torchvision import datasets
 
-from models.data_sets import NAMES, MissingDataSet, load_data_set
 from models.image import pixel_digest
+from service.evaluation.data_sets import NAMES, MissingDataSet, load_data_set
 
 RANDOM = np.random.default_rng(0)
 

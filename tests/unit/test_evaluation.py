@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.data_sets import load_data_set
 from models.spec import PromptSpec, TrainingSpec
 from service.core.plan import Survivor, locate, plan
 from service.evaluation import forgetting, trial
 from service.evaluation.clustered import Fused
+from service.evaluation.data_sets import load_data_set
 from service.evaluation.forgetting import costs, expected_cost
 from service.evaluation.membership import attack, rmia
 from service.evaluation.method import Budget, Part, Setting

@@ -15,7 +15,7 @@ from models.folding import TOLERANCE, fold
 EXAMPLE = torch.randn((2, 3, 16, 16), generator=torch.Generator().manual_seed(1))
 
 
-def settled(network):
+def with_statistics(network):
     """Frozen, in eval mode, with statistics and scales that are not those of a new network."""
     random = torch.Generator().manual_seed(2)
     for module in network.modules():
@@ -73,7 +73,7 @@ class Twice(nn.Module):
 def test_a_norm_after_a_convolution_is_folded(bias, affine):
     network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine), nn.ReLU())
     if affine:
-        settled(network)
+        with_statistics(network)
     network.eval().requires_grad_(False)
     folded = fold(network, EXAMPLE)
     assert (len(norms(network)), len(norms(folded))) == (1, 0)
@@ -82,7 +82,7 @@ def test_a_norm_after_a_convolution_is_folded(bias, affine):
 
 def test_timms_norm_keeps_its_activation():
     norm = BatchNormAct2d(4, act_layer=nn.ReLU, drop_layer=nn.Hardtanh)
-    network = settled(nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), norm))
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), norm))
     folded = fold(network, EXAMPLE)
     assert not norms(folded)
     assert [type(part) for part in folded[1]] == [nn.Hardtanh, nn.ReLU]
@@ -91,7 +91,7 @@ def test_timms_norm_keeps_its_activation():
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
 def test_every_norm_of_a_known_architecture_is_folded(name):
-    network = settled(timm.create_model(name, pretrained=False, num_classes=0))
+    network = with_statistics(timm.create_model(name, pretrained=False, num_classes=0))
     images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(3))
     for norm in norms(network):  # as after training: what each norm sees is what its statistics say
         norm.reset_parameters()
@@ -120,12 +120,12 @@ def test_every_norm_of_a_known_architecture_is_folded(name):
 )
 def test_a_convolution_whose_output_is_read_twice_is_not_folded(other, monkeypatch):
     monkeypatch.setattr(folding, "_agree", lambda *outputs: True)  # the watching alone must see it
-    network = settled(Branching(other))
+    network = with_statistics(Branching(other))
     assert fold(network, EXAMPLE) is network
 
 
 def test_a_convolution_whose_output_is_answered_is_not_folded():
-    network = settled(Branching(lambda found, normed: [found, normed]))
+    network = with_statistics(Branching(lambda found, normed: [found, normed]))
     assert folding._watch(network, EXAMPLE)[1] == []
 
 
@@ -136,14 +136,14 @@ def test_modules_that_are_called_twice_are_not_folded(monkeypatch):
         (convolution, norm, convolution, nn.BatchNorm2d(3)),
         (convolution, norm, nn.Conv2d(3, 3, 3), norm),
     ):
-        network = settled(Twice(*parts))
+        network = with_statistics(Twice(*parts))
         folded = fold(network, EXAMPLE)
         assert len(norms(folded)) == len(norms(network))
         assert torch.equal(seen(folded), seen(network))
 
 
 def test_something_in_between_keeps_a_norm():
-    network = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)))
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)))
     assert fold(network, EXAMPLE) is network
 
 
@@ -156,7 +156,7 @@ def test_statistics_of_the_batch_cannot_be_folded():
 
 
 def test_weights_that_a_hook_makes_are_left_alone():
-    network = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     network[0].register_forward_pre_hook(lambda module, args: module.weight.mul_(1))
     assert fold(network, EXAMPLE) is network
 
@@ -166,7 +166,7 @@ def test_a_folded_network_that_differs_is_not_used(monkeypatch):
         convolution.bias = nn.Parameter(torch.ones(4), requires_grad=False)
 
     monkeypatch.setattr(folding, "_fold_into", spoil)
-    network = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     assert fold(network, EXAMPLE) is network
 
 
@@ -183,7 +183,7 @@ def test_a_transformer_and_the_tiny_network_have_nothing_to_fold(tiny):
 @pytest.fixture
 def small():
     """Two convolutions, one of them with a norm."""
-    return settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3)))
+    return with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3)))
 
 
 def test_weights_that_are_not_changed_are_shared(small):

@@ -14,7 +14,7 @@ from models.bank import stack
 from models.checkpoint import tensor_digest
 from models.embedding import BATCH, describe
 from models.spec import TrainingSpec
-from models.training import Member, train
+from models.training import TrainingExample, train
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = np.random.default_rng(1).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def backbones():
 
 
 def members_of(images, count):
-    return [Member(pixels, label) for pixels, label in zip(images.pixels[:count], images.labels, strict=False)]
+    return [TrainingExample(pixels, label) for pixels, label in zip(images.pixels[:count], images.labels, strict=False)]
 
 
 def resized(backbone, pixels):
@@ -52,7 +52,7 @@ def test_the_same_members_give_the_same_bits_whatever_was_trained_between(backbo
 
 def test_another_process_gives_the_same_bits(backbones):
     _, gpu = backbones
-    members = [Member(pixels, "ab"[index % 2]) for index, pixels in enumerate(NOISE)]
+    members = [TrainingExample(pixels, "ab"[index % 2]) for index, pixels in enumerate(NOISE)]
     script = f"""
 from models import determinism
 determinism.configure(threads=1, device="cuda")

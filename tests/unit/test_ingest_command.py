@@ -24,7 +24,7 @@ class Holding:
     """What `POST /samples/batch` promises. A file `pixels|how it is written` is the picture `pixels`."""
 
     def __init__(self, refuse: Callable[[list[bytes]], Reply | None] = lambda images: None) -> None:
-        self.held: list[tuple[str, str, str]] = []  # owner, label, digest
+        self.survivors: list[tuple[str, str, str]] = []  # owner, label, digest
         self.ids: list[str] = []
         self.requests: list[list[bytes]] = []
         self._refuse = refuse
@@ -50,12 +50,12 @@ class Holding:
         if not image.startswith(b"\xff\xd8\xff"):
             return {"status": 415, "problem": {"title": "Unsupported", "detail": NOT_A_PICTURE}}
         wanted = (told["owner"], told["label"], image.partition(b"|")[0].hex())
-        alike = [place for place, sample in enumerate(self.held) if sample == wanted]
+        alike = [place for place, sample in enumerate(self.survivors) if sample == wanted]
         is_new = len(alike) < told["unless_held"]
         if is_new:
-            self.held.append(wanted)
+            self.survivors.append(wanted)
             self.ids.append(str(uuid4()))
-        place = len(self.held) - 1 if is_new else alike[told["unless_held"] - 1]
+        place = len(self.survivors) - 1 if is_new else alike[told["unless_held"] - 1]
         sample = {"id": self.ids[place], "label": wanted[1], "digest": wanted[2]}
         return {"status": 201 if is_new else 200, "sample": sample}
 
@@ -97,13 +97,13 @@ def test_it_is_contributed_once_however_often_it_is_sent(album: Path) -> None:
     service = Holding()
     with answering(service) as url:
         assert [counts(ingest(album, url)) for _ in range(3)] == [(3, 0, 0), (0, 3, 0), (0, 3, 0)]
-    assert len(service.held) == 3
+    assert len(service.survivors) == 3
 
 
 @pytest.mark.parametrize("most", ["1", "8"])
 def test_copies_in_a_folder_are_copies_once(most: str, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same bytes, and other files of the same pixels; in one request, and in several at once."""
-    monkeypatch.setattr("service.cli.flight.CHUNK", 3)
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 3)
     put(album, **{f"cat__{i:02}": f"same|{i % 5}" for i in range(20)}, dog__a="same|0", cat__z="other")
     service = Holding()
     with answering(service) as url:
@@ -112,7 +112,7 @@ def test_copies_in_a_folder_are_copies_once(most: str, album: Path, monkeypatch:
         more = ingest(album, url, "--in-flight", most)
     assert (first.code, again.code, more.code) == (0, 0, 0)
     assert (counts(first), counts(again), counts(more)) == ((22, 0, 0), (0, 22, 0), (1, 22, 0))
-    assert len(service.held) == 23
+    assert len(service.survivors) == 23
 
 
 def test_what_an_erasure_took_is_contributed_again(album: Path) -> None:
@@ -120,9 +120,9 @@ def test_what_an_erasure_took_is_contributed_again(album: Path) -> None:
     service = Holding()
     with answering(service) as url:
         ingest(album, url)
-        del service.held[0], service.ids[0]
+        del service.survivors[0], service.ids[0]
         assert counts(ingest(album, url)) == (1, 2, 0)
-    assert len(service.held) == 3
+    assert len(service.survivors) == 3
 
 
 def test_no_setting_of_the_client_matters(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_file_that_fails_its_whole_request_stops_no_other(status: int, album: 
         done = ingest(album, url)
     assert (done.code, counts(done)) == (1, (6, 0, 1))
     assert "poison.jpg: Refused: No." in done.out
-    assert len(service.held) == 6
+    assert len(service.survivors) == 6
 
 
 def test_a_file_that_vanishes_stops_no_other(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_all_ends_it_soon_and_is_said(status: int, requests: 
 
 
 def test_a_busy_answer_for_one_file_is_not_the_end(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.cli.flight.CHUNK", 2)
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 2)
     put(album, **{f"cat__{i}": str(i) for i in range(6)})
     service = Holding(lambda images: problem(503, "Going.") if b"\xff\xd8\xff2" in images else None)
     with answering(service) as url:
@@ -266,7 +266,7 @@ def test_a_label_that_is_not_utf_8_is_read_and_said(album: Path) -> None:
         done = ingest(album, url)
         told = json.loads(ingest(album, url, "--json").out)
     assert (done.code, counts(done)) == (0, (1, 0, 0))
-    assert [label for _, label, _ in service.held] == ["café"]
+    assert [label for _, label, _ in service.survivors] == ["café"]
     assert rf"{album}/caf\xe9 is not UTF-8, and was read as Windows-1252: café" in done.out
     assert told["labels_guessed"] == [{"folder": str(folder), "label": "café"}]
 

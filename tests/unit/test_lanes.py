@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.serving.jobs import Job, Newcomer, Query
+from service.serving.jobs import EmbedJob, Job, Query
 from service.serving.lanes import limits, make_lanes, portion
 from service.settings import ServingSettings, Settings
 
@@ -64,5 +64,5 @@ def test_free_lanes_share_and_what_would_be_padded_is_left_to_the_next(waiting: 
 
 
 def test_recorded_descriptions_are_not_shared_out_for_each_batch_of_them_is_padded_to_one_size() -> None:
-    jobs: list[Job] = [Query(IMAGE, "digest")] * 12 + [Newcomer(IMAGE)]
+    jobs: list[Job] = [Query(IMAGE, "digest")] * 12 + [EmbedJob(IMAGE)]
     assert portion(settings())(jobs, 2) == 13

@@ -13,8 +13,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from service.api.metrics import Collector, Metrics
-from service.core.facts import Facts
-from service.registry.tallies import Tallies
+from service.core.stats import Stats
+from service.registry.counters import CounterValues
 from tests import documents
 from tests.programs import program
 
@@ -26,10 +26,10 @@ def text_of() -> str:
     return documents.text_of(documents.OPERATIONS)
 
 
-def facts() -> Facts:
-    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "owed"), 1)
+def stats() -> Stats:
+    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "pending_deletions"), 1)
     states: dict[str, Any] = {"clusters": {"serving": 1}, "erasures": {"failed": 1}, "behind": {"host-1": 1}}
-    return Facts(**told, **states, oldest_change=1.0, oldest_erasure=1.0, tallies=Tallies({}))
+    return Stats(**told, **states, oldest_change=1.0, oldest_erasure=1.0, counters=CounterValues({}))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def exposed() -> set[str]:
     metrics.request_seconds.labels("GET", "/").observe(1)
     metrics.batch(3, 0.1)
     queue: Any = SimpleNamespace(depth=1, max_queue=2, refused=0, late=0)
-    metrics.registry.register(Collector(facts, lambda: 0, queue))
+    metrics.registry.register(Collector(stats, lambda: 0, queue))
     families = prometheus_client.parser.text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return {sample.name for family in families for sample in family.samples}
 

@@ -58,8 +58,8 @@ def test_every_occupied_ordinal_is_a_cluster_of_its_own_and_the_line_is_covered(
         return
     assert (regions[0].lo, regions[-1].hi) == (0, ORDINALS)
     assert all(left.hi == right.lo for left, right in pairwise(regions))
-    held = [{p for p in positions if region.lo <= p < region.hi} for region in regions]
-    assert [len(ordinals) for ordinals in held] == [1] * len(set(positions))
+    contents = [{p for p in positions if region.lo <= p < region.hi} for region in regions]
+    assert [len(ordinals) for ordinals in contents] == [1] * len(set(positions))
 
 
 # ------------------------------------------------------------------------------------------------------- random

@@ -14,9 +14,9 @@ from service.artifacts import open_store
 from service.artifacts.opening import parse_store_url
 from service.clock import system_clock
 from service.core import access
-from service.core.context import open_ledger
-from service.core.doorbell import Doorbell
+from service.core.opening import open_ledger
 from service.errors import Misconfigured
+from service.messaging.notifier import Notifier
 from service.registry.engine import Registry, check_migrations, is_migrated, migrate
 from service.settings import S3Settings, Settings
 
@@ -59,7 +59,7 @@ def test_a_registry_is_in_its_folder(folder: Path) -> None:
 
 
 def test_a_bell_of_the_embedded_broker_is_in_its_folder(folder: Path) -> None:
-    assert Doorbell(Settings(data_dir=folder)).ring_now(urgent=True)
+    assert Notifier(Settings(data_dir=folder)).notify_now(urgent=True)
     assert len(list((folder / "queue").glob("*.oubli.deletions.msg"))) == 1
     assert_alone(folder)
 

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from service import private
 from service.artifacts import FolderStore
-from service.core.doorbell import Doorbell
 from service.core.privacy import keep_private
 from service.errors import Misconfigured
+from service.messaging.notifier import Notifier
 from service.registry.engine import Registry, migrate
 from service.settings import Settings
 
@@ -76,7 +76,7 @@ def test_making_the_file_private_drops_no_lock_of_a_connection_that_is_open(tmp_
 def test_messages_of_the_embedded_broker_and_what_libraries_make_are_their_owner_s(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     keep_private(settings)
-    assert Doorbell(settings).ring_now(urgent=True)
+    assert Notifier(settings).notify_now(urgent=True)
     (tmp_path / "data" / "queue" / "control" / "an exchange of kombu's").write_text("x")
     assert [name for name in modes(tmp_path / "data") if name.endswith(".msg")]
     assert_private(tmp_path / "data")
@@ -109,7 +109,7 @@ def test_what_is_open_is_closed_and_said(tmp_path: Path, caplog: pytest.LogCaptu
     assert_private(tmp_path / "data")
     assert_private(ledger)
     told = [record.getMessage() for record in caplog.records]
-    assert any(f"{tmp_path / 'data'} could be reached by other users" in line for line in told)
+    assert any(f"{tmp_path / 'data'} was open to other users" in line for line in told)
     assert any(str(ledger) in line for line in told)
 
 

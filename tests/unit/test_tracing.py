@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from service import tracing
 from service.api.app import create_app
 from service.api.middleware import RequestId, RequestTrace
-from service.core import trail
 from service.errors import Misconfigured
-from service.registry import spans
+from service.messaging import propagation
+from service.registry import tracing as registry_tracing
 from service.registry.engine import Registry
 from tests.world import settings
 
@@ -47,14 +47,14 @@ def test_without_being_asked_for_nothing_is_recorded_or_handed_on() -> None:
     with tracing.span("work", root=True) as span:
         assert span is None
         assert tracing.headers() == {}
-        assert trail.headers() == {}
+        assert propagation.headers() == {}
 
 
 def test_what_is_done_elsewhere_goes_on_with_the_trace(exporter: InMemorySpanExporter) -> None:
     with tracing.span("request", root=True):
-        headers = trail.headers()
+        headers = propagation.headers()
     assert set(headers) == {"traceparent"}
-    with trail.followed(json.loads(json.dumps(headers)), "oubli.train"), tracing.span("train"):
+    with propagation.followed(json.loads(json.dumps(headers)), "oubli.train"), tracing.span("train"):
         pass
     spans = named(exporter)
     assert len({span.context.trace_id for span in spans.values() if span.context}) == 1
@@ -68,7 +68,7 @@ def test_what_is_done_elsewhere_goes_on_with_the_trace(exporter: InMemorySpanExp
 def test_a_message_without_headers_or_with_nonsense_is_as_good(
     exporter: InMemorySpanExporter, given: dict[str, object]
 ) -> None:
-    with trail.followed(given, "oubli.train"), tracing.span("train"):
+    with propagation.followed(given, "oubli.train"), tracing.span("train"):
         pass
     assert exporter.get_finished_spans() == ()
 
@@ -84,7 +84,7 @@ def test_an_exception_is_told_by_its_kind(exporter: InMemorySpanExporter) -> Non
 
 def test_statements_are_told_by_their_first_word(exporter: InMemorySpanExporter, tmp_path: Path) -> None:
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
-    spans.observe(registry)
+    registry_tracing.observe(registry)
     with registry.write() as session:
         session.execute(sa.text("CREATE TABLE owners (ref TEXT UNIQUE)"))  # outside of any trace
     assert exporter.get_finished_spans() == ()

@@ -14,7 +14,7 @@ from models import head
 from models.bank import stack
 from models.prompt import covered_pixels, expand
 from models.spec import PromptSpec, TrainingSpec
-from models.training import Member, train, values_digest
+from models.training import TrainingExample, train, values_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +129,7 @@ def test_only_prompt_and_head_change(tiny, spec, toy):
 
 @pytest.mark.real
 def test_the_real_backbone_keeps_its_weights_and_batchnorm_statistics(real, images):
-    members = [Member(pixels, label) for pixels, label in zip(images.pixels[:6], images.labels, strict=False)]
+    members = [TrainingExample(pixels, label) for pixels, label in zip(images.pixels[:6], images.labels, strict=False)]
     spec = TrainingSpec(epochs=1, batch_size=4)
     before = real.weights_digest()
     prompt = train(real, spec, key="key", members=members)

@@ -45,7 +45,7 @@ def _accepted(service: Service, request: Request, response: Response, record: re
     log.info(
         "erasure %s is accepted: %d samples are forgotten", record.id, record.samples, extra={"erasure": record.id}
     )
-    service.somebody_has_gone()
+    service.client_disconnected()
     response.headers["Location"] = located(request, f"/erasures/{record.id}")
     response.headers["Retry-After"] = "2"
     return erasure_of(record)

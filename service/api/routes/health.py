@@ -112,13 +112,13 @@ def get_status(service: Running) -> Status:
     now, attempts = context.clock(), context.settings.training.attempts
     summary = service.closed_form.summary() if service.closed_form is not None else None
     with context.registry.read() as session:
-        held = clusters.every(session)
+        existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
         crew = workers.every(session)
         return Status(
-            samples=sum(cluster.samples for cluster in held),
+            samples=sum(cluster.samples for cluster in existing),
             owners=samples.count_owners(session),
-            clusters=dict(Counter(cluster_state(c, now=now, attempts=attempts) for c in held)),
+            clusters=dict(Counter(cluster_state(c, now=now, attempts=attempts) for c in existing)),
             erasures=erasures.counts(session),
             queue_age_seconds=(now - oldest).total_seconds() if oldest is not None else None,
             workers=[

@@ -16,8 +16,7 @@ from service.api.schemas.samples import LabelCount
 from service.core import layouts
 from service.core.states import cluster_state
 from service.errors import Conflict, NotFound
-from service.registry import clusters, leases, prompts, records, samples
-from service.registry import layouts as layout_rows
+from service.registry import clusters, layout_state, leases, prompts, records, samples
 
 router = front_router(tags=["model"], dependencies=[scope("read")])
 
@@ -114,7 +113,7 @@ def get_partition(service: Running) -> Partition:
     context = service.context
     with context.registry.read() as session:
         count = len(clusters.every(session))
-        record = layout_rows.current(session)
+        record = layout_state.current(session)
         pending = not layouts.is_in_force(context, session)
     layout = layouts.restore(context, record)
     spec = context.partition.spec

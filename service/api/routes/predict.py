@@ -10,8 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from service.api.deps import Running, Service, caller, scope
+from service.api.disconnects import while_connected
 from service.api.front import front_router
-from service.api.preparing import while_connected
 from service.api.problems import BODY, batch_problems, respond, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.model import LabelScore, Prediction, Predictions
@@ -52,15 +52,15 @@ async def predict(
     answers = await _answers(service, request, await _files(raw, images))
     if problems := _problems(answers):
         if any(isinstance(error, Unavailable) for _, error in problems):
-            await run_in_threadpool(_refuse_if_nothing_is_held, service)
+            await run_in_threadpool(_refuse_if_nothing_is_recorded, service)
         return _refuse(request, problems)
     return Predictions(predictions=[_prediction(answer, top_k) for answer in _good(answers)])
 
 
-def _refuse_if_nothing_is_held(service: Service) -> None:
+def _refuse_if_nothing_is_recorded(service: Service) -> None:
     """Waiting would not help. Raises Conflict."""
     with service.context.registry.read() as session:
-        if not samples.are_held(session):
+        if not samples.any_recorded(session):
             raise Conflict("Nothing has been contributed, so nothing can be predicted. Contribute images first.")
 
 
@@ -80,9 +80,7 @@ async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list
 
 
 async def _answers(service: Service, request: Request, files: Sequence[bytes]) -> list[Answer | ServiceError]:
-    work = service.preparer.outcomes(
-        files, lambda ready: ImageQuery(ready.image, ready.picture.digest), caller=caller(request)
-    )
+    work = service.preprocessor.outcomes(files, ImageQuery.of, caller=caller(request))
     found = await while_connected(request, work)
     outcomes = [one if isinstance(one, ServiceError) else one[1] for one in found]
     return [outcome for outcome in outcomes if not isinstance(outcome, Description)]  # no query is answered with one

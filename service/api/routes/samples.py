@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-import anyio.from_thread
 from fastapi import File, Form, Header, Query, Request, Response, UploadFile, status
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.disconnects import while_connected
 from service.api.front import decode_json, front_router
-from service.api.preparing import Result, while_connected
 from service.api.problems import BODY, problem_of, responses
 from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
@@ -27,13 +26,12 @@ from service.api.schemas.samples import (
     Sample,
     sample_of,
 )
-from service.core.held import Held
+from service.core.duplicates import AlreadyRecorded
 from service.core.idempotency import once, request_digest
-from service.core.intake import Newcomer, Upload, take_in
 from service.core.text import check_owner, check_text
-from service.errors import Invalid, NotFound, ServiceError, Unavailable
+from service.errors import Invalid, NotFound, ServiceError
 from service.registry import records, samples
-from service.serving import jobs
+from service.serving.ingest import Recorded, Upload
 
 router = front_router(tags=["samples"], dependencies=[IN_UTF8])
 
@@ -74,7 +72,7 @@ async def create_sample(
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
-    record = await service.intake.run(contribute)
+    record = await service.intake_threads.run(contribute)
     response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
 
@@ -87,7 +85,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
-        return result.sample if isinstance(result, Held) else result
+        return result.sample if isinstance(result, AlreadyRecorded) else result
 
 
 def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
@@ -123,13 +121,11 @@ async def create_samples(
     metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
-    results = await service.intake.run(lambda: _contribute_all(service, request, images, metadata))
+    results = await service.intake_threads.run(lambda: _contribute_all(service, request, images, metadata))
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 
-def _contribute_all(
-    service: Service, request: Request, images: Sequence[UploadFile], metadata: str
-) -> list[records.Sample | Held | ServiceError]:
+def _contribute_all(service: Service, request: Request, images: Sequence[UploadFile], metadata: str) -> list[Recorded]:
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -156,8 +152,8 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
     return described
 
 
-def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> BatchItem:
-    if isinstance(result, Held):
+def _batch_item(result: Recorded, instance: str) -> BatchItem:
+    if isinstance(result, AlreadyRecorded):
         return BatchItem(status=status.HTTP_200_OK, sample=sample_of(result.sample))
     if isinstance(result, ServiceError):
         return BatchItem(status=result.status, problem=problem_of(result, instance))
@@ -167,44 +163,15 @@ def _batch_item(result: records.Sample | Held | ServiceError, instance: str) -> 
 def _take_in(
     service: Service,
     request: Request,
-    uploads: list[Upload | ServiceError] | list[Upload],
-    key_digest: str | None = None,
-) -> list[records.Sample | Held | ServiceError]:
-    """Decode, embed together with whoever else is waiting, store and record; one result an upload, in order."""
-    sent = [upload for upload in uploads if isinstance(upload, Upload)]
-    described = iter(_describe(service, request, sent))
-    ready = [upload if isinstance(upload, ServiceError) else next(described) for upload in uploads]
-    newcomers = [one for one in ready if isinstance(one, Newcomer)]
-    if not newcomers:
-        return [one for one in ready if isinstance(one, ServiceError)]
-    taken = iter(take_in(service.context, newcomers, idempotency_key=key_digest))
-    service.reconciler.wake()
-    return [next(taken) if isinstance(one, Newcomer) else one for one in ready]
-
-
-def _describe(service: Service, request: Request, uploads: Sequence[Upload]) -> list[Newcomer | ServiceError]:
-    """Each ready to be recorded, or why not. Raises what kept the backbone from all: nothing is recorded then."""
-
-    async def outcomes() -> list[Result]:
-        files = [upload.data for upload in uploads]
-        work = service.preparer.outcomes(
-            files, lambda ready: jobs.Newcomer(ready.image), caller=caller(request), renewed=True
-        )
-        return await while_connected(request, work)
-
-    found = anyio.from_thread.run(outcomes)
-    newcomers: list[Newcomer | ServiceError] = []
-    for upload, one in zip(uploads, found, strict=True):
-        if isinstance(one, Unavailable):
-            raise one
-        if isinstance(one, ServiceError):
-            newcomers.append(one)
-            continue
-        prepared, outcome = one
-        if isinstance(outcome, jobs.Description):  # a newcomer is answered with nothing else
-            said = (outcome.embedding, outcome.descriptor, upload.label, upload.owner)
-            newcomers.append(Newcomer(prepared.picture, *said, unless_held=upload.unless_held))
-    return newcomers
+    uploads: Sequence[Upload | ServiceError],
+    idempotency_key: str | None = None,
+) -> list[Recorded]:
+    return service.ingest.take_in(
+        uploads,
+        caller=caller(request),
+        while_connected=lambda work: while_connected(request, work),
+        idempotency_key=idempotency_key,
+    )
 
 
 @router.get(

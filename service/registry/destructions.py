@@ -1,0 +1,61 @@
+"""The queue of objects to be deleted from the store: scheduled by the transaction that gives them up.
+
+An object leaves the queue once it is gone, so an erasure can be completed only after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from service.registry.engine import ReadSession, WriteSession
+from service.registry.statements import chunked, insert_or_ignore
+from service.registry.tables import DestructionRow, ErasureRow, StateRow
+
+
+def schedule(session: WriteSession, objects: Sequence[str], *, erasure_id: str | None = None) -> None:
+    """Put objects into the queue. The erasure given here is not completed before they are gone."""
+    if not objects:
+        return
+    epoch = session.execute(sa.select(StateRow.epoch)).scalar_one()
+    for chunk in chunked(objects):
+        rows = [{"object_name": name, "erasure_id": erasure_id, "owed_epoch": epoch, "attempts": 0} for name in chunk]
+        session.execute(insert_or_ignore(session, DestructionRow).values(rows))
+
+
+def pending(session: ReadSession) -> list[str]:
+    """All objects in the queue."""
+    return list(session.execute(sa.select(DestructionRow.object_name)).scalars())
+
+
+def count(session: ReadSession) -> int:
+    """How many objects are in the queue."""
+    return session.execute(sa.select(sa.func.count()).select_from(DestructionRow)).scalar_one()
+
+
+def due(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> list[str]:
+    """Objects that may be deleted now.
+
+    An erasure's objects are due once it is planned (or cannot be), and no sooner: its owner's row is deleted with the
+    plan, before the database's log is scrubbed after the objects. Objects of removed samples are due once every live
+    replica has applied the removal (`replicas.applied`; None: there is no replica).
+    """
+    unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.state == "withdrawn")
+    statement = sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)
+    if applied is not None:
+        statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))
+    return list(session.execute(statement).scalars())
+
+
+def done(session: WriteSession, objects: Sequence[str]) -> None:
+    """Take objects that are gone out of the queue."""
+    for chunk in chunked(objects):
+        session.execute(sa.delete(DestructionRow).where(DestructionRow.object_name.in_(chunk)))
+
+
+def failed(session: WriteSession, objects: Sequence[str]) -> None:
+    """Count a failed attempt at each of these objects; they stay in the queue."""
+    for chunk in chunked(objects):
+        statement = sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk))
+        session.execute(statement.values(attempts=DestructionRow.attempts + 1))

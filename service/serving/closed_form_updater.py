@@ -1,0 +1,49 @@
+"""The thread that keeps a replica's closed-form tier up to date."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from service.serving.closed_form import ClosedFormTier
+
+log = logging.getLogger(__name__)
+
+
+class ClosedFormUpdater:
+    """A thread that keeps a tier: soon after it is woken, and from a timer, whatever else this process does."""
+
+    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+        self.afterwards: Callable[[], None] = lambda: None  # what to do when more may be destroyed
+        self._tier = tier
+        self._seconds = seconds
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="closed-form-updater", daemon=True)
+
+    def start(self) -> None:
+        """Beat from now on."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Somebody may have come or gone. Returns at once."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(self._seconds)
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                if self._tier.keep():
+                    self.afterwards()
+            except Exception:  # the registry may be away for a while; this replica is not
+                log.exception("the closed-form tier could not be kept up to date; it will be tried again")

@@ -1,0 +1,92 @@
+"""Settings of what clients meet: intake, serving and HTTP."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from models.spec import FORMATS, KNOWN_FORMATS, ImageLimits
+from service.settings.group import Group
+
+
+class ServingSettings(Group):
+    """How predictions are answered."""
+
+    withdrawn: Literal["closed_form", "nearest", "abstain"] = Field(
+        "closed_form",
+        description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
+    )
+    max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU try 64 or more.")
+    max_queue: int = Field(512, ge=1, description="Most images that are prepared or wait; beyond it, 429.")
+    max_wait: float = Field(
+        0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."
+    )
+    deadline_seconds: float = Field(
+        10.0, gt=0, description="An image that has waited so long, decoding included, is refused (503)."
+    )
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of serving and intake, a batch each.")
+    nice: int = Field(5, ge=0, le=19, description="Niceness of these threads: requests, and deletions, go first.")
+    drain_seconds: float = Field(
+        0.0, ge=0, description="How long an API that was told to stop goes on answering; `oubli serve` does not wait."
+    )
+    finish_seconds: int = Field(
+        30, ge=1, description="... and how long requests under way then have to end; under `oubli serve` 2."
+    )
+
+
+class IntakeSettings(Group):
+    """What is accepted as a sample."""
+
+    max_bytes: int = Field(10_000_000, ge=1, description="Largest accepted image file, bytes.")
+    max_request_bytes: int = Field(300_000_000, ge=1, description="Largest accepted request, bytes.")
+    max_pixels: int = Field(50_000_000, ge=4, description="Most pixels of an accepted image.")
+    max_side: int = Field(512, ge=16, description="Shorter side of what is kept; larger images are reduced.")
+    decode_seconds: float = Field(
+        5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
+    )
+    formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
+    threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
+    max_waiting: int = Field(64, ge=0, description="Most requests that wait for such a thread; beyond it, 429.")
+
+    @field_validator("formats")
+    @classmethod
+    def _are_known(cls, formats: str) -> str:
+        if unknown := [name for name in _names(formats) if name not in KNOWN_FORMATS]:
+            raise ValueError(f"{', '.join(unknown)}: not among {', '.join(KNOWN_FORMATS)}")
+        if not _names(formats):
+            raise ValueError(f"none is named; known are {', '.join(KNOWN_FORMATS)}")
+        return formats
+
+    def limits(self) -> ImageLimits:
+        """As a value of `models`."""
+        return ImageLimits(max_pixels=self.max_pixels, max_side=self.max_side, formats=_names(self.formats))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip().upper()))
+
+
+class HttpSettings(Group):
+    """How much a client may say at once, how long it may take, and what strangers are shown."""
+
+    max_connections: int = Field(512, ge=1, description="Connections at once; one more is told 503 and closed.")
+    max_header_bytes: int = Field(32_768, ge=1024, description="Largest address and headers of a request; above, 431.")
+    max_headers: int = Field(100, ge=10, description="Most headers of a request; above, 431.")
+    max_body_bytes: int = Field(
+        1_000_000, ge=1024, description="Largest body that holds no image, such as JSON; for images see `intake`."
+    )
+    header_seconds: float = Field(10.0, gt=0, description="Longest time that a request's headers take; then 408.")
+    idle_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="Longest silence in a body (then 408), and of a client that does not read its answer.",
+    )
+    min_bytes_per_second: int = Field(
+        1000, ge=0, description="A body that comes slower, measured after `idle_seconds`, is cut with 408; 0: no limit."
+    )
+    keep_alive_seconds: int = Field(5, ge=1, description="An idle connection is kept for its client's next request.")
+    root_path: str = Field(
+        "", pattern=r"^(/[^/?#\s]+)*$", description="Path that a proxy shows the service under, such as `/oubli`."
+    )
+    docs: bool = Field(True, description="Show `/docs` and `/openapi.json`, which need no key.")

@@ -181,7 +181,7 @@ def _tell(client: Client, cast: _Cast) -> None:
     table.add_row("prompts retrained", f"{len(changed)} of {len(after)}; the others are byte for byte as before")
     table.add_row("accuracy before any prompt was trained", f"{at_once:.1%}")
     table.add_row("accuracy before, during, after", f"{known:.1%} → {missing:.1%} → {forgotten:.1%}")
-    table.add_row("her samples still held", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
+    table.add_row("her samples left in the service", str(len(list(client.pages("/samples", owner=FORGOTTEN)))))
     show(table)
 
 

@@ -22,4 +22,4 @@ def test_the_demo_ends_with_its_proof() -> None:
     assert "sample-epochs" not in words
     assert f"All {retrained.group(2)} prompts and the closed-form sums of the two have equal SHA-256 digests" in words
     assert "which never saw hana, was given the other 1,192 digits in the same order" in words
-    assert "her samples still held 0" in words
+    assert "her samples left in the service 0" in words

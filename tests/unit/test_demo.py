@@ -11,6 +11,7 @@ import pytest
 from service.cli import demo
 from service.cli.demo_proof import Learned, NotProven, compare, learned_by
 from service.cli.digits import digits
+from tests import documents
 
 LEARNED = Learned(1192, frozenset({"a", "b", "c"}), "sums")
 
@@ -34,6 +35,11 @@ class FakeClient:
         assert path == "/clusters"
         served = [{"prompt": {"digest": digest}} for digest in self.learned.prompts]
         return [*served, {"prompt": None}]
+
+
+def test_readme_quotes_the_sentence_that_the_demo_ends_with() -> None:
+    learned = Learned(1192, frozenset(map(str, range(13))), "sums")
+    assert f"\n> {compare(learned, learned, forgotten=demo.FORGOTTEN)}\n" in documents.text_of(documents.README)
 
 
 def test_equal_digests_are_told_in_a_sentence() -> None:

@@ -1,10 +1,10 @@
 """Frozen public backbones by name.
 
-A `Backbone` is a pretrained network that nobody's private image ever touches: it stays in eval mode, needs no
-gradient, and its digest names its architecture, weights and preprocessing. Its classifier rows serve as public
-prototypes for the partition.
+A `Backbone` is a pretrained network that no private image ever changes: it stays in eval mode, needs no gradient, and
+its digest names its architecture, weights and preprocessing. Its classifier rows serve as public prototypes for the
+partition.
 
-timm, and torchvision with it, takes as long to import as torch, so only a backbone that comes from it loads it.
+timm, with torchvision, takes as long to import as torch, so it is only loaded for a backbone that comes from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from models.testing import tiny_network
 
 
 class UnknownBackbone(ValueError):
-    """No backbone of that name, or its weights are not to be had."""
+    """There is no backbone of that name, or its weights cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     def resize(self, pixels: Pixels) -> Tensor:
-        """uint8 [3, input_size, input_size]: small enough to keep, one step away from the network's input."""
+        """uint8 [3, input_size, input_size]: small enough to keep in memory, one step before the network's input."""
         return torch.from_numpy(resized(pixels, self.input_size))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ class Backbone:
         self.preprocessing = preprocessing
         self.dim = int(classifier.shape[1])
         self._network = network.eval().requires_grad_(False)
-        self._watched = threading.local()  # `maps`: where the block's hooks put their means, while this thread asks
+        self._watched = threading.local()  # `maps`: the list that the blocks' hooks append to, per thread
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
-        self._unwatched = share(self._network)  # while nobody watches it: the folded one needs no hooks
+        self._unwatched = share(self._network)  # before hooks are registered: the folded network needs none
         for block in _convolutional_blocks(network)[1:]:
             block.register_forward_hook(self._note_mean)
         self._folded: nn.Module | None = None
@@ -83,16 +83,16 @@ class Backbone:
         return features
 
     def features_folded(self, images: Tensor) -> Tensor:
-        """The same but for rounding, and faster: each BatchNorm is folded into its convolution (`models.folding`).
+        """`features` except for rounding, and faster: each BatchNorm is folded into its convolution (`models.folding`).
 
-        For training and for prompted images; never for embeddings, whose bits decide where a sample belongs.
+        For training and for prompted images; never for embeddings, whose bits decide which cluster a sample belongs to.
         """
         network = self._folded or self._fold()
         features: Tensor = network(images.to(memory_format=torch.channels_last))
         return features
 
     def _fold(self) -> nn.Module:
-        """Once, in the first thread that asks."""
+        """Fold the network, once, in the first thread that needs it."""
         with self._folding:
             if self._folded is None:
                 shape = (2, 3, self.input_size, self.input_size)
@@ -101,9 +101,9 @@ class Backbone:
             return self._folded
 
     def features_by_depth(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same, and the means [n, c] over all places of the feature maps of every block but the first.
+        """`features`, and the means [n, c] over all places of the feature maps of every block but the first.
 
-        In one forward pass. Of a network that is not built of convolutional blocks only the pooled features.
+        In one forward pass. A network that is not built of convolutional blocks gives the pooled features alone.
         """
         maps: list[Tensor] = []
         self._watched.maps = maps
@@ -142,11 +142,11 @@ class Backbone:
         return sum(int(depth.shape[1]) for depth in depths)
 
     def copy_of_network(self) -> nn.Module:
-        """The same weights, to be changed: for methods that learn all of them, which ours are compared with."""
+        """A copy of the network, to be changed: for the methods of the evaluation that train all weights."""
         return copy.deepcopy(self._unwatched)
 
     def weights_digest(self) -> str:
-        """Hex SHA-256 of all weights and buffers as they are now. Training must leave it unchanged."""
+        """Hex SHA-256 of all weights and buffers as they are now; training must not change it."""
         parts = []
         for name, tensor in sorted(self._network.state_dict().items()):
             parts.append(name.encode())
@@ -253,7 +253,7 @@ def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
         raise UnknownBackbone(f"Unknown backbone {name!r}. Known: {known}, and every timm model.")
     try:
         network: Any = timm.create_model(timm_name, pretrained=True)
-    except Exception as error:  # the hub client raises many types; all mean that the weights are not here
+    except Exception as error:  # the hub client raises many types; all mean that the weights are not available
         raise UnknownBackbone(f"The weights of backbone {name!r} could not be loaded: {error}") from error
     config = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
     classifier = network.get_classifier()

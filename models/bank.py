@@ -1,7 +1,7 @@
-"""Every served prompt and head, stacked, so that one forward pass answers a batch that mixes clusters.
+"""The prompt bank: all served prompts and heads, stacked, so that one forward pass answers a batch that mixes clusters.
 
-A prompt is put into a free row, or dropped from its own, in place: a publication costs one row however many are
-served. Room grows by doubling. What is dropped is overwritten at once.
+A prompt is put into a free row, or dropped from its row, in place: a publication costs one row, however many prompts
+are served. Capacity grows by doubling. A dropped row is overwritten at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.training import TrainedPrompt
 
 @dataclass(frozen=True, eq=False)
 class BankRow:
-    """A prompt's place in the bank. A row that is filled again is another `Row`: compare by identity."""
+    """A prompt's place in the bank. A place that is filled again is another `BankRow`: compare by identity."""
 
     key: str
     index: int
@@ -60,9 +60,9 @@ class _Stack:
 
 
 class PromptBank:
-    """Prompts by key, for one thread at a time to change and for several to ask.
+    """Prompts by key. One thread at a time may change it, while several read.
 
-    Who asks for a row that is dropped meanwhile gets anything: he must look afterwards whether it is still the same.
+    Reads may race with `drop` and `put`: after `probabilities`, check that each BankRow is still served.
     """
 
     def __init__(self, backbone: Backbone, spec: TrainingSpec) -> None:
@@ -78,16 +78,16 @@ class PromptBank:
 
     @property
     def rows(self) -> Mapping[str, BankRow]:
-        """What is in, by key."""
+        """The filled rows, by key."""
         return dict(self._rows)
 
     @property
     def room(self) -> int:
-        """Prompts that fit before everything must be moved."""
+        """Prompts that fit before the tensors must be enlarged."""
         return self._stack.room
 
     def put(self, key: str, prompt: TrainedPrompt) -> BankRow:
-        """Put a prompt in, in place of an earlier one of this key."""
+        """Add a prompt, in place of an earlier one of this key."""
         self.drop(key)
         self._make_room(len(prompt.labels))
         row = BankRow(key, self._free.pop(), prompt.labels, prompt.members)
@@ -99,7 +99,7 @@ class PromptBank:
         return row
 
     def drop(self, key: str) -> None:
-        """Take a prompt out, and its numbers out of the memory; nothing if it is not in."""
+        """Remove a prompt, and overwrite its numbers in memory; nothing happens without a prompt of this key."""
         row = self._rows.pop(key, None)
         if row is not None:
             self._stack.prompts[row.index] = 0.0
@@ -117,7 +117,7 @@ class PromptBank:
         self._free += reversed(range(stack.room, room))
 
     def probabilities(self, backbone: Backbone, images: Tensor, rows: Tensor) -> Tensor:
-        """[n, labels] for resized images uint8 [n, 3, s, s], each answered by the prompt in its row [n]."""
+        """Probabilities [n, labels] for resized images uint8 [n, 3, s, s], by the prompts at the indices `rows` [n]."""
         starts = range(0, len(images), BATCH)
         return torch.cat([self._answer(backbone, images[i : i + BATCH], rows[i : i + BATCH]) for i in starts])
 

@@ -1,4 +1,4 @@
-"""A prompt on disk: safetensors with a JSON header. Never pickle; refused on any mismatch.
+"""Prompt artifacts: safetensors with a JSON header. Never pickle; refused on any mismatch.
 
 https://huggingface.co/docs/safetensors/index#format
 """
@@ -24,16 +24,16 @@ FORMAT = "oubli-prompt-1"
 
 
 class CheckpointMismatch(ValueError):
-    """The bytes are not the prompt they are said to be."""
+    """The bytes are not the artifact of the expected prompt."""
 
 
 class OtherIdentity(CheckpointMismatch):
-    """The artifact is whole, and built from another backbone or with other settings."""
+    """The artifact is undamaged, but built from another backbone or with other settings."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a prompt must have been built from to be accepted."""
+    """The backbone and settings that a prompt must have been built from to be accepted."""
 
     backbone_digest: str
     dim: int
@@ -52,7 +52,7 @@ def _data_digest(artifact: bytes) -> str:
 
 
 def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: dict[str, str], seconds: float) -> bytes:
-    """The artifact's bytes. `seconds` is what the training took, for the record."""
+    """The bytes of a prompt's artifact. `seconds` is the duration of the training, for the record."""
     header = {
         "format": FORMAT,
         "key": key,
@@ -69,7 +69,7 @@ def save(prompt: TrainedPrompt, *, key: str, identity: Identity, fingerprint: di
 
 
 def load(data: bytes, *, key: str, digest: str, labels: Sequence[str], identity: Identity) -> TrainedPrompt:
-    """The prompt of that key, digest and labels. Raises CheckpointMismatch, naming what differs."""
+    """The prompt of an artifact. Raises CheckpointMismatch, naming what differs from the expected prompt."""
     header = _header(data)
     expected = {
         "format": FORMAT,

@@ -1,8 +1,8 @@
-"""Folders of class folders as people have them: FOLDER/<label>/.../<image>, among what systems leave behind.
+"""Folders of class folders, FOLDER/<label>/.../<image>, with the files that operating systems leave in them.
 
-Promises: every picture below a class folder is found, whatever its suffix is called; every other entry is named, with
-what it is. Links are followed, to a folder once only on each way down. Nothing is decoded here: whether a file that is
-called a picture is one, the reader of its pixels says.
+Promises: every picture below a class folder is found, whatever its suffix; every other entry is named, with its kind.
+Links are followed, but never to a folder that contains them. Nothing is decoded here: whether a file with a picture's
+suffix is a picture is left to the reader of its pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-# They say "picture", whether or not its format can be read here: what cannot is refused by name, not passed over.
+# Suffixes of pictures, whether or not the format can be read here: unreadable files are refused by name, not ignored.
 SUFFIXES = frozenset(
     {
         ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".bmp",
@@ -29,7 +29,7 @@ RAW_SUFFIXES = frozenset(
         ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
     }
 )  # fmt: skip
-# Compared without regard to case. All that begins with a dot is left out too, and office programs' locks (`~$...`).
+# Compared without regard to case. Names that begin with a dot are left out too, and office programs' locks (`~$...`).
 SYSTEM_NAMES = frozenset(
     {
         "$recycle.bin", "system volume information", "found.000", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
@@ -60,7 +60,7 @@ class Kind(StrEnum):
     UNREADABLE = "cannot be read"
 
 
-# What a person would want to have been found: the reader of a folder cannot call it complete.
+# Kinds of left-out entries that are probably meant as pictures: with one of them, a folder was not read completely.
 MISSED = frozenset({Kind.DANGLING, Kind.RAW, Kind.UNREADABLE})
 
 
@@ -84,7 +84,9 @@ class ClassFile:
 
 @dataclass
 class FolderContents:
-    """pictures  in the order of their names.
+    """The content of a folder of class folders.
+
+    pictures  in the order of their names.
     left_out  all other entries, with their kind.
     guessed   class folders whose names are not UTF-8, and the labels that they were read as.
     """
@@ -95,12 +97,12 @@ class FolderContents:
 
     @property
     def missed(self) -> list[Entry]:
-        """What was left out, and a person would want."""
+        """Left-out entries that are probably meant as pictures."""
         return [entry for entry in self.left_out if entry.kind in MISSED]
 
 
 def find(folder: Path) -> FolderContents:
-    """Everything in a folder of class folders. Raises OSError if the folder itself cannot be read."""
+    """The content of a folder of class folders. Raises OSError if the folder itself cannot be read."""
     found = FolderContents()
     for name in sorted(os.listdir(folder)):
         path = folder / name
@@ -121,21 +123,20 @@ def find(folder: Path) -> FolderContents:
 
 
 def walk(folder: Path) -> Iterator[Entry]:
-    """Everything in a folder and the folders in it, in the order of their names. Raises OSError as `find` does."""
+    """All entries of a folder and its subfolders, in the order of their names. Raises OSError as `find` does."""
     for name in sorted(os.listdir(folder)):
         yield from _entries(folder / name, (_identity(folder),))
 
 
 def is_system(name: str) -> bool:
-    """Whether systems and programs name what is theirs like that."""
+    """Whether this is a name that operating systems and programs give their own files."""
     return name.startswith((".", "~$")) or name.casefold() in SYSTEM_NAMES
 
 
 def label_of(name: str) -> tuple[str, bool]:
-    """What a folder's name says, spelt as the service keeps it (NFC, without outer blanks).
+    """(label, is a guess): a folder's name, normalised as the service does (NFC, without outer blanks).
 
-    True if its bytes are not UTF-8 and were taken for Windows-1252: old archives and disks hold such names, and 1252 is
-    what most of them were written in.
+    It is a guess if its bytes are not UTF-8 and were read as Windows-1252, in which old archives and disks mostly are.
     """
     text, is_guess = _read(os.fsencode(name))
     return unicodedata.normalize("NFC", text).strip(), is_guess
@@ -153,7 +154,7 @@ def _read(data: bytes) -> tuple[str, bool]:
 
 
 def looks_like_picture(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a picture of a common format, whatever it is called."""
+    """Whether a file that begins with these bytes is a picture of a common format, whatever its name."""
     if head.startswith(_SIGNATURES):
         return True
     if head[:4] == b"RIFF":
@@ -164,7 +165,7 @@ def looks_like_picture(head: bytes) -> bool:
 
 
 def _entries(path: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """The entry itself, or what is in it if it is a folder. `above` are the folders around it, by `_identity`."""
+    """The entry itself, or its entries if it is a folder. `above` are the folders that contain it, by `_identity`."""
     if is_system(path.name):
         yield Entry(path, Kind.SYSTEM)
         return

@@ -27,7 +27,7 @@ Sums = npt.NDArray[np.float64]
 
 
 class TooManySamples(ValueError):
-    """One sample more, and sums might no longer be exact."""
+    """With one sample more, sums might no longer be exact."""
 
 
 class Accumulators:
@@ -44,25 +44,25 @@ class Accumulators:
 
     @property
     def samples(self) -> int:
-        """How many samples are in."""
+        """The number of samples in the sums."""
         return sum(self.counts.values())
 
     def add(self, descriptors: Descriptor, labels: Sequence[str]) -> None:
-        """Put samples in: unit vectors [n, dim] and their labels. Raises TooManySamples or ValueError, unchanged."""
+        """Add samples: unit vectors [n, dim] and their labels. Raises TooManySamples or ValueError."""
         rows = quantise(descriptors)
         if self.samples + len(rows) >= MOST_SAMPLES:
             raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
         self._change(rows, labels, +1)
 
     def remove(self, descriptors: Descriptor, labels: Sequence[str]) -> None:
-        """Take samples out that are in. Raises ValueError, changing nothing, if there are not so many of a label."""
+        """Subtract samples that were added. Raises ValueError, changing nothing, if a label has not so many samples."""
         for label in set(labels):
             if self.counts.get(label, 0) < list(labels).count(label):
                 raise ValueError("There are not so many samples of a label as are to be removed.")
         self._change(quantise(descriptors), labels, -1)
 
     def merge(self, other: Accumulators) -> None:
-        """Put everything in that the other has. Raises TooManySamples, changing nothing."""
+        """Add all samples of another. Raises TooManySamples, changing nothing."""
         if self.samples + other.samples >= MOST_SAMPLES:
             raise TooManySamples(f"At most {MOST_SAMPLES - 1:,} samples can be summed exactly.")
         self.gram += other.gram
@@ -88,14 +88,14 @@ class Accumulators:
             self.sums.pop(label, None)
 
     def copy(self) -> Accumulators:
-        """The same, to be looked at while this one goes on."""
+        """A copy, which further changes of this one leave alone."""
         other = Accumulators(self.dim)
         other.gram, other.counts = self.gram.copy(), dict(self.counts)
         other.sums = dict(self.sums)  # each is replaced, never changed
         return other
 
     def digest(self) -> str:
-        """Hex SHA-256 of what is in: equal for the same samples, whatever was ever added and removed."""
+        """Hex SHA-256 of the sums: equal for the same samples, whatever else was ever added and removed."""
         labels = sorted(self.counts)
         hashed = hashlib.sha256(b"oubli/closed-form/1")
         hashed.update(canonical_json([DESCRIPTOR, self.dim, [(label, self.counts[label]) for label in labels]]))
@@ -121,16 +121,16 @@ class ClosedFormHead:
 
 
 def solve(state: Accumulators, *, ridge: float) -> ClosedFormHead:
-    """The head that the accumulators imply. Raises ValueError if nothing is in, or `ridge` is not positive.
+    """The head that the accumulators imply. Raises ValueError if there are no samples, or `ridge` is not positive.
 
-    A label's targets are scaled by the square root of how much rarer it is than the mean label: without, labels with a
-    tenth of the others' samples are hardly ever answered; scaled in full, one stray sample of a label of its own would
+    A label's targets are scaled by the square root of how much rarer it is than the mean label. Unscaled, labels with a
+    tenth of the others' samples are hardly ever answered; scaled in full, a single sample with a label of its own would
     take a third of all answers (docs/explanation/evaluation.md).
 
     ridge  lambda, in units of the features' square; it does not grow with the number of samples.
     """
     if not state.counts:
-        raise ValueError("Nothing is in: there is no label to answer with.")
+        raise ValueError("There are no samples, so there is no label to answer with.")
     if not ridge > 0:
         raise ValueError(f"lambda must be positive, not {ridge}.")
     labels = tuple(sorted(state.counts))
@@ -155,7 +155,7 @@ def quantise(descriptors: Descriptor) -> Sums:
 
 
 def accumulate(dim: int, chunks: Iterable[tuple[Descriptor, Sequence[str]]]) -> Accumulators:
-    """Everything at once, some samples at a time."""
+    """Accumulators of all these samples, added chunk by chunk."""
     state = Accumulators(dim)
     for descriptors, labels in chunks:
         state.add(descriptors, labels)

@@ -1,6 +1,6 @@
-"""From the colours of a file to sRGB on white, as a browser shows them; what cannot be known is refused in words.
+"""Colour conversion: from the colours of a file to sRGB on white, as a browser shows them; unknown ones are refused.
 
-A picture whose profile means sRGB keeps its pixels to the bit: what little a converter would change is rounding.
+An image whose profile means sRGB keeps its pixels to the bit: a converter would only change them by rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from models import colour_profiles, png
 from models.image_errors import Undecodable
 from models.image_files import code_points
 
-_NEAR = 2  # of 255: profiles that differ less from sRGB are sRGB, written down by another hand
+_NEAR = 2  # of 255: profiles that differ from sRGB by no more than this are treated as sRGB
 _STANDARD_GAMMA = 1 / 2.2
 _SAME_GAMMA = 0.05  # relative; libpng's PNG_GAMMA_THRESHOLD
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
@@ -26,23 +26,23 @@ _WHITE_IS_ZERO, _RGB = 0, 2
 
 @dataclass(frozen=True)
 class Conversion:
-    """From pixels of that mode to sRGB."""
+    """A conversion from pixels of that mode to sRGB."""
 
     mode: str  # L, RGB, CMYK or LAB
     transform: ImageCms.ImageCmsTransform
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Of an image of `mode`."""
+        """Convert an image of `mode`."""
         converted = ImageCms.applyTransform(image, self.transform)
         assert converted is not None  # not asked to be done in place
         return converted
 
 
 def plain(image: Image.Image, opened: Image.Image, file: png.Png | None = None) -> Image.Image:
-    """A loaded image as one of 8 bits a value, transparent where the file means it to be. Raises Undecodable.
+    """A loaded image with 8 bits a value, transparent where the file says so. Raises Undecodable.
 
-    opened  the same as it was opened, not turned: it knows its format.
-    file    the chunks, of a PNG.
+    opened  the image as it was opened, before rotation: it knows its format.
+    file    the chunks of a PNG.
     """
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         image = _plain_tiff(image, opened)
@@ -53,7 +53,7 @@ def plain(image: Image.Image, opened: Image.Image, file: png.Png | None = None) 
         and image.mode == "RGBA"
         and image.getchannel("A").getextrema() == (0, 0)
     ):
-        return image.convert("RGB")  # no alpha was meant: a writer left the fourth byte empty
+        return image.convert("RGB")  # no alpha was meant: the program left the fourth byte empty
     if file is not None:
         _mend_transparency(image, file)
     return image
@@ -62,14 +62,14 @@ def plain(image: Image.Image, opened: Image.Image, file: png.Png | None = None) 
 def _plain_tiff(image: Image.Image, opened: TiffImagePlugin.TiffImageFile) -> Image.Image:
     tags = opened.tag_v2
     if tags.get(_PHOTOMETRIC) == _RGB and tags.get(_SAMPLES, 1) > 3 and not tags.get(_EXTRA):
-        return image.convert("RGB")  # a fourth channel that nobody calls alpha: infrared, mostly
+        return image.convert("RGB")  # a fourth channel that is not declared as alpha: infrared, mostly
     if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
     return image
 
 
 def _to_8_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Pillow would clip to 255; a person sees 16 bits scaled."""
+    """An image of 8 bits a value, scaled from up to 16 bits as viewers do; Pillow would clip values at 255."""
     if image.mode == "F" or (image.mode == "I" and opened.format != "PPM"):
         raise Undecodable(
             "The image has 32-bit, signed or floating-point values, which do not say what is white. "
@@ -85,7 +85,7 @@ def _to_8_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
 
 
 def _mend_transparency(image: Image.Image, file: png.Png) -> None:
-    """A transparent value is written with the file's bits, and Pillow compares it with its own eight."""
+    """Scale the transparent value, which has the file's depth, to the 8 bits that Pillow compares it with."""
     transparent = image.info.get("transparency")
     if transparent is None or file.colour_type not in (0, 2):
         return
@@ -96,10 +96,10 @@ def _mend_transparency(image: Image.Image, file: png.Png) -> None:
 
 
 def profile(opened: Image.Image, file: png.Png | None, data: bytes) -> bytes | None:
-    """The ICC profile that a file's colours are meant by; None for sRGB. Raises Undecodable.
+    """The ICC profile of a file's colours; None for sRGB. Raises Undecodable.
 
-    file  the chunks, of a PNG.
-    data  the file itself: Pillow does not tell what an AVIF says in code points.
+    file  the chunks of a PNG.
+    data  the file itself: Pillow does not report an AVIF's code points.
     """
     if file is not None:
         return _of_png(file)
@@ -110,7 +110,7 @@ def profile(opened: Image.Image, file: png.Png | None, data: bytes) -> bytes | N
 
 
 def _of_png(file: png.Png) -> bytes | None:
-    """In the order of PNG (third edition), 4.3: cICP, iCCP, sRGB, then gAMA and cHRM."""
+    """A PNG's profile, by the order of PNG (third edition), 4.3: cICP, iCCP, sRGB, then gAMA and cHRM."""
     if len(points := file.said.get(b"cICP", b"")) == 4:
         return colour_profiles.of_code_points(points[0], points[1])
     if file.profile is not None:
@@ -126,9 +126,9 @@ def _of_png(file: png.Png) -> bytes | None:
 
 
 def conversion(given: bytes | None, mode: str) -> Conversion | None:
-    """What makes sRGB of an image of that mode; None where nothing is to be done, or the profile is unusable.
+    """The conversion of an image of that mode to sRGB; None if it is not needed, or the profile is unusable.
 
-    A profile that does not belong to the image (of CMYK, on an RGB picture) or is damaged is ignored, as browsers do.
+    A profile of another colour space (CMYK, on an RGB image) or a damaged one is ignored, as browsers do.
     """
     if mode == "LAB":
         return _conversion(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
@@ -150,7 +150,7 @@ def _conversion(source: ImageCms.ImageCmsProfile, mode: str) -> Conversion:
 
 
 def _changes_nothing(found: Conversion) -> bool:
-    """By 9 x 9 x 9 colours, or all greys."""
+    """Whether a conversion changes pixels by rounding alone, tried on 9 x 9 x 9 colours, or all greys."""
     steps = np.arange(256) if found.mode == "L" else np.arange(0, 256, 255 // 8)[:9]
     axes = np.meshgrid(*[steps] * 3, indexing="ij") if found.mode == "RGB" else [steps]
     colours = np.stack([axis.ravel() for axis in axes], axis=-1).astype(np.uint8)[None]  # [1, n, 1 or 3]
@@ -159,7 +159,7 @@ def _changes_nothing(found: Conversion) -> bool:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether a `plain` image can be, in part."""
+    """Whether a `plain` image may have transparent pixels."""
     return image.mode in _WITH_ALPHA or "transparency" in image.info
 
 

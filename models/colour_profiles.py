@@ -1,6 +1,6 @@
-"""Colour profiles (ICC.1:2022) made of what files say in other ways: PNG's gAMA and cHRM, and code points of H.273.
+"""Colour profiles (ICC.1:2022) made from other descriptions of colours: PNG's gAMA and cHRM, and H.273's code points.
 
-One way of converting is enough: whatever a file says becomes a matrix profile, and `models.colour` converts from that.
+Every description becomes a matrix profile, from which `models.colour` converts, so there is one way of converting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Primaries = tuple[Point, Point, Point, Point]  # of white, red, green and blue
 
 _D65 = (0.3127, 0.3290)
 SRGB: Primaries = (_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
-# ITU-T H.273, table 2; those of old television (4 to 7) are so near to sRGB's that viewers take them for it
+# ITU-T H.273, table 2; those of old television (4 to 7) are so near to sRGB's that viewers treat them as sRGB
 _PRIMARIES: dict[int, Primaries] = {
     1: SRGB,
     2: SRGB,  # unspecified
@@ -32,22 +32,22 @@ _SRGB_LIKE = {1, 2, 6, 13, 14, 15}  # table 3: viewers show television's curves 
 _GAMMAS = {4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}
 _HDR = {16: "PQ", 18: "HLG"}
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-_D50 = np.array([0.9642, 1.0, 0.8249])  # what every profile is relative to
+_D50 = np.array([0.9642, 1.0, 0.8249])  # the white that profiles are relative to
 _ENTRIES = 1024  # of a sampled curve
 
 
 def of_code_points(primaries: int, transfer: int) -> bytes | None:
-    """A profile for these code points of H.273; None for sRGB's. Raises Undecodable for those not known."""
+    """The profile of these code points of H.273; None for sRGB's. Raises Undecodable for unknown ones."""
     if transfer in _HDR:
         raise Undecodable(f"The image is high dynamic range ({_HDR[transfer]}). Save it as an ordinary picture (SDR).")
     if primaries not in _PRIMARIES or transfer not in _SRGB_LIKE | _GAMMAS.keys():
-        raise Undecodable("The image is in colours that are not known here. Save it in sRGB.")
+        raise Undecodable("The image is in a colour space that is not supported. Save it in sRGB.")
     found, gamma = _PRIMARIES[primaries], _GAMMAS.get(transfer)
     return None if gamma is None and found is SRGB else of_primaries(found, gamma)
 
 
 def of_primaries(primaries: Sequence[Point], gamma: float | None) -> bytes | None:
-    """A profile of RGB with these primaries, encoded with an exponent (None: sRGB's curve); None if there is none."""
+    """The RGB profile with these primaries and exponent (None: sRGB's curve); None if they are not usable."""
     try:
         colorants = _colorants(primaries)
     except (np.linalg.LinAlgError, ZeroDivisionError):
@@ -63,7 +63,7 @@ def of_primaries(primaries: Sequence[Point], gamma: float | None) -> bytes | Non
 
 
 def _colorants(primaries: Sequence[Point]) -> npt.NDArray[np.float64]:
-    """CIE XYZ of full red, green and blue, in columns, as they look under D50."""
+    """CIE XYZ of full red, green and blue, in columns, adapted to D50."""
     white, *colours = (np.array([x / y, 1.0, (1.0 - x - y) / y]) for x, y in primaries)
     unscaled = np.stack(colours, axis=1)
     native = unscaled * np.linalg.solve(unscaled, white)  # together they make white

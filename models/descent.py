@@ -1,6 +1,6 @@
 """Stochastic gradient descent that is a pure function of a key: its order, its augmentation and its schedule.
 
-All are drawn from what is built, never from global state, a clock or the rest of the data set. SGD with momentum;
+All are drawn from the prompt's key, never from global state, a clock or the rest of the data set. SGD with momentum;
 linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983). No early stopping.
 """
 
@@ -17,11 +17,11 @@ from torch.nn import functional
 from models.determinism import generator
 from models.spec import TrainingSpec
 
-Progress = Callable[[int, int], None]  # told, after every batch, how many of how many are done; may raise to stop
+Progress = Callable[[int, int], None]  # called after every batch with (done, steps); may raise to stop the training
 
 
 class Batch(NamedTuple):
-    """Members by row int64 [b], whether each is mirrored bool [b], weights float32 [b]; a name for what is drawn."""
+    """A batch: members by row int64 [b], whether each is mirrored bool [b], weights float32 [b], and a seed's name."""
 
     rows: Tensor
     mirrored: Tensor
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     name: tuple[str, ...]
 
     def loss(self, scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy of scores [b, labels] against targets [b]; repetitions that fill it up do not count."""
+        """Mean cross-entropy of scores [b, labels] against targets [b]; repetitions do not count."""
         weights = self.weights.to(scores.device)
         losses = functional.cross_entropy(scores, targets, reduction="none", label_smoothing=label_smoothing)
         return (losses * weights).sum() / weights.sum()
@@ -46,7 +46,7 @@ class Order:
         self.steps = spec.epochs * self.batches_per_epoch
 
     def learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, then half a cosine to zero; the schedule knows these members only."""
+        """The factor of the learning rate at a step: linear warm-up, then half a cosine to zero."""
         warmup = max(1, round(self._spec.warmup * self.steps))
         if step < warmup:
             return (step + 1) / warmup
@@ -54,9 +54,9 @@ class Order:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """Every member once, in an order drawn from the key and the epoch.
+        """The batches of an epoch: every member once, in an order drawn from the key and the epoch.
 
-        Every batch has the same size, because bits depend on it: the last one is filled up with repetitions of weight
+        All batches have the same size, because bits depend on it: the last one is filled up with repetitions of weight
         zero.
         """
         count, size = self._count, self._spec.batch_size
@@ -78,7 +78,7 @@ def descend(
     loss: Callable[[Batch], Tensor],
     progress: Progress = lambda done, steps: None,
 ) -> None:
-    """Through every batch of every epoch.
+    """Train: one step of SGD for every batch of every epoch.
 
     parameters  groups as `torch.optim.SGD` takes them, each with its peak learning rate `lr`.
     """

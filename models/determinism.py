@@ -1,4 +1,4 @@
-"""The conditions under which bits repeat, set in one place and recorded in every artifact.
+"""The conditions under which results repeat to the bit, set in one place and recorded in every artifact.
 
 Within one environment (the same `fingerprint`), training the same members gives the same bytes. Across
 environments only a tolerance can be compared. Measured: an embedding depends on the batch shape, training on the
@@ -26,7 +26,7 @@ class NotDeterministic(ValueError):
     """Bits would not repeat under these conditions; the message says why, and what to do."""
 
 
-# Variables that others read, and the values under which bits repeat (compared in lower case; "" is unset).
+# Variables that libraries read, and the values under which bits repeat (compared in lower case; "" is unset).
 _HARMLESS: dict[str, tuple[tuple[str, ...], str]] = {
     "OMP_DYNAMIC": (("", "false"), "OpenMP may change the number of threads from one operation to the next"),
     "ONEDNN_DEFAULT_FPMATH_MODE": (("", "strict"), "oneDNN may compute in less than float32"),
@@ -70,17 +70,17 @@ def configure(*, threads: int, device: str) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
-    # OpenBLAS spins in wait for its other threads: on busy cores two solve ten times slower than one (measured).
+    # OpenBLAS spins while it waits for its other threads: on busy cores two solve ten times slower than one (measured).
     ThreadpoolController().select(internal_api="openblas").limit(limits=1)
     torch.use_deterministic_algorithms(True)
     # That mode also fills every new tensor with NaN before it is written: a quarter to a half of a training's time
-    # (measured). No bit depends on it unless something reads what nobody has written, which a worker's start rules out.
+    # (measured). No bit depends on it unless an operation reads memory before it is written; a worker checks that.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager
 def unwritten_memory_is_nan() -> Iterator[None]:
-    """What reads memory that nobody has written gives NaN here."""
+    """Within the block, an operation that reads a new tensor's memory before it is written gets NaN."""
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
@@ -89,7 +89,7 @@ def unwritten_memory_is_nan() -> Iterator[None]:
 
 
 def fingerprint(*, threads: int, device: str) -> dict[str, str]:
-    """What bits depend on beside the inputs. Equal fingerprints: comparable to the byte."""
+    """Everything that bits depend on besides the inputs: with equal fingerprints, bytes can be compared."""
     if device.startswith("cuda"):
         hardware = f"{torch.cuda.get_device_name(device)} / cuda {torch.version.cuda}"
     else:
@@ -106,6 +106,6 @@ def fingerprint(*, threads: int, device: str) -> dict[str, str]:
 
 
 def generator(*context: str) -> torch.Generator:
-    """A CPU random generator seeded by what is built, never by a counter, a clock or global state."""
+    """A CPU random generator that is seeded by these names, never by a counter, a clock or global state."""
     seed = hashlib.sha256("\x00".join(context).encode()).digest()[:8]
     return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)

@@ -30,7 +30,7 @@ class DegenerateEmbedding(ValueError):
 
 
 class Described(NamedTuple):
-    """What the backbone says of n images; a row is NaN where its features are zero or not finite (`check`).
+    """The backbone's description of n images; a row is NaN where its features are zero or not finite (`check`).
 
     embeddings   [n, dim]: its pooled features, L2-normalised. Samples are routed by them.
     descriptors  [n, width]: unit vectors of what it sees at several depths, each L2-normalised and of equal weight.
@@ -45,8 +45,8 @@ class Described(NamedTuple):
 def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True) -> Described:
     """Embeddings and descriptors of resized images, each uint8 [3, s, s], in one pass.
 
-    exact  False for what is not recorded, an image to be classified: a small batch stays small, and faster, and the
-           last bits depend on its size.
+    exact  False for images to be classified, whose description is not recorded: a small batch is not padded to full
+           size, so it is faster, and the last bits depend on its size.
     """
     if not images:
         return Described(*(np.empty((0, width), np.float32) for width in (backbone.dim, backbone.descriptor_width)))
@@ -62,7 +62,7 @@ def embed(backbone: Backbone, images: Sequence[Tensor]) -> Embedding:
 def check(embedding: Embedding, descriptor: Descriptor | None = None) -> None:
     """Raise DegenerateEmbedding unless every entry of both is finite."""
     if not (np.isfinite(embedding).all() and (descriptor is None or np.isfinite(descriptor).all())):
-        raise DegenerateEmbedding("The backbone finds nothing in this image that it could be told apart by.")
+        raise DegenerateEmbedding("The backbone finds no features in this image that distinguish it from others.")
 
 
 def _chunks(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
@@ -71,12 +71,12 @@ def _chunks(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
 
 
 def padded_size(count: int) -> int:
-    """The least of `SHAPES` that holds so many images; they are BATCH at most."""
+    """The smallest of `SHAPES` with room for that many images, at most BATCH."""
     return next(size for size in SHAPES if size >= count)
 
 
 def unpadded_size(count: int) -> int:
-    """How many of so many images, one or more, can be computed without padding."""
+    """How many of that many images, at least one, can be computed without padding."""
     return count - count % BATCH if count >= BATCH else max(size for size in SHAPES if size <= count)
 
 

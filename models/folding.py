@@ -57,7 +57,7 @@ def fold(network: nn.Module, example: Tensor) -> nn.Module:
 
 
 def share(network: nn.Module) -> nn.Module:
-    """A copy of the modules that holds the very same parameters and buffers."""
+    """A copy of the modules that shares parameters and buffers with the network."""
     tensors = chain(network.parameters(), network.buffers())
     return copy.deepcopy(network, memo={id(tensor): tensor for tensor in tensors})
 
@@ -113,12 +113,12 @@ def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[Pair]]:
 
 
 def _kind(module: nn.Module) -> str:
-    """The full name of its very type."""
+    """The full name of the module's exact type."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether somebody else looks at what goes in or comes out, or makes the weights just before."""
+    """Whether hooks look at the module's inputs or outputs, or compute its weights just before."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -128,7 +128,7 @@ def _is_constant(norm: Any) -> bool:
 
 
 def _fold_into(convolution: Any, norm: Any) -> None:
-    """In float64, rounded once."""
+    """Fold a norm into its convolution, in float64, rounded once."""
 
     def double(tensor: Any) -> Any:
         return None if tensor is None else tensor.detach().double()
@@ -148,7 +148,7 @@ def _fold_into(convolution: Any, norm: Any) -> None:
 
 
 def _rest_of(norm: Any) -> nn.Module:
-    """What a norm does beside normalising."""
+    """The part of a norm that remains after folding: its activation, if it has one."""
     if _kind(norm) == NORM_AND_ACTIVATION:
         parts = [part for part in (norm.drop, norm.act) if not isinstance(part, nn.Identity)]
         return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -1,9 +1,9 @@
-"""One answer from two learners: a cluster's prompt, and the closed-form head that has seen everybody.
+"""Fusion: one answer from a cluster's prompt and the closed-form head, which has seen all samples.
 
 A weighted mean of their probabilities (a linear opinion pool; Genest and Zidek, 1986). The prompt's weight grows with
 the square root of its cluster's share of all samples: measured on CIFAR-10
-(docs/explanation/evaluation.md), the best weight is about 0.5 for a prompt that has seen everything, 0.2 for a tenth of
-everything, and nothing is gained by asking a prompt that has seen less than a hundredth.
+(docs/explanation/evaluation.md), the best weight is about 0.5 for a prompt that has seen all samples, 0.2 for one that
+has seen a tenth; a prompt that has seen less than a hundredth improves nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ LEAST_SHARE = 0.01
 
 
 def weight(members: int, samples: int) -> float:
-    """Of a prompt trained on `members` of `samples`: 0 for a share of a hundredth or less, 1/2 for everybody."""
+    """The weight of a prompt trained on `members` of `samples`: 0 up to a hundredth of them, 1/2 for all of them."""
     least = math.sqrt(LEAST_SHARE)
     share = min(1.0, members / samples) if samples else 1.0
     return 0.5 * max(0.0, math.sqrt(share) - least) / (1.0 - least)
 
 
 def fuse(prompt: Mapping[str, float], closed_form: Mapping[str, float], *, share: float) -> dict[str, float]:
-    """Probabilities of every label that either knows; `share` is the prompt's weight."""
+    """Probabilities of every label of either learner; `share` is the prompt's weight."""
     labels = sorted({*prompt, *closed_form})
     return {label: share * prompt.get(label, 0.0) + (1.0 - share) * closed_form.get(label, 0.0) for label in labels}

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def logits(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """[n, labels] of features [n, dim], weight [labels, dim] and bias [labels].
+    """Logits [n, labels] of features [n, dim], weight [labels, dim] and bias [labels].
 
     Features are normalised to length 1, then scaled: the backbone's feature norm (about 44) would otherwise set
     the learning rate.
@@ -17,6 +17,6 @@ def logits(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
 
 
 def gathered_logits(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """The same with one head for each row: features [n, dim], weight [n, labels, dim], bias [n, labels]."""
+    """Logits with a head for each row: features [n, dim], weight [n, labels, dim], bias [n, labels]."""
     unit = functional.normalize(features) * scale
     return torch.einsum("nd,nld->nl", unit, weight) + bias

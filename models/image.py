@@ -1,6 +1,6 @@
-"""From bytes a stranger sent to pixels a model can use.
+"""Decoding: from the bytes of an uploaded file to pixels that a model can use.
 
-Promises: the picture as a browser shows it (EXIF rotation applied, first frame of an animation, transparency on white,
+Promises: the image as a browser shows it (EXIF rotation applied, first frame of an animation, transparency on white,
 colour profiles, CMYK and 16-bit converted to sRGB), as RGB uint8 [height, width, 3] with its shorter side at most
 `max_side`; all metadata is left behind. Size limits are checked from the header, before any pixel is decoded, so a
 decompression bomb above them costs nothing; below them, decoding takes up to 16 bytes a pixel, and a file that is made
@@ -48,7 +48,7 @@ __all__ = [
 
 Pixels = npt.NDArray[np.uint8]
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a picture is decoded on one core: others have pictures of their own
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # an image is decoded on one core: other processes decode other images
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {  # imported here, so that Pillow need not import all it has
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -90,7 +90,7 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> Pixels:
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
-    """By the decoder of that kind alone."""
+    """Open an image with the decoder of that kind alone."""
     if kind == "HEIC":
         register_heif()
     name = _DECODERS[kind].format if kind in _DECODERS else "HEIF"
@@ -99,7 +99,7 @@ def _opened(data: bytes, kind: str) -> Image.Image:
 
 @functools.cache
 def register_heif() -> None:
-    """Let Pillow open HEIC, by libheif; not at import, which would cost every other picture as much."""
+    """Let Pillow open HEIC, by libheif; not at import, which would make every other image wait for it."""
     from pillow_heif import register_heif_opener
 
     register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
@@ -154,7 +154,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise TooCostly(f"The TIFF is cut into more than {_MOST_PIECES:,} pieces. Save it again, in larger ones.")
 
 
-# EXIF orientation -> what makes it upright again (Exif 2.32, 4.6.5, tag 0x0112)
+# EXIF orientation -> the transposition that makes the image upright (Exif 2.32, 4.6.5, tag 0x0112)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -167,9 +167,9 @@ _TURNS = {
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation asks; XMP's is not looked at, as no browser does.
+    """The image, rotated as its EXIF orientation asks; XMP's is ignored, as browsers do.
 
-    `ImageOps.exif_transpose` would also write all other tags anew, and fails where a camera wrote an odd one.
+    `ImageOps.exif_transpose` would also rewrite all other tags, and fails where a camera wrote an odd one.
     """
     image.load()
     for xmp in ("xmp", "XML:com.adobe.xmp"):
@@ -182,7 +182,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def resized(pixels: Pixels, side: int) -> Pixels:
-    """uint8 [3, side, side], bicubic: what a backbone with an input of `side` x `side` pixels is shown."""
+    """Pixels resized (bicubic) to uint8 [3, side, side], the input of a backbone."""
     image = Image.fromarray(pixels)
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
@@ -190,6 +190,6 @@ def resized(pixels: Pixels, side: int) -> Pixels:
 
 
 def pixel_digest(pixels: Pixels) -> str:
-    """Hex SHA-256 of an image's shape and pixels: the same picture, the same digest, whatever file it came in."""
+    """Hex SHA-256 of an image's shape and pixels: the same image has the same digest, whatever file it came in."""
     height, width, _ = pixels.shape
     return sha256(b"oubli/image/1", f"{height}x{width}".encode(), np.ascontiguousarray(pixels).tobytes())

@@ -1,4 +1,4 @@
-"""Why an upload cannot become a sample, in words for its sender."""
+"""Errors of uploaded images: why each cannot become a sample, in words for its sender."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class NotAnImage(ImageError):
 
 
 class Undecodable(ImageError):
-    """The bytes begin like an image, and cannot be decoded to the end or to the colours that were meant."""
+    """The bytes begin like an image, but cannot be decoded to the end, or not to the right colours."""
 
 
 class AbsurdDimensions(ImageError):

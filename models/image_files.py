@@ -1,7 +1,7 @@
-"""What kind of file an upload is, by its first bytes, and what can be learned from it before any pixel is decoded.
+"""File formats: recognised by the first bytes, and checked before any pixel is decoded.
 
-A file is opened by the one decoder that its first bytes call for, so what is not accepted meets no decoder at all; a
-known kind that is not accepted is refused by its name.
+A file is opened only by the decoder of its format, so a format that is not accepted reaches no decoder at all; a known
+format that is not accepted is refused by its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from models.image_errors import NotAnImage, TooCostly
 MOST_SCANS = 100  # of a JPEG; encoders write 1 to 12, and each costs a pass over the whole picture
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_OTHERS = {  # what people do send, by the first bytes
+_OTHERS = {  # formats that clients do send, and that are not supported, by the first bytes
     b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\x00\x00\x00\x0cJXL \r\n\x87\n": "JPEG XL",
@@ -76,7 +76,7 @@ def _kind(data: bytes) -> str:
 
 
 def _of_brands(data: bytes) -> str:
-    """By ISO/IEC 23008-12: a `ftyp` box names a brand, a version, and the brands that it is compatible with."""
+    """The format that a `ftyp` box names (ISO/IEC 23008-12): a brand, a version, and compatible brands."""
     (size,) = struct.unpack(">I", data[:4])
     brands = {data[at : at + 4] for at in (8, *range(16, min(size, 256), 4))}
     if brands & {b"avif", b"avis"}:

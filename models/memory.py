@@ -1,7 +1,7 @@
-"""Freed memory is kept for the next batch rather than given back to the system after each.
+"""The memory allocator: freed memory is kept for the next batch, instead of being returned to the system after each.
 
-Every batch needs the same tens of megabytes. By default glibc hands large blocks back as soon as they are free, and the
-system has to clear each page anew when they are asked for again: a tenth of the time of serving and of training
+Every batch needs the same tens of megabytes. By default glibc returns large blocks as soon as they are free, and the
+system has to clear each page again when they are next allocated: a tenth of the time of serving and of training
 (measured).
 """
 
@@ -19,7 +19,7 @@ _GLIBC = {  # parameters of mallopt(3), and their values in bytes
 
 
 def keep_freed() -> bool:
-    """Call once, before the first batch; whether the allocator has taken it. Others than glibc's are left alone."""
+    """Configure the allocator, once, before the first batch; whether it has accepted. False for others than glibc's."""
     if platform.libc_ver()[0] != "glibc":
         return False
     allocator = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""A prompt's first values from a file: DAM-VP's meta prompt (arXiv 2303.08138); LMEraser's can start from it as well.
+"""Meta prompts: a prompt's first values from a file of DAM-VP (arXiv 2303.08138), from which LMEraser can start too.
 
 Its files are what `torch.save` made of {"state_dict": prompter.state_dict()}: strips `pad_up`, `pad_down`
 [1, 3, size, s], `pad_left`, `pad_right` [1, 3, s - 2 size, size] of a frame, or one `patch` [1, 3, size, size]. All are

@@ -1,7 +1,7 @@
-"""The chunks of a PNG file: what colours mean in it, and the same file without what a picture does not need.
+"""The chunks of a PNG file: those that say what its colours mean, and the file without chunks that no pixel depends on.
 
-Pillow refuses a file for a wrong check sum in, or a large text within, a chunk that no viewer looks at. PNG (third
-edition, 13.1 and 14.2) and libpng pass over such chunks; so do we, and hand on only those that pixels depend on.
+Pillow refuses a file for a wrong checksum in, or a large text within, a chunk that no viewer reads. PNG (third edition,
+13.1 and 14.2) and libpng skip such chunks; so does this module, and passes on only chunks that pixels depend on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READ = {b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP"}  # ... and for us: Pillow 
 
 @dataclass(frozen=True)
 class Png:
-    """A file that Pillow can open, and what it says of itself."""
+    """A PNG file that Pillow can open, and its description of its colours."""
 
     data: bytes
     depth: int  # bits of a value
@@ -28,7 +28,7 @@ class Png:
 
     @property
     def profile(self) -> bytes | None:
-        """Its ICC profile, where there is a readable one."""
+        """The ICC profile; None if there is none, or it is not readable."""
         _, _, packed = self.said.get(b"iCCP", b"").partition(b"\0")
         try:
             unpacker = zlib.decompressobj()
@@ -39,13 +39,13 @@ class Png:
 
     @property
     def gamma(self) -> float | None:
-        """The exponent that values were encoded with; 1 / 2.2 of nearly every file that says so."""
+        """The exponent that values were encoded with, 1 / 2.2 in nearly every file; None if it is not given."""
         said = self.said.get(b"gAMA", b"")
         return struct.unpack(">I", said)[0] / 100_000.0 or None if len(said) == 4 else None
 
     @property
     def chromaticities(self) -> tuple[tuple[float, float], ...] | None:
-        """CIE x and y of white, red, green and blue."""
+        """CIE x and y of white, red, green and blue; None if they are not given."""
         said = self.said.get(b"cHRM", b"")
         if len(said) != 32:
             return None
@@ -54,7 +54,7 @@ class Png:
 
 
 def read(data: bytes) -> Png:
-    """The chunks of a PNG file; a damaged one is handed on as it is, for Pillow to refuse."""
+    """The chunks of a PNG file; a damaged file is passed on as it is, for Pillow to refuse."""
     kept: list[bytes] = [SIGNATURE]
     said: dict[bytes, bytes] = {}
     depth, colour_type = (data[24], data[25]) if len(data) > 25 else (8, 2)
@@ -70,7 +70,7 @@ def read(data: bytes) -> Png:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and bytes of each: length, type, content, check sum. The last may be cut."""
+    """Type and bytes of each chunk: length, type, content, checksum. The last one may be incomplete."""
     view, place = memoryview(data), len(SIGNATURE)
     while place < len(data):
         length = int.from_bytes(view[place : place + 4], "big")

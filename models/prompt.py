@@ -18,8 +18,8 @@ KINDS = ("padding", "fixed_patch", "random_patch", "none")
 def covered_pixels(spec: PromptSpec, input_size: int) -> Tensor:
     """Flat indices (row * s + column), int64 [m], of the pixels that a prompt covers when it is served.
 
-    Of a `random_patch` that is one public place, drawn from its size: the reference code draws another for every
-    answer, and the same image would then be answered differently from one moment to the next.
+    A `random_patch` is served at one public place, drawn from its size. (The reference code draws another place for
+    every answer, so that the same image is answered differently from one moment to the next.)
 
     Raises ValueError for an unknown kind or a size that does not fit.
     """
@@ -39,7 +39,7 @@ def covered_pixels(spec: PromptSpec, input_size: int) -> Tensor:
 
 
 def trained_pixels(spec: PromptSpec, input_size: int, *batch: str) -> Tensor:
-    """The pixels it covers in that batch of its training: of a `random_patch` another place for each."""
+    """The pixels that a prompt covers in one batch of its training; a `random_patch` is at another place in each."""
     if spec.kind == "random_patch":
         return _patch(spec.size, input_size, generator("oubli/patch/1", *batch))
     return covered_pixels(spec, input_size)

@@ -1,8 +1,8 @@
-"""What is public and slow to compute, kept on disk and named by the digest of all that it was computed from.
+"""A cache on disk for public results that are slow to compute, each named by the digest of all its inputs.
 
-Nothing private belongs here: a cache outlives what it was made for. Promises: an array that is read is the one that was
-written, or it is computed anew; a folder that cannot be read or written costs time, never an error. Does not promise
-anything against an attacker who may write to the folder: the name and the checksum are no secrets.
+Nothing private belongs here: a cache outlives the data that it was made for. Promises: an array that is read is the one
+that was written, or else is computed again; a folder that cannot be read or written costs time, never an error. No
+protection against an attacker who can write to the folder: the name and the checksum are no secrets.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _CHECKSUM_BYTES = 32  # SHA-256 of what follows it in the file
 
 
 def cached(folder: Path | None, name: str, compute: Callable[[], Array], *, is_valid: Callable[[Array], bool]) -> Array:
-    """The array that `compute` gives, from the file `name` in `folder` where that holds it.
+    """The array that `compute` returns, from the file `name` in `folder` if it is there.
 
     folder    None: no file is read or written.
-    name      must hold a digest of every input, the versions of the libraries that compute among them.
-    is_valid  of an array read back: whether it has the form that `compute` gives.
+    name      must contain a digest of every input, including the versions of the libraries that compute.
+    is_valid  whether an array that was read has the form that `compute` returns.
     """
     if folder is None:
         return compute()
@@ -44,14 +44,14 @@ def cached(folder: Path | None, name: str, compute: Callable[[], Array], *, is_v
 
 
 def _read(path: Path) -> Array | None:
-    """The array of a file whose checksum is right, else None."""
+    """The array of a file; None without a file, or if its checksum is wrong."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
     checksum, payload = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
     if hashlib.sha256(payload).digest() != checksum:
-        log.warning("%s is damaged, and is computed anew", path)
+        log.warning("%s is damaged, and is computed again", path)
         return None
     try:
         array = np.load(io.BytesIO(payload), allow_pickle=False)
@@ -61,7 +61,7 @@ def _read(path: Path) -> Array | None:
 
 
 def _write(path: Path, array: Array) -> None:
-    """Whole or not at all: several processes may start at once."""
+    """Write a file whole or not at all: several processes may start at once."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     payload = buffer.getvalue()
@@ -73,6 +73,6 @@ def _write(path: Path, array: Array) -> None:
             file.write(hashlib.sha256(payload).digest() + payload)
         os.replace(temporary, path)
     except OSError as error:
-        log.info("%s cannot be kept (%s): the next start computes it again", path, error.strerror)
+        log.info("%s cannot be written (%s): the next start computes it again", path, error.strerror)
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """The four checkpoint files that LMEraser (arXiv 2404.11056) starts from, as its authors publish them.
 
-A file is refused unless its MD5 is as expected, and read without unpickling anything but tensors. MD5 guards against
-the wrong file, not against a forger: what a backbone is stays on record as the SHA-256 of its weights. Normalisation is
-the authors' own for these files (0.5 for ViT-B/16 on ImageNet-22k, ImageNet's for the others), not timm's for its own.
+A file is refused unless its MD5 is as expected, and read without unpickling anything but tensors. MD5 guards against a
+wrong file, not against a forger; the registry identifies a backbone by the SHA-256 of its weights. Normalisation is the
+authors' own for these files (0.5 for ViT-B/16 on ImageNet-22k, ImageNet's for the others), not timm's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PRE_LOGITS = "pre_logits.fc."
 
 
 class NotPublished(ValueError):
-    """The file is not the checkpoint it is said to be."""
+    """The file is not the published checkpoint of that name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ CHECKPOINTS = {
 
 
 def read_checkpoint(name: str, path: Path, *, md5: str | None = None) -> tuple[nn.Module, Tensor, Checkpoint]:
-    """The network up to its pooled features, the rows [classes, dim] of its classifier, and what the file is.
+    """(network up to its pooled features, classifier rows [classes, dim], description of the file).
 
     md5  hex; that of the published file if None.
 
@@ -93,7 +93,7 @@ def _check_sum(path: Path, expected: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The weights by name, out of whatever they are wrapped in."""
+    """The weights by name, unwrapped from the containers of training scripts."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise NotPublished(f"{path} holds something else than weights by name.")
+        raise NotPublished(f"{path} contains something else than weights by name.")
     return content
 
 
@@ -117,7 +117,7 @@ def _pre_logits(state: dict[str, Tensor]) -> nn.Linear | None:
 
 
 def _as_timm_has_it(checkpoint: Checkpoint, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Renamed: the original Swin reduces at the end of a stage, timm's at the beginning of the next."""
+    """The weights under timm's names: the original Swin reduces at the end of a stage, timm's at the next start."""
     source = swin_transformer if checkpoint.architecture.startswith("swin") else vision_transformer
     filtered: dict[str, Tensor] = source.checkpoint_filter_fn(dict(state), network)
     return filtered

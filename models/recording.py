@@ -1,9 +1,9 @@
-"""A forward pass recorded once, so that it runs without Python's lock.
+"""Recorded forward passes, which run without Python's lock.
 
 Eager PyTorch takes the lock anew for each of a network's hundreds of operations, and waits for it whenever a request is
 being parsed: beside a Python thread that is busy for a third of the time two computing threads lose a quarter of their
 speed, recorded ones a seventh; beside one busy for 60 % a half, and a fifth (decision 0012). The operations are the
-same ones; a recording is used only where it gives the very bits that eager gives.
+same; a recording is used only if it gives exactly the bits that eager PyTorch gives.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 Pass = Callable[[Tensor], tuple[Tensor, ...]]
 
-TRIALS = 3  # TorchScript optimises after the first run: that one must give the same bits, and the later ones too
+TRIALS = 3  # TorchScript optimises after the first run: the first and the later runs must give the same bits
 
 
 class Recording:
-    """`function` of a batch of images [n, ...]; recorded for each shape that it is called with. Safe to use from
-    several threads; for inference alone.
+    """A function of a batch of images [n, ...], recorded for each shape that it is called with; for inference alone.
 
-    On a GPU, and where a recording is impossible or gives other bits, it is `function` itself that is called.
+    Safe to use from several threads. On a GPU, and if a recording is impossible or gives other bits, the function
+    itself is called.
     """
 
     def __init__(self, function: Pass) -> None:
@@ -36,7 +36,7 @@ class Recording:
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What `function` returns, in inference mode."""
+        """The result of the function, in inference mode."""
         with torch.inference_mode():
             chosen = self._chosen.get(images.shape)
             if chosen is None:

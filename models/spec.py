@@ -1,7 +1,7 @@
-"""What a model is built from, as frozen values with a canonical digest.
+"""Specs: the settings that a model is built with, as frozen values with a canonical digest.
 
-A spec says *what* to build, never *whose* data to build it from. Two specs with the same `digest()` build the
-same prompt from the same members (in one environment, see `models.determinism`).
+A spec says *what* to build, never *whose* data to build it from. Two specs with the same `digest()` build the same
+prompt from the same members (in one environment, see `models.determinism`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sha256(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-# Settings that earlier keys know nothing of, and what they were then.
+# Settings that earlier releases did not have, and the values that reproduce their behaviour and their keys.
 _LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0}
 
 
@@ -70,17 +70,17 @@ class TrainingSpec:
     prompt_decay: float = 0.0  # weight decay of the prompt, towards no prompt
 
     def record(self) -> dict[str, Any]:
-        """Every setting, for JSON; those that came later only if set, so that older prompts keep their keys."""
+        """Every setting, for JSON; later additions only if they are set, so that older prompts keep their keys."""
         return dataclasses.asdict(self, dict_factory=_without_later_defaults)
 
     def digest(self) -> str:
-        """Hex SHA-256 of every setting, and of how it is gone about: /2 trains on a folded backbone (decision 0011)."""
+        """Hex SHA-256 of every setting, and of the method: /2 trains on a folded backbone (decision 0011)."""
         return sha256(b"oubli/training/2", canonical_json(self.record()))
 
 
 @dataclass(frozen=True)
 class ClosedFormSpec:
-    """How the closed-form tier is solved and weighted; found on CIFAR-10 (docs/explanation/evaluation.md) alone.
+    """How the closed-form tier is solved and weighted; chosen on CIFAR-10 (docs/explanation/evaluation.md) alone.
 
     ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
     temperature  by which the regression's outputs are divided before the softmax.
@@ -92,7 +92,7 @@ class ClosedFormSpec:
 
 @dataclass(frozen=True)
 class PartitionSpec:
-    """Settings of a partition; each kind looks at its own.
+    """Settings of a partition; each kind uses its own.
 
     cap, min            of `tree`: samples in a cluster.
     anchors             of `anchors`: how many survivors the centroids are means of.
@@ -114,7 +114,7 @@ def member_digest(image_digest: str, label: str) -> str:
 
 
 def prompt_key(*, backbone_digest: str, training: TrainingSpec, members: Iterable[str]) -> str:
-    """The name of a prompt: what it is built from.
+    """The key of a prompt: a digest of everything that it is built from.
 
     members  member digests in arrival order. The order is part of the key because training visits members in an
              order drawn from it.
@@ -123,8 +123,8 @@ def prompt_key(*, backbone_digest: str, training: TrainingSpec, members: Iterabl
     return sha256(b"oubli/prompt/1", backbone_digest.encode(), training.digest().encode(), ordered)
 
 
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF", "GIF", "BMP", "TIFF", "PPM")  # what people photograph and draw with
-KNOWN_FORMATS = (*FORMATS, "PLAIN_PPM")  # ... and what can be accepted beside them; PPM is the binary kinds, P4 to P6
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF", "GIF", "BMP", "TIFF", "PPM")  # accepted by default
+KNOWN_FORMATS = (*FORMATS, "PLAIN_PPM")  # that can be accepted; PPM is the binary kinds, P4 to P6
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A tiny deterministic backbone, so that tests and dry runs need no weights.
 
 It ships with the product, as `OUBLI_BACKBONE=tiny`: two strided convolutions with fixed pseudo-random weights, 32
-features, 16 prototypes. It tells colours and edges apart; it is no classifier anyone should use.
+features, 16 prototypes. It distinguishes colours and edges; it is not meant for real use.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class TrainedPrompt:
-    """What training leaves behind: the learned tensors, on the CPU, and what they cost.
+    """The result of a training: the learned tensors, on the CPU, and their cost.
 
     values  prompt pixels float32 [3, m], see `models.prompt`.
     weight  head float32 [labels, dim]; row i belongs to labels[i].
@@ -65,9 +65,9 @@ def train(
     """Train on `members`, in arrival order. Bit-identical in one environment.
 
     start   prompt pixels [3, m] to start from; exactly where the spec names their digest (`models.meta_prompt`).
-    before  a prompt to go on from, with its head. The service never does; SISA's slices do (`service.evaluation`).
+    before  a prompt to continue from, with its head: for SISA's slices alone (`service.evaluation`).
 
-    Whatever `progress` raises ends the training.
+    An exception from `progress` ends the training and is passed on.
     """
     if not members:
         raise ValueError("A cluster without members has no prompt.")
@@ -117,7 +117,7 @@ def values_digest(values: Tensor) -> str:
 
 
 def _first_head(labels: Sequence[str], dim: int, before: TrainedPrompt | None) -> tuple[Tensor, Tensor]:
-    """Weight [labels, dim] and bias [labels] before any step: zero, or what `before` has for its labels."""
+    """Weight [labels, dim] and bias [labels] before any step: zero, or those of `before` for its labels."""
     weight, bias = torch.zeros((len(labels), dim)), torch.zeros(len(labels))
     for row, label in enumerate(before.labels if before else ()):
         if before and label in labels:

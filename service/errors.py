@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a caller, each with its HTTP status and a title that never changes.
+"""Failures that a caller is told of, each with its HTTP status and a title that never changes.
 
 `detail` is written for the person who sent the request. One handler (`service.api.problems`) renders them all as
 application/problem+json (RFC 9457); the command line prints `detail`.
@@ -72,7 +72,7 @@ class TooLarge(ServiceError):
 
 
 class ClientGone(ServiceError):
-    """Nobody is there to be answered: the client has closed the connection."""
+    """The client has closed the connection before its answer."""
 
     status = 400
     title = "Bad request"
@@ -100,7 +100,7 @@ class Malformed(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The request collides with what is held, or with another one under way."""
+    """The request conflicts with what is on record, or with another request under way."""
 
     status = 409
     title = "Conflict"

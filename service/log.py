@@ -1,7 +1,7 @@
 """Logs hold ids only: never owner references, labels, file names or images.
 
-Every line of the process goes through one of the two formatters below, whoever writes it: our own events, uvicorn's and
-Celery's, Python's warnings, an exception that nobody has caught. Of an exception its kinds and places are told, and its
+Every line of the process goes through one of the two formatters below: the service's own events, uvicorn's and
+Celery's, Python's warnings, an uncaught exception. Of an exception its kinds and places are told, and its
 words only if they are ours or the operating system's: a database's or a library's may quote a value. Other libraries
 are heard from WARNING on, whatever the level: at DEBUG, SQLAlchemy would print the rows that it reads.
 

@@ -46,16 +46,16 @@ def opener(path: str, flags: int) -> int:
 
 
 def require_own(folder: Path) -> None:
-    """Raise Misconfigured for a folder that is plainly for everyone: closing it would take it from them."""
+    """Raise Misconfigured for a folder that other users share: closing it would take it from them."""
     with suppress(OSError):
         if folder.parent == folder or os.stat(folder).st_mode & stat.S_ISVTX:  # such as /tmp
             raise Misconfigured(f"{folder} is a folder that others use too. Name a folder for Oubli alone.")
 
 
 def mend_top(root: Path) -> Mended:
-    """Close a folder and what lies directly in it. Once it is closed, nobody else can get at anything within."""
+    """Close a folder and what lies directly in it. Once it is closed, no other user reaches anything within."""
     mended = Mended()
-    with suppress(OSError):  # it is not there, or no folder of ours: whoever uses it says so
+    with suppress(OSError):  # it is missing, or another user's: its user reports that
         _close(root, os.stat(root), mended)
         for entry in os.scandir(root):
             with suppress(FileNotFoundError):  # a temporary file of another process

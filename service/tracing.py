@@ -5,7 +5,7 @@ header or body of a request, no statement or parameter, no words of an exception
 and not OpenTelemetry's global one: what other libraries would record (FastAPI: paths, which hold owners) goes nowhere.
 
 Where spans are sent is said by the standard variables, `OTEL_EXPORTER_OTLP_ENDPOINT` first of all. A collector that
-does not answer loses spans and holds nobody up. Without `start`, everything here does nothing and imports nothing.
+does not answer loses spans and delays no request. Without `start`, everything here does nothing and imports nothing.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def span(
 
 
 def failed(opened: Span, reason: str) -> None:
-    """What the span tells of has not succeeded; the reason is a kind, never words."""
+    """Mark the span as failed; the reason is a kind of failure, never its words."""
     from opentelemetry.trace import StatusCode
 
     opened.set_attribute("error.type", reason)
@@ -136,7 +136,7 @@ def traced(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def headers() -> dict[str, str]:
-    """What to hand on to whoever goes on with this elsewhere; empty if this is part of no trace."""
+    """Trace context for the process that goes on with this work; empty if this is part of no trace."""
     carrier: dict[str, str] = {}
     if _Tracing.tracer is not None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

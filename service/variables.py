@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 PREFIX = "OUBLI_"
 
-# Ours, and no settings of the service: whatever else reads the environment is named here.
+# Variables of Oubli that are no settings of the service: read elsewhere.
 OTHERS = (
     "OUBLI_CONFIG",  # the TOML file of settings
     "OUBLI_URL",  # clients of the command line

@@ -1,4 +1,4 @@
-"""Which cluster a sample belongs to: a position on a line, and a cut of that line by counts (`line`).
+"""Partitions: each sample has a position on a line, and the line is cut into clusters by counts (`line`).
 
 Four rules, all exact under deletion: `tree` (the default), `anchors`, and in `ordinals` `random` and `pinned`.
 """
@@ -41,7 +41,7 @@ def make_partition(
 
     prototypes  unit vectors [p, dim], the leaves of `tree`.
     centroids   a .npy file, for `pinned`.
-    cache       folder of what is public and slow to compute (`models.public_cache`).
+    cache       folder of public results that are slow to compute (`models.public_cache`).
     """
     if spec.kind == "tree":
         return TreePartition(prototypes, spec, cache=cache)

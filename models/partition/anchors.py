@@ -4,7 +4,7 @@ LMEraser (arXiv 2404.11056) clusters the features of some private samples and ke
 anchors and n survivors: one cluster while n < M; from then on the window is the first W = M * 2^floor(log2(n / M))
 survivors, and the anchors are the M of it with the smallest keyed hash of their image. They are clustered by average
 linkage; a sample goes to the nearest centroid. So the layout is a function of the survivors: erasing one may change the
-anchors, then it is fitted again, and everybody is located anew.
+anchors; then it is fitted again, and all samples are located anew.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AnchorPartition:
         self._no_embeddings = AnchorLayout(np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
     def window(self, survivors: int) -> int:
-        """How many of the first survivors anchors are chosen from. It doubles, so that fits are rare."""
+        """The number of first survivors that anchors are chosen from. It doubles, so that fits are rare."""
         size = self.spec.anchors
         if survivors < size:
             return 0
@@ -49,7 +49,7 @@ class AnchorPartition:
         return size
 
     def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """The M of the window with the smallest hash, in its order; copies of one picture in order of arrival."""
+        """The M survivors of the window with the smallest hash, in that order; copies of an image by arrival."""
         hashes = [sha256(b"oubli/anchor/1", digest.encode()) for digest in image_digests]
         return heapq.nsmallest(self.spec.anchors, range(len(hashes)), key=lambda index: (hashes[index], index))
 
@@ -72,7 +72,7 @@ class AnchorPartition:
 
 
 class AnchorLayout:
-    """Centroids as means of anchors. While there are none, everybody stands at 0."""
+    """The layout of centroids that are means of anchors. Without anchors, all positions are 0."""
 
     def __init__(self, anchors: Embedding, groups: Positions) -> None:
         """`anchors` are embeddings [m, dim]; `groups[i]` is the group of anchor i."""
@@ -83,7 +83,7 @@ class AnchorLayout:
 
     @classmethod
     def load(cls, data: bytes | None, kept: Sequence[int]) -> AnchorLayout:
-        """A saved layout as far as its anchors `kept` (indices) carry it: no other anchor has a say any more.
+        """A saved layout with the anchors `kept` (indices) alone: the others are of erased samples.
 
         Raises ValueError if the bytes are damaged.
         """
@@ -98,7 +98,7 @@ class AnchorLayout:
 
     @property
     def points(self) -> int:
-        """How many anchors."""
+        """The number of anchors."""
         return len(self._anchors)
 
     def locate(

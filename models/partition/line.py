@@ -1,9 +1,9 @@
-"""What every partition is made of: positions on a line, and a cut of that line by counts.
+"""The protocol of partitions: positions on a line, and a cut of that line by counts.
 
-A partition answers three questions, each purely. `anchors` and `fit`: which survivors, if any, decide where samples
-stand, and what layout do they give? `Layout.locate`: where does one sample stand on the line of int64 positions? `cut`:
-into which intervals is the line divided, given nothing but how many survivors stand where? So membership is a function
-of the survivors, whatever was added or erased before.
+A partition answers three questions, each by a pure function. `anchors` and `fit`: which survivors, if any, define the
+positions, and what layout do they give? `Layout.locate`: which int64 position on the line has a sample? `cut`: into
+which intervals is the line divided, given only the number of survivors in any interval? So membership is a function of
+the survivors, whatever was added or erased before.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ class Interval(NamedTuple):
     hi: int
 
 
-Count = Callable[[int, int], int]  # how many survivors stand at lo <= position < hi
+Count = Callable[[int, int], int]  # the number of survivors at lo <= position < hi
 
 
 class Layout(Protocol):
-    """Where samples stand on the line."""
+    """A layout: the positions of samples on the line."""
 
     @property
     def points(self) -> int:
-        """How many fixed points samples are routed by; 0 if by none."""
+        """The number of fixed points that samples are routed by; 0 if there are none."""
         ...
 
     def locate(
         self, embeddings: Embedding, image_digests: Sequence[str], owners: Sequence[str] | None = None
     ) -> Positions:
-        """Position [n] of each sample: embeddings [n, dim], digests of the images, references of who gave them.
+        """Positions [n] of samples, given embeddings [n, dim], digests of the images and references of their owners.
 
-        owners  None: images that are asked about, and are nobody's sample.
+        owners  None: images of queries, which have no owner.
         """
         ...
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
-        """Index of the region nearest to one sample [dim] that stands in none of them."""
+        """Index of the region nearest to an embedding [dim] whose position is in none of them."""
         ...
 
     def save(self) -> bytes | None:
-        """What is needed beside the spec to make it again; None if the spec is enough."""
+        """The bytes that are needed besides the spec to restore the layout; None if the spec is enough."""
         ...
 
 
@@ -60,20 +60,20 @@ class Partition(Protocol):
     """A rule that divides survivors into clusters."""
 
     spec: PartitionSpec
-    line_digest: str  # of what a position means, but for the anchors
+    line_digest: str  # of what a position means, except for the anchors
     digest: str  # of the line and of how it is cut
 
     @property
     def max_copies(self) -> int | None:
-        """How many samples of one owner may be one picture: more could not be divided. None: any number."""
+        """How many samples of one owner may be the same image: more could not be divided. None: any number."""
         ...
 
     def window(self, survivors: int) -> int:
-        """How many of the first survivors have a say in the layout; 0 for one that is public."""
+        """The number of first survivors that the layout depends on; 0 for a public layout."""
         ...
 
     def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """Which of the window's survivors, in arrival order, the layout is fitted on."""
+        """The survivors of the window, by index in arrival order, that the layout is fitted on."""
         ...
 
     def fit(self, anchors: Embedding) -> Layout:
@@ -86,23 +86,23 @@ class Partition(Protocol):
 
 
 class Public:
-    """What partitions share that are their own layout: no survivor has a say in where others stand."""
+    """The base of public partitions, which are their own layout: no position depends on other samples."""
 
     def window(self, survivors: int) -> int:
-        """None of them."""
+        """0: the layout depends on no survivor."""
         return 0
 
     def anchors(self, image_digests: Sequence[str]) -> list[int]:
-        """None of them."""
+        """[]: the layout is fitted on no survivor."""
         return []
 
     def fit(self, anchors: Embedding) -> Self:
-        """Itself."""
+        """The partition itself."""
         return self
 
 
 def layout_digest(partition: Partition, anchor_digests: Sequence[str]) -> str:
-    """Name of a layout: what positions mean, and the images of the anchors that it was fitted on, in their order."""
+    """Digest of a layout: of what positions mean, and of the images of its anchors, in their order."""
     if not anchor_digests:
         return partition.line_digest
     return sha256(b"oubli/layout/1", partition.line_digest.encode(), *(digest.encode() for digest in anchor_digests))

@@ -1,7 +1,7 @@
 """Partitions whose positions are ordinals: one cluster for each ordinal that has a survivor.
 
-`random` (the paper's baseline) and `pinned` are public, so a deletion touches one cluster and no other. Nothing bounds
-the size of a cluster: that is what `tree` is for.
+`random` (the paper's baseline) and `pinned` are public, so a deletion affects one cluster and no other. The size of a
+cluster is not bounded; use `tree` for that.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class RandomPartition(Public):
         return np.array([value % self._clusters for value in hashes], dtype=np.int64)
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
-        """The next region on the line, going round: all are alike to the image, and this spreads the load."""
+        """The next region on the line, cyclically: all are equally near to the image, and this spreads the load."""
         return min(range(len(regions)), key=lambda index: (regions[index].lo - position) % ORDINALS)
 
     def save(self) -> None:
-        """The spec says it all."""
+        """Nothing: the spec is enough."""
         return
 
 
 class CentroidLayout:
-    """A sample stands at the ordinal of its nearest centroid (cosine)."""
+    """A layout by centroids: a sample's position is the ordinal of its nearest centroid (cosine)."""
 
     def __init__(self, centroids: Centroids, ordinals: Positions) -> None:
         """`centroids` are unit vectors [k, dim]; `ordinals[i]` is the position of centroid i, ascending."""
@@ -83,7 +83,7 @@ class CentroidLayout:
 
     @property
     def points(self) -> int:
-        """How many centroids."""
+        """The number of centroids."""
         return len(self.centroids)
 
     def locate(
@@ -94,7 +94,7 @@ class CentroidLayout:
         return positions
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
-        """The region with the most similar centroid; of those without any, the first."""
+        """The region with the most similar centroid; if none has a centroid, the first."""
         scores = exact_dot(self.centroids, embedding)
 
         def similarity(index: int) -> float:
@@ -122,7 +122,7 @@ class PinnedPartition(CentroidLayout, Public):
         return cut_ordinals(count)
 
     def save(self) -> bytes:
-        """The centroids as a .npy file: the one that settings named may be gone when others read the layout."""
+        """The centroids as a .npy file: the file that settings named may be gone when the layout is restored."""
         buffer = io.BytesIO()
         np.save(buffer, self.centroids, allow_pickle=False)
         return buffer.getvalue()

@@ -1,9 +1,9 @@
-"""The default partition: an adaptive cut of a public tree (decision 3).
+"""The default partition: an adaptive cut of a public tree.
 
-The leaves are the backbone's own classifier rows in the order of their Ward dendrogram; below a leaf the tree goes on
-with seeded hyperplanes through the prototype, and below those with a hash of the image and its owner, which tells apart
-what looks alike: near copies, and one picture that many owners give (decision 0017). So no deletion can move another
-sample on the line; it can only change a count, and a cut changes only where a count crosses `cap` or `min`.
+The leaves are the backbone's own classifier rows in the order of their Ward dendrogram. Below a leaf the tree goes on
+with seeded hyperplanes through the prototype, and below those with a hash of the image and its owner, which separates
+near copies, and one image that many owners contribute (decision 0017). So no deletion can move another sample on the
+line; it can only change a count, and a cut changes only where a count crosses `cap` or `min`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TreePartition(Public):
     """An adaptive cut of a public tree, and its own layout.
 
     Promises min <= size <= cap for every cluster once there are `min` survivors, and one cluster before; but samples
-    that share a position cannot be told apart, and stay together however many they are.
+    that share a position cannot be separated, however many they are.
     """
 
     def __init__(self, prototypes: npt.NDArray[np.float32], spec: PartitionSpec, *, cache: Path | None = None) -> None:
@@ -47,9 +47,9 @@ class TreePartition(Public):
         self.spec = spec
         self._router = PrototypeRouter(prototypes)
         order, self._splits = _dendrogram(prototypes, cache)
-        # The order too: were another SciPy to break a tie otherwise, recorded positions would mean something else.
+        # The order too: another version of SciPy may break a tie differently, and positions would mean something else.
         public = (np.ascontiguousarray(prototypes).tobytes(), order.tobytes())
-        # As migration 0008 makes it of the line before, whose tails were the first bits of the image's digest.
+        # As migration 0008 computes it from the earlier line, whose tails were the first bits of the image's digest.
         self.line_digest = sha256(b"oubli/line/tree/2", sha256(b"oubli/line/tree/1", *public).encode())
         self.digest = sha256(b"oubli/partition/tree/1", canonical_json([spec.cap, spec.min]), self.line_digest.encode())
         self._rank = np.empty(len(order), dtype=np.int64)  # leaf index -> place in the dendrogram's order
@@ -61,16 +61,16 @@ class TreePartition(Public):
 
     @property
     def points(self) -> int:
-        """How many leaves."""
+        """The number of leaves."""
         return self._leaves
 
     def save(self) -> None:
-        """The backbone says it all."""
+        """Nothing: the backbone and the spec are enough."""
         return
 
     @property
     def max_copies(self) -> int:
-        """Copies of one image, of one owner, that still leave every cluster within `cap`, margins included."""
+        """Most copies of one image of one owner that leave every cluster within `cap`, margins included."""
         return self.spec.cap - 2 * self.spec.min + 2
 
     def locate(
@@ -92,7 +92,7 @@ class TreePartition(Public):
         return np.stack([exact_dot(wide, plane) for plane in self._planes], axis=-1)
 
     def nearest(self, embedding: Embedding, position: int, regions: Sequence[Interval]) -> int:
-        """The region with the most similar prototype; of those that share it, the closest on the line."""
+        """The region with the most similar prototype; of several that share it, the closest on the line."""
         scores = self._in_order.astype(np.float64) @ embedding.astype(np.float64)
 
         def similarity(index: int) -> tuple[float, int]:
@@ -103,11 +103,11 @@ class TreePartition(Public):
         return max(range(len(regions)), key=similarity)
 
     def cut(self, count: Count) -> list[Interval]:
-        """Descend from the root; stop where at most `cap` survivors are left.
+        """The clusters' regions: descend from the root, and stop where at most `cap` survivors are left.
 
         A group is an interval [lo, hi) around one tree node. A node is divided where both sides of the group would
-        hold at least `min`; a side that would not stays on as the margin of its neighbour. Both margins are
-        always smaller than `min`, so a group can be larger than `cap` only while its node can still be divided.
+        have at least `min` survivors; a smaller side remains as the margin of its neighbour. Both margins always have
+        fewer than `min`, so a group can have more than `cap` only while its node can still be divided.
         """
         whole = Interval(0, self._leaves << BELOW_LEAF)
         if count(*whole) == 0:
@@ -141,7 +141,7 @@ class TreePartition(Public):
 
 
 def tail(image_digest: str, owner: str) -> int:
-    """The lowest 16 bits of a position: equal for copies that one owner gives, as good as random for others."""
+    """The lowest 16 bits of a position: equal for copies of one owner, pseudo-random otherwise."""
     return int(sha256(b"oubli/tail/1", image_digest.encode(), owner.encode())[: TAIL_BITS // 4], 16)
 
 

@@ -50,7 +50,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FIRST_SHAPES = (1, BATCH)  # of a batch, images: what one image and what every newcomer needs; others can wait
+FIRST_SHAPES = (1, BATCH)  # images of a batch: a single query, and a batch of new samples; other shapes can wait
 ROUTES = (samples, erasures, predict, model, keys, health, metrics)
 
 
@@ -101,9 +101,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _build_routes(app: FastAPI) -> None:
-    """FastAPI builds what it knows of a route when a request first comes by: here before any does, and in one thread.
+    """Make FastAPI build its routes now, in one thread; it would build each one at the route's first request.
 
-    It sets aside warnings meanwhile, for the whole process: beside another thread that does so, either's would be lost.
+    While FastAPI builds, it suppresses warnings of the whole process; two threads that do so at once would lose each
+    other's filters.
     """
     nowhere = {"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": [], "query_string": b""}
     for route in app.routes:
@@ -111,7 +112,7 @@ def _build_routes(app: FastAPI) -> None:
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
-    """Innermost first."""
+    """Add the middleware, innermost first."""
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
     app.add_middleware(BodyLimit, limits=settings.http)
     app.add_middleware(HeadLimit, limits=settings.http)
@@ -124,12 +125,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 async def _warm_up(app: FastAPI, settings: Settings) -> None:
-    """Load and warm everything off the event loop; /health/live answers meanwhile."""
+    """Load and warm everything outside the event loop; /health/live answers meanwhile."""
     try:
         app.state.service = await asyncio.to_thread(_open, settings, app.state.metrics)
     except Exception as error:
         app.state.failure = error
-        app.state.give_up()  # the server ends; whoever started it reads app.state.failure
+        app.state.give_up()  # the server ends; its starter reads app.state.failure
         return
     app.state.service.batcher.start()
     app.state.service.reconciler.start()
@@ -138,7 +139,7 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
 
 
 def _end_process() -> None:
-    """For servers that set no better way: uvicorn raises this signal again once it has ended."""
+    """Stop the process with SIGTERM: the default of `give_up`. uvicorn raises the signal again once it has ended."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -161,7 +162,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     updater = ClosedFormUpdater(tier, settings.worker.heartbeat_seconds) if tier is not None else None
 
     def look_again() -> None:
-        """What is withdrawn leaves the memory of an idle replica too; what has come is learned."""
+        """Refresh the engine's snapshot, also while no request comes, and the closed-form tier."""
         engine.refresh()
         if updater is not None:
             updater.wake()

@@ -1,13 +1,13 @@
-"""Bodies of requests: how large they may be, and how slowly they may come; read by whoever may, and by no one else.
+"""Bodies of requests: how large they may be, and how slowly they may come.
 
 Until a route says otherwise (`Body.bound`, once the caller's key is known), a body may have `http.max_body_bytes`. The
-limit holds for announced bodies and for those of unknown length alike, while they are read. Only the time that we wait
-for the client counts as its own. A client that is gone before it has said everything is told so by a 400 that nobody
-reads, not by a 500 of ours.
+limit holds for announced bodies and for those of unknown length alike, while they are read. Only the time that the
+server waits for the client counts as the client's. A client that disconnects before its body is complete is answered
+400, not 500, though it no longer reads the answer.
 
-Who is refused before the body has been read is refused together with the connection: what is left of a body cannot be
-told from the next request. The answer is sent at once; what still comes is thrown away for a moment, because closing a
-connection that is being written to destroys what its other end has not read yet.
+A request that is refused before its body has been read also loses its connection: the rest of its body could not be
+told from the next request. The answer is sent at once; bytes that still arrive are discarded for a moment, because
+closing a connection that is being written to destroys what its other end has not read yet.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Body:
         self._owes_end = False
 
     def bound(self, limit: int) -> None:
-        """It may have so many bytes. Raises TooLarge if more are announced."""
+        """Set the most bytes that this body may have. Raises TooLarge if more are announced."""
         self._limit = limit
         if self.announced is not None and self.announced > limit:
             raise self._too_large()
@@ -74,7 +74,7 @@ class Body:
     async def receive(self) -> Message:
         """The next part. Raises HTTPException 400, 408 or 413: FastAPI makes a 400 of any other, in a body's reader."""
         if self._whole:
-            return await self._receive()  # that the client has gone, some time
+            return await self._receive()  # the client's disconnection, some time
         message = await self._next()
         if message["type"] == "http.disconnect":
             self._sends = False

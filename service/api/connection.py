@@ -47,13 +47,13 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0  # of the one that is coming
         self._head_begun = False
         self._head_late: asyncio.TimerHandle | None = None
-        self._deaf: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None  # ends the connection of a client that does not read
         self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected; refuse it if there are too many."""
         super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is none by its type
-        _forget_the_deaf(self.transport, self.limits.idle_seconds)
+        _end_unacknowledged(self.transport, self.limits.idle_seconds)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(Unavailable("The service has as many connections as it may have. Try again in a moment."))
         else:
@@ -62,8 +62,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed: nothing is timed any more."""
         self._stop_watching_head()
-        if self._deaf is not None:
-            self._deaf.cancel()
+        if self._unread is not None:
+            self._unread.cancel()
         self.lingering.discard(self)
         super().connection_lost(exc)
 
@@ -102,17 +102,17 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read what it is sent; it has a while to begin."""
         super().pause_writing()
-        self._deaf = self.loop.call_later(self.limits.idle_seconds, self.transport.abort)
+        self._unread = self.loop.call_later(self.limits.idle_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads."""
-        if self._deaf is not None:
-            self._deaf.cancel()
-            self._deaf = None
+        """The client reads again."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP."""
+        """Answer bytes that are no HTTP."""
         self._refuse(Malformed("This is no HTTP request."))
 
     def _watch_head(self) -> None:
@@ -149,7 +149,7 @@ class Connection(HttpToolsProtocol):
         if not self._answers(begun=True):  # in the middle of an answer nothing can be said
             self.transport.write(_rendered(error))
         if len(self.lingering) < MOST_LINGERING and self.transport.can_write_eof():
-            self.connections.discard(self)  # it takes nobody's place
+            self.connections.discard(self)  # while it lingers it does not count against max_connections
             self.lingering.add(self)
             self.transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self.transport.abort)
@@ -179,8 +179,8 @@ def _rendered(error: ServiceError) -> bytes:
     return b"\r\n".join([*lines, b"", bytes(response.body)])
 
 
-def _forget_the_deaf(transport: asyncio.Transport, seconds: float) -> None:
-    """Let the kernel end a connection whose client acknowledges nothing for so long, also while it is being closed."""
+def _end_unacknowledged(transport: asyncio.Transport, seconds: float) -> None:
+    """Let the kernel end a connection whose client acknowledges no data for so long, also while it is being closed."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
     connection = transport.get_extra_info("socket")
     if option is not None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):

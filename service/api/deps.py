@@ -41,8 +41,8 @@ class Service:
     key_checks: KeyChecks
     reconciler: Reconciler
 
-    def client_disconnected(self) -> None:
-        """An erasure was committed. At once, and apart from planning: bytes wait for every replica to take note."""
+    def erasure_accepted(self) -> None:
+        """Wake updater and reconciler after an erasure was committed: its bytes wait for every replica to take note."""
         if self.updater is not None:
             self.updater.wake()
         self.reconciler.wake()
@@ -62,7 +62,7 @@ bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys creat
 
 
 async def admit(request: Request, scopes: Sequence[str]) -> None:
-    """Look at the caller's key, before anything of the body is read. Raises Unavailable, Unauthorized or Forbidden."""
+    """Check the caller's key, before anything of the body is read. Raises Unavailable, Unauthorized or Forbidden."""
     if scopes:
         await _look_up(await running_service(request), await bearer(request), scopes)
         request.scope["oubli_admitted"] = frozenset(scopes)
@@ -74,7 +74,7 @@ async def check_key(
     scopes: SecurityScopes,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> None:
-    """A route's need of a scope. Met already (`admit`) on every route of ours; checked here on any other."""
+    """The scope check of a route: done already by `admit` on every `FrontRoute`; done here on any other."""
     if not request.scope.get("oubli_admitted", frozenset()).issuperset(scopes.scopes):
         await _look_up(service, credentials, scopes.scopes)
 
@@ -90,7 +90,7 @@ def scope(name: str) -> Any:
 
 
 def located(request: Request, path: str) -> str:
-    """A path of ours as the caller sees it, behind its proxy."""
+    """A path of this service as the caller sees it, behind its proxy."""
     return f"{request.scope.get('root_path', '')}{path}"
 
 

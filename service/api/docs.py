@@ -57,7 +57,7 @@ SwaggerUIBundle({
 """
 
 TAGS = [
-    {"name": "samples", "description": "Contribute images, and see what is held for whom."},
+    {"name": "samples", "description": "Contribute images, and list the samples of an owner."},
     {"name": "erasures", "description": "Take samples back out of the model, exactly. Use stops with the answer."},
     {"name": "predictions", "description": "Classify images with the prompts of their clusters."},
     {"name": "model", "description": "What has been learned, cluster by cluster."},

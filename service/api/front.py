@@ -1,9 +1,9 @@
-"""What every route asks first: the caller's key, before a byte of body is read; then that nothing unknown is said.
+"""The front of every route: it checks the caller's key before it reads a byte of the body, then unknown parameters.
 
 `FrontRoute` stands where FastAPI would read the body and only then look at keys. In this order it refuses a method that
 the path does not have (405), a key that may not (401, 403), an announced length that is too large (413), and query
-parameters that nobody reads or that come twice (422); form fields likewise, once they have come. A misspelt filter
-would else list what nobody asked for.
+parameters that the route does not have or that come twice (422); form fields likewise, once they have come. A misspelt
+filter would else list what the client did not ask for.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from service.api.raw_body import is_raw_image, media_type
 from service.settings import Settings
 
 FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its one file
-MAX_FIELDS = 64  # of a form, beside its files; each is held in memory, up to 1 MB
+MAX_FIELDS = 64  # of a form, beside its files; each is kept in memory, up to 1 MB
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class FrontRoute(APIRoute):
-    """A route that looks before it reads."""
+    """A route that checks key, length and parameters before it reads the body."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class FrontRoute(APIRoute):
         super().__init__(path, endpoint, dependencies=also, **options)
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's, behind ours."""
+        """FastAPI's handler, behind the checks of this route."""
         handle = super().get_route_handler()
         known = dict.fromkeys(_names(_query_fields(self.dependant)), False)
         scopes = [scope for need in self.dependencies for scope in _scopes(need)]
@@ -95,7 +95,7 @@ def decode_json(text: str | bytes) -> Any:
 
 
 def front_router(**options: Any) -> APIRouter:
-    """A router whose routes look before they read."""
+    """A router of `FrontRoute`s."""
     return APIRouter(route_class=FrontRoute, **options)
 
 

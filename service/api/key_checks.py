@@ -1,8 +1,8 @@
 """API keys of requests that arrive together, looked up together.
 
 The registry is asked at every request, never a cache, so that a revoked key is refused from then on. One look-up runs
-at a time; whoever comes meanwhile shares the next one, which begins after they came. Under load that is one statement
-and one change of threads for many requests.
+at a time; requests that arrive meanwhile share the next one, which begins after they arrived. Under load that is one
+statement and one change of threads for many requests.
 
 When a key was last used is written beside the requests, by one task at a time, and for each key about once a minute.
 """
@@ -50,7 +50,7 @@ class KeyChecks:
             self._note(key.id)
 
     async def finish(self) -> None:
-        """Wait until what is to be noted has been."""
+        """Wait until every use of a key has been recorded."""
         if self._noting is not None:
             await self._noting
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Of this process: requests, batches, time to withdraw. Of the registry: everything else.
+"""Metrics for Prometheus. Of this process: requests, batches, time to withdraw. Of the registry: everything else.
 
 Facts of the registry are asked for when they are scraped, so every replica tells the same and a restart loses none;
 take the maximum over replicas, not the sum. What happens in workers is counted in the registry (`registry.counters`).
@@ -25,7 +25,7 @@ from service.registry.counters import CounterValues
 from service.serving.batcher import Batcher
 
 log = logging.getLogger(__name__)
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # each a series more, of use to nobody
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # each is one more series, without use
 
 Result = TypeVar("Result")
 
@@ -65,11 +65,11 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def key_refused(self, reason: str) -> None:
-        """What key checks tell. Nothing of the key, nor of who sent it: guesses would be series without end."""
+        """Count a refusal, by reason alone: series by key or by sender would have no end."""
         self._refusals.labels(reason if reason in REFUSALS else "unknown").inc()
 
     def batch(self, size: int, seconds: float) -> None:
-        """What the batcher tells of each of its batches."""
+        """Count a batch of the batcher."""
         self.batch_images.observe(size)
         self.batch_seconds.observe(seconds)
 
@@ -77,8 +77,8 @@ class Metrics:
 class Patient(Generic[Result]):
     """Asks a question in a thread of its own and waits so long for the answer, which is kept for a moment.
 
-    One question is under way at a time: whoever asks meanwhile waits for the same answer. A database that hangs holds
-    up one thread, not one for each scrape.
+    One question is under way at a time: callers that ask meanwhile wait for the same answer. A database that hangs
+    blocks one thread, not one for each scrape.
     """
 
     def __init__(self, ask: Callable[[], Result], *, seconds: float = PATIENCE, kept: float = KEPT_SECONDS) -> None:
@@ -102,12 +102,12 @@ class Patient(Generic[Result]):
     def _run(self, asked: Future[Result]) -> None:
         try:
             asked.set_result(self._ask())
-        except BaseException as error:  # whoever waits is told
+        except BaseException as error:  # told to every caller that waits
             asked.set_exception(error)
 
 
 class Collector:
-    """The registry's facts, and this process's queue, at every scrape. While the registry is away, it says just that.
+    """Collects the registry's figures and this process's queue at every scrape; while the registry is away, the queue.
 
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
     """
@@ -158,7 +158,7 @@ def _by(label: str, name: str, words: str, values: dict[str, int]) -> Metric:
 
 def _of_stats(stats: Stats) -> Iterator[Metric]:
     yield _gauge("oubli_serving_epoch", "The registry's serving epoch.", stats.epoch)
-    yield _gauge("oubli_samples", "Samples held.", stats.samples)
+    yield _gauge("oubli_samples", "Samples on record.", stats.samples)
     yield _by("state", "oubli_clusters", "Clusters by state.", dict(stats.clusters))
     yield _by("state", "oubli_erasures", "Erasures by state.", dict(stats.erasures))
     words = "Age of the oldest erasure that is not completed; 0 if there is none."

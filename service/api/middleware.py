@@ -1,4 +1,4 @@
-"""Around every request: an id, a bound on its head, safe headers, a farewell, and its count and time for /metrics."""
+"""Around every request: an id, a bound on its head, safe headers, draining, and its count and time for /metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class Arrival:
-    """When a request came: by a clock that is never set (seconds), and by the one that records are dated by."""
+    """When a request came: by a monotonic clock (seconds), and by the one that records are dated by."""
 
     ticks: float
     at: datetime
@@ -114,16 +114,16 @@ class ConnectionDraining:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; look at the state when its response begins."""
 
-        async def parting(message: Message) -> None:
+        async def closing(message: Message) -> None:
             if message["type"] == "http.response.start" and scope["app"].state.draining:
                 MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
-        await self._app(scope, receive, parting if scope["type"] == "http" else send)
+        await self._app(scope, receive, closing if scope["type"] == "http" else send)
 
 
 class HeadLimit:
-    """Refuse an address and headers beyond measure with 431. `connection.py` bounds what is parsed before that."""
+    """Refuses an address and headers that are too large with 431. `connection.py` bounds what is parsed before that."""
 
     def __init__(self, app: ASGIApp, limits: HttpSettings) -> None:
         self._app = app
@@ -188,7 +188,7 @@ class RequestMetrics:
 
 
 class ResponseWatch:
-    """A `send` that knows what status it has sent: 500 until then, for nothing is what a crash sends."""
+    """A `send` that remembers the status that it has sent: 500 until then, as for a crash before any response."""
 
     def __init__(self, send: Send) -> None:
         self.status = 500
@@ -208,6 +208,6 @@ def route_of(scope: Scope) -> str:
 
 
 def method_of(scope: Scope) -> str:
-    """A client may send any word: each would be a series of its own, for ever."""
+    """The request's method, or `other`: a client may send any word, and each would be a series of its own."""
     method: str = scope["method"]
     return method if method in METHODS else "other"

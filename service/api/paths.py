@@ -1,4 +1,4 @@
-"""Which methods a path has: what 405 says in `Allow`, and whether it is 405.
+"""The methods of each path: whether a request is a 405, and its `Allow`.
 
 A literal path hides the templates that it would fit: `GET /samples/batch` is a wrong method of `/samples/batch`, not a
 malformed id of `/samples/{sample_id}`.
@@ -27,7 +27,7 @@ class Paths:
                     self._literal[route.path] |= route.methods
 
     def methods(self, path: str) -> list[str]:
-        """In alphabetical order; [] if no route has this path."""
+        """Methods of a path in alphabetical order; [] if no route has it."""
         if path in self._literal:
             return sorted(self._literal[path])
         fitting = (route for route in self._templates if route.path_regex.match(path))

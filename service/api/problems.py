@@ -32,10 +32,10 @@ from service.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-# What a framework raises and what we raise has one title.
+# A status has one title, whether the framework or this service raises it.
 TITLES = {kind.status: kind.title for kind in (Malformed, NotFound, TooSlow, TooLarge)}
-# Of every answer: browsers and proxies do nothing with it that it is not meant for. Nothing may keep it either: most
-# hold what is personal, or say what is held.
+# Headers of every answer: browsers and proxies must not reinterpret, embed or store it. Most answers hold personal
+# data, or say which samples are on record.
 SAFE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

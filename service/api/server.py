@@ -1,10 +1,10 @@
-"""The API's server: told to stop, it lets that be known first, and leaves when it is no longer sent anything.
+"""The API's server: told to stop, it first announces that it drains, and ends once proxies send it nothing more.
 
 A signal (SIGTERM, SIGINT) is answered in this order. At once `GET /health/ready` says 503, `draining`, and every
 response asks its caller to open another connection; whatever comes is still accepted and answered, for
 `serving.drain_seconds`, in which a proxy notices. Then the listener closes; requests under way have
 `serving.finish_seconds` to end; the application's lifespan ends, and with it batchers, threads and the replica's row;
-the exit status is 0. A process that is not yet warm has nobody to wait for. A second signal ends the process at once.
+the exit status is 0. A process that is not yet warm ends without a drain. A second signal ends it at once.
 
 uvicorn alone closes the listener at the signal, while proxies still send; and raises the signal again at its end, so
 that the exit status would be the signal's.
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         self._stop_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come. uvicorn's own list of signals, which it raises again, stays empty."""
+        """Begin to drain at a signal. uvicorn's own list of signals, which it raises again, stays empty."""
         if self._stop_at is not None:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
@@ -50,13 +50,13 @@ class Server(uvicorn.Server):
         self._stop_at = time.monotonic() + (self._drain_seconds if served else 0.0)
 
     async def on_tick(self, counter: int) -> bool:
-        """Every tenth of a second: is it time to go?"""
+        """Begin the shutdown once the drain is over; called every tenth of a second."""
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """... and what is still being decoded after half of the time that requests then have is refused."""
+        """Shut down; after half of the time that requests then have, images still being decoded are refused."""
         service: Service | None = self._state.service
         patience = (self.config.timeout_graceful_shutdown or 0) / 2
         loop = asyncio.get_running_loop()
@@ -82,13 +82,13 @@ def configured(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvi
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:
-    """Answer until told to stop. Raises what kept the application from warming up."""
+    """Serve until told to stop. Raises what kept the application from warming up."""
     if not settings.auth:
         log.warning("OUBLI_AUTH=false: every user of this machine may contribute, read and erase everything")
     app = create_app(settings)
     config = configured(app, settings, host=host, port=port)
     server = Server(config, app, drain_seconds=settings.serving.drain_seconds)
-    # Not by a signal: the process would drain, and nobody is there to be answered.
+    # Not by a signal: the process would drain, though it serves no request yet.
     app.state.give_up = lambda: setattr(server, "should_exit", True)
     server.run()
     if app.state.failure is not None:

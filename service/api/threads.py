@@ -1,4 +1,4 @@
-"""Threads for one kind of work, and a line of bounded length before them.
+"""Threads for one kind of work, with a bounded number of calls that wait for one.
 
 FastAPI runs every plain endpoint on one pool of threads. Intake has its own, so that uploads, however many, leave
 erasures and look-ups theirs.
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """So many calls at once; so many more wait."""
+    """A pool of threads: `threads` calls run at once, `waiting` more may wait."""
 
     def __init__(self, threads: int, *, waiting: int) -> None:
         self._limiter = CapacityLimiter(threads)
@@ -25,7 +25,7 @@ class Threads:
         self._inside = 0  # calls that are made or wait; the event loop alone counts them
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """What the call returns, in a thread of these. Raises Busy if too many wait already, or what it raises."""
+        """Run the call in one of these threads. Raises Busy if too many wait already, or what the call raises."""
         if self._inside >= self._most:
             raise Busy("So many uploads are being taken in that no more can wait. Try again in a moment.")
         self._inside += 1

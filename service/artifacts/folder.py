@@ -71,7 +71,7 @@ class FolderStore:
         _flush_folder(path.parent)
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Walk the folder. Raises OSError for one that may not be listed: it is not empty for all we know."""
+        """Walk the folder. Raises OSError for one that may not be listed: it may hold objects."""
         for folder, _, files in os.walk(self._root / check_prefix(prefix), onerror=_raise_unless_gone):
             for path in map(Path(folder).joinpath, files):
                 if path.is_file() and not path.name.startswith(_TEMPORARY):
@@ -96,7 +96,7 @@ class FolderStore:
         return self._root / prefix / rest.split(".")[0][-2:] / rest
 
     def _name(self, path: Path) -> str:
-        """The object that a file holds; for a file that somebody else put here, where it lies."""
+        """The name of the object in a file; for a file that is not from this service, its path."""
         prefix, *_, rest = path.relative_to(self._root).parts
         with suppress(ValueError):
             if self._path(f"{prefix}/{rest}") == path:

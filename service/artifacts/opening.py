@@ -1,4 +1,4 @@
-"""Which store a URL names: `s3://bucket/prefix`, a path or `file:///path`, or nothing for a folder of the data folder.
+"""Opening the store of a URL: `s3://bucket/prefix`, a path or `file:///path`; without one, a folder of the data folder.
 
 A path is taken as it is written: `?`, `#`, `%` and spaces are characters of its name.
 
@@ -28,7 +28,7 @@ _RETRY_SECONDS = 5
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket, and the folder in it that is ours: `""`, or ends with a slash."""
+    """A bucket, and the service's own prefix in it: `""`, or ends with a slash."""
 
     name: str
     prefix: str
@@ -42,7 +42,7 @@ def open_store(url: str | None, *, folder: Path, s3: S3Settings, read_only: bool
     place = parse_store_url(url) if url else folder
     if isinstance(place, Path):
         return _open_folder(place, named=bool(url))
-    from service.artifacts.s3 import S3Store, connect  # late: whoever keeps a folder never loads the library
+    from service.artifacts.s3 import S3Store, connect  # late: a service with a folder never loads the library
 
     try:
         store = S3Store(connect(s3), bucket=place.name, prefix=place.prefix, endpoint=s3.endpoint_url)

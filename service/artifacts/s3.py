@@ -97,7 +97,7 @@ class S3Store:
             self._put_in_parts(key, body)
 
     def put_many(self, items: Sequence[tuple[str, bytes]]) -> None:
-        """Several requests at once. When it raises all have ended: nothing is written behind one who cleans up."""
+        """Several requests at once. When it raises, all have ended: a caller that cleans up meets no later write."""
         if len(items) < 2:
             for name, data in items:
                 self.put(name, data)
@@ -154,7 +154,7 @@ class S3Store:
     # ------------------------------------------------------------------------------------------------ versions
 
     def _destroy_versions(self, key: str) -> None:
-        """Until none is listed: a server's word that it has destroyed something is not taken for it.
+        """Destroy all versions, until none is listed: that the server says so is not enough.
 
         Only a marker may stay, where a server cannot destroy it (SeaweedFS, while versioning is suspended): it holds
         no bytes, just the name.
@@ -220,7 +220,7 @@ class S3Store:
             arguments["UploadIdMarker"] = page["NextUploadIdMarker"]
 
     def _abort(self, key: str, upload: str) -> None:
-        with suppress(_Missing):  # somebody else has, or it was finished
+        with suppress(_Missing):  # another process has aborted it, or it was finished
             self._call("abort_multipart_upload", Key=key, UploadId=upload)
 
     # ------------------------------------------------------------------------------------------------ requests

@@ -10,7 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 _PREFIX = re.compile(r"[a-z]+")
-_PROBE = "probes/probe"  # one name for everybody: what a killed process leaves of it, the next one destroys
+_PROBE = "probes/probe"  # one name for all processes: the next one destroys what a killed process leaves of it
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_-]+(\.[a-z]+)?")
 
 
@@ -19,14 +19,14 @@ class ObjectMissing(LookupError):
 
 
 class StoreUnavailable(OSError):
-    """The store does not answer, or not as it should. Later it may. `strerror` says what is the matter."""
+    """A store that does not answer, or not as it should, for now. `strerror` says why."""
 
     def __init__(self, words: str) -> None:
         super().__init__(errno.EIO, words)
 
 
 class StoreRefuses(StoreUnavailable):
-    """It answers, and does not let us: keys, rights, or a bucket that is missing. Somebody must do something."""
+    """A store that answers and refuses: keys, rights, or a bucket that is missing. An operator must act."""
 
 
 class Store(Protocol):
@@ -79,7 +79,7 @@ def check_name(name: str) -> str:
 
 
 def born(name: str) -> datetime | None:
-    """When an object of ours was named: its name holds a UUIDv7 (RFC 9562). None for what somebody else put here."""
+    """When an object was named: its name holds a UUIDv7 (RFC 9562). None for an object that is not the service's."""
     try:
         milliseconds = UUID(check_name(name).rsplit("/", 1)[1].split(".")[0]).int >> 80
         return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,7 +1,7 @@
-"""Reading what came back over HTTP: from Oubli, or from whatever answers in its place.
+"""Reading HTTP answers, of Oubli or of another server in its place.
 
-A proxy's page, a portal's redirect, another program on the port: each becomes one line that says what was met. Nothing
-is followed to another address, where a key would go with it.
+A proxy's page, a portal's redirect, another program on the port: each becomes one line that says what answered. No
+redirect is followed: the key would go with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import httpx
 
 from service.errors import ServiceError
 
-LONGEST_PAUSE = 30.0  # seconds; who is told to come back later than that is told so
+LONGEST_PAUSE = 30.0  # seconds; a longer `Retry-After` is not waited for, but printed
 
 
 class Refused(ServiceError):
@@ -35,7 +35,7 @@ class Refused(ServiceError):
 
 
 class Unreachable(Refused):
-    """There is nobody to answer at all."""
+    """No server answers at the address."""
 
 
 class NotOubli(Refused):
@@ -78,7 +78,7 @@ def read(response: httpx.Response) -> JsonAnswer:
 
 
 def refusal(response: httpx.Response, advice: str = "") -> Refused:
-    """An answer of 4xx or 5xx: the problem's words (RFC 9457), or as much as can be said of another's page.
+    """An answer of 4xx or 5xx as Refused: with the problem's words (RFC 9457), or a line about another server's page.
 
     advice  is said after them.
     """

@@ -26,7 +26,7 @@ def centroids(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("centroids.npy"),
     as_json: JsonOption = False,
 ) -> None:
-    """Cluster public images by k-means, for OUBLI_PARTITION__CENTROIDS. Nobody's private images belong here."""
+    """Cluster public images by k-means, for OUBLI_PARTITION__CENTROIDS. Give no private images to it."""
     import numpy as np  # late, as below: no other command of `oubli` waits for NumPy, scikit-learn and torch
     from sklearn.cluster import KMeans
 

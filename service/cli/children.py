@@ -39,7 +39,7 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it runs no more; it stays a zombie, so that its number is nobody else's, until `end`."""
+        """Whether it runs no more; it stays a zombie until `end`, so that no other process gets its number."""
         return self.process is not None and _news(self.process) in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
     def stopped_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Talking to a running service: address and key from the environment, or from the data folder beside us."""
+"""Client of a running service: address and key from the environment, or from the local data folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UrlOption = Annotated[
 
 
 class Client:
-    """Calls of the HTTP API, by name. Safe to use from several threads, which share its connections.
+    """Client of the HTTP API. Safe to use from several threads, which share its connections.
 
     Raises Misconfigured if address, key or the environment's proxies cannot be used.
     """
@@ -78,13 +78,13 @@ class Client:
             raise kind(_broken(error, self._http.base_url)) from None
 
     def _note_wait(self, response: httpx.Response) -> None:
-        """Once: whoever looks at a silent terminal shall know why."""
+        """Say on standard error, once, what the client waits for."""
         if not self._has_noted:
             self._has_noted = True
             note(f"Waiting: {plain(answers.refusal(response).detail)}")
 
     def give_up(self) -> None:
-        """Nobody waits for a service that has no time any more: its refusals are answers."""
+        """Wait for no retry any more: a refusal of the service is an answer from now on."""
         self._given_up.set()
 
     def pages(self, path: str, **query: Any) -> Iterator[JsonAnswer]:
@@ -146,7 +146,7 @@ def _broken(error: Exception, url: httpx.URL) -> str:
 
 
 def _by_proxy(url: httpx.URL) -> str:
-    """Words for who may be in the way, and is not seen in the error."""
+    """A note that a proxy of the environment may be the cause: the error does not say so."""
     from urllib.request import getproxies, proxy_bypass  # late: only a failure asks
 
     named = {"all", url.scheme} & getproxies().keys()

@@ -1,4 +1,4 @@
-"""The commands that look at a running service, and have it try again: status, retry."""
+"""Commands for a running service: status, retry."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _cluster_id(text: str) -> str:
 
 
 def status(as_json: JsonOption = False, url: UrlOption = None, data: DataOption = None) -> None:
-    """The service at a glance."""
+    """Print the status of the service."""
     with client_of(url, data) as client:
         answer = client.request("GET", "/status")
     if as_json:
@@ -68,7 +68,7 @@ def _worker(worker: dict[str, Any]) -> str:
     heard, claimed = (worker[name] or "never" for name in ("heard_at", "claimed_at"))
     state = "" if worker["alive"] else "SILENT, "
     listens = ", ".join(worker["queues"])
-    return plain(f"{state}{worker['name']}: {worker['device']}, {listens}; last bell {heard}, last training {claimed}")
+    return plain(f"{state}{worker['name']}: {worker['device']}, {listens}; notified {heard}, last training {claimed}")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -23,7 +23,7 @@ def in_flight(
 
     Raises what the first failing one raised, once those under way have ended; what had not begun never does.
 
-    give_up  tells those under way that nobody waits for them any more.
+    give_up  called when the caller waits no more for those under way.
     """
     with ThreadPoolExecutor(most, thread_name_prefix="flight") as pool:
         under_way: deque[Future[Result]] = deque()

@@ -1,8 +1,8 @@
 """Sending pictures to be contributed, each exactly once, whatever became of an earlier run.
 
-The service says what it holds: every picture is sent with the number of copies that must be held for it to be left
-alone (`unless_held`), and is answered with its sample, new or old. No two files of a run may be answered with the same
-one: then there are more copies than was thought, and the file is sent again with a higher number. So a folder that has
+The service knows what is on record: every picture is sent with a number of copies (`unless_held`), and is contributed
+unless so many are on record; the answer is its sample, new or old. If two files of a run are answered with the same
+sample, there are more copies than was assumed, and the file is sent again with a higher number. So a folder that has
 two copies of a picture makes two samples, once, in any number of runs, and no setting of this side matters.
 """
 
@@ -21,7 +21,7 @@ from service.cli.answers import JsonAnswer, NotOubli, Refused, Unreachable, item
 from service.cli.client import Client
 
 MOST_BYTES = 300_000_000  # of a file; no service takes a whole request of that
-NOT_FOR_US = {401, 403, 404, 405}  # no file is to blame, and none will fare better
+NOT_FOR_US = {401, 403, 404, 405}  # no file is the cause, and every other one would be refused too
 IN_A_ROW = 2  # files by themselves that got no answer, or 429 or 5xx: then it is the service
 ROUNDS = 20  # of sending the same files; few are ever needed
 BUSY = 429
@@ -37,7 +37,7 @@ class _File:
 
 @dataclass
 class IngestCounts:
-    """What became of the files of a run, so far. refused: file and reason."""
+    """Outcomes of the files of a run, so far. refused: file and reason."""
 
     answered: int = 0
     contributed: int = 0
@@ -45,7 +45,7 @@ class IngestCounts:
 
     @property
     def held(self) -> int:
-        """Of how many there was a sample already."""
+        """How many files had a sample already."""
         return self.answered - self.contributed - len(self.refused)
 
 
@@ -63,9 +63,9 @@ class Contributor:
         self._failed_in_a_row = 0
 
     def send(self, pictures: Sequence[ClassFile]) -> int:
-        """Have them all contributed, unless they are held; how many they are.
+        """Contribute them all, unless they are on record; how many they are.
 
-        What is wrong with one is noted in `tally`, and stops no other. Raises Refused if it is wrong with all.
+        A refused file is noted in `counts`, and stops no other. Raises Refused if the reason holds for all files.
         """
         pending = [file for file in map(self._read, pictures) if file is not None]
         for _ in range(ROUNDS):
@@ -113,7 +113,7 @@ class Contributor:
         return found
 
     def _failed_alone(self, refused: Refused) -> Refused:
-        """Its own fault, until others fare the same. Raises Refused then."""
+        """The refusal of one file; raised instead, once several files in a row had no answer, or 429 or 5xx."""
         if refused.code is None or refused.code == BUSY or refused.code >= BROKEN:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= IN_A_ROW:
@@ -121,7 +121,7 @@ class Contributor:
         return refused
 
     def _take(self, answered: Iterable[tuple[_File, JsonAnswer | Refused]]) -> Iterable[_File]:
-        """Note each outcome; those that must be sent again, because their sample is another file's."""
+        """Note each outcome; the files that must be sent again, because their sample is another file's."""
         again: Counter[tuple[str, str]] = Counter()
         for file, item in answered:
             if isinstance(item, Refused):

@@ -102,7 +102,7 @@ def _ask(subjects: Sequence[Subject], quotes: Sequence[JsonAnswer]) -> None:
     said = _line_of_input()
     if not said:
         aside.print()
-        raise Invalid("Nothing was erased: nobody is here to be asked. Say --yes to erase without a question.")
+        raise Invalid("Nothing was erased: there is no input to confirm from. Say --yes to erase without a question.")
     if said.strip().lower() not in ("y", "yes"):
         raise Invalid("Nothing was erased.")
 

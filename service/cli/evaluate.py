@@ -154,7 +154,7 @@ def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str], as_j
     title = f"{name}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
     for table in tables(rows_of(study, figures), title):
         show(table)
-    say("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models touched.")
+    say("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models affected.")
     say(worth_of(figures) or "")
     say("Written: " + ", ".join(map(plain, paths)))
 

@@ -1,4 +1,4 @@
-"""A command that fails says one line: what is wrong, and what to do. Tracebacks are for mistakes of ours.
+"""Messages of commands that fail: one line, what is wrong and what to do. Tracebacks are for mistakes of Oubli.
 
 Exit status 1: what was asked for was not done, or not all of it. 2: it could not begin, as it was called or set up.
 """
@@ -27,7 +27,7 @@ class Misused(Invalid):
 
 
 def words_of(error: BaseException) -> tuple[str, int] | None:
-    """What to say of a failure, and the exit status; None for one that nobody foresaw."""
+    """Message and exit status of a failure; None for one that this module does not know."""
     if isinstance(error, ServiceError):
         begins = error.status == 500 or isinstance(error, Misused)
         return error.detail, CANNOT_BEGIN if begins else NOT_DONE

@@ -1,4 +1,4 @@
-"""`oubli heartbeat`, for a health check: a worker that trains answers nobody, but its heart beats on record."""
+"""`oubli heartbeat`, for a health check: a worker that trains answers no request, but records its heartbeat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def heartbeat(
     as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Was a worker heard from a moment ago? Exit status 1 if not."""
+    """Check that a worker was heard from a moment ago. Exit status 1 if not."""
     chosen = settings_of(data)
     require_file(chosen)
     from service.registry import workers  # late, with SQLAlchemy: no client command waits for it

@@ -1,4 +1,4 @@
-"""Whether the API still answers: asked again and again by a thread, so that the supervisor itself waits for nobody."""
+"""Liveness of the API: a thread asks for it again and again, so that the supervisor itself waits for no answer."""
 
 from __future__ import annotations
 

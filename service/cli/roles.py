@@ -60,7 +60,7 @@ def api(data: DataOption = None, port: PortOption = 8000, host: HostOption = "12
 def worker(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     name: Annotated[str | None, typer.Option(help="Unique name; default: host and process id.")] = None,
-    queues: Annotated[str, typer.Option(help="Bells to listen to: deletions, additions or both.")] = ",".join(QUEUES),
+    queues: Annotated[str, typer.Option(help="Queues to consume: deletions, additions or both.")] = ",".join(QUEUES),
 ) -> None:
     """Run one training worker; one process a device. With `--queues deletions`, it trains what deletions wait for."""
     require_registry(settings_of(None, device=device))
@@ -69,7 +69,7 @@ def worker(
 
 
 def _queues(given: str) -> list[str]:
-    """In the order in which a worker listens to them. Raises Invalid for a name that is none of them."""
+    """The queues in the order in which a worker consumes them. Raises Invalid for an unknown name."""
     names = {name.strip() for name in given.split(",") if name.strip()}
     if not names or names - set(QUEUES):
         raise Invalid(f"--queues: {plain(given)!r} is not made of {' and '.join(QUEUES)}.")
@@ -77,7 +77,7 @@ def _queues(given: str) -> list[str]:
 
 
 def beat() -> None:
-    """Run the timer that rings for work which nobody rang for."""
+    """Run the timer that notifies workers of pending work whose notification was lost."""
     load_settings()
     _become("beat", [])
 

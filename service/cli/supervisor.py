@@ -65,7 +65,7 @@ class Supervisor:
             self._take(lock)
             self._check_port()
             self._prepare(folder / "admin-key")
-            # Nobody balances between this API and another, and the whole stop has a deadline.
+            # No proxy balances between this API and another, and the whole stop has a deadline.
             os.environ |= {
                 "OUBLI_DATA_DIR": str(folder),
                 "OUBLI_SERVING__DRAIN_SECONDS": "0",
@@ -153,7 +153,7 @@ class Supervisor:
             self._pulse.begin()
 
     def _out_of_order(self, child: Child) -> str:
-        """Why a child that lives is of no use any more; empty if it is."""
+        """Why a running child must be replaced; empty if it works."""
         if (seconds := child.stopped_seconds()) > STOPPED_SECONDS:
             return f"has been stopped for {seconds:.0f} s"
         if child is self._api and (seconds := self._pulse.silence()):

@@ -1,9 +1,9 @@
 """A decoder process: `python -m service.decoding.child RULES DESCRIPTOR`, started by `service.decoding.decoders`.
 
-Held by the kernel, not by its own good will: a timer of CPU time ends it when an image takes more than its budget, a
-limit on its address space makes an allocation fail, and it ends with the API, however that ends: on its standard
-input lies a pipe that only the API holds open, and the signal of its closing is not handled. Ignores the signals that
-a terminal or systemd sends to all: the API decides when decoding is over.
+The kernel bounds it: a timer of CPU time ends it when an image takes more than its budget, a limit on its address
+space makes an allocation fail, and it ends with the API, however that ends: its standard input is a pipe that only the
+API keeps open, and the signal of its closing is not handled. It ignores the signals that a terminal or systemd sends
+to all: the API decides when decoding is over.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _bound(rules: Rules) -> None:
 
 
 def _be_silent() -> None:
-    """What libraries say of a stranger's file is no line of the service's log."""
+    """Discard what libraries print about a client's file: it belongs in no log of the service."""
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stderr.fileno())

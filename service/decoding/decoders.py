@@ -1,8 +1,8 @@
 """The decoder processes: kept, fed, replaced when they die, and ended.
 
 Promises: an image that takes more CPU time than its budget is refused in words, and so is one that makes its decoder
-crash twice; neither changes what becomes of others, also of those that were handed over with it. What nobody waits for
-any more is not begun, and no longer decoded a moment later. `stop` waits for no image. There is one process more than
+crash twice; neither changes the outcome of others, also of those that were handed over with it. A file whose caller has
+gone is not begun, and no longer decoded a moment later. `stop` waits for no image. There is one process more than
 one caller can hold (`turns`). A thread of this process speaks with each decoder, and sleeps while that one works.
 """
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 SHARE = 16  # small files that a decoder takes at a time: handing over costs as much as decoding one
 TRIES = 2  # a file that was in a dying decoder's hands may be innocent once
-ABANDON_SECONDS = 0.3  # what nobody waits for may be done by then; to start another decoder costs as much
+ABANDON_SECONDS = 0.3  # a file whose caller has gone may be done by then; to start another decoder costs as much
 START_SECONDS = 60.0  # patience with a new process, which loads Pillow on a machine that may be busy
 PAUSE_SECONDS = 1.0  # after one that did not start
 DYING_SECONDS = 1.0  # until a process whose socket is closed has ended
@@ -56,7 +56,7 @@ class Decoders:
     async def decode(
         self, files: Sequence[bytes], *, caller: str, seconds: float, renewed: bool = False
     ) -> AsyncGenerator[Replies[DecodeResult], None]:
-        """What became of which file, as it becomes known; closing the iterator ends all work for it.
+        """The outcomes of the files, by place, as they come; closing the iterator ends all work for them.
 
         seconds  patience, after which the rest is told that it waited for too long.
         renewed  with every part: the wait is for the next one, not for all.
@@ -65,7 +65,7 @@ class Decoders:
         found: asyncio.Queue[Replies[DecodeResult] | None] = asyncio.Queue()
 
         def deliver(part: Replies[DecodeResult] | None) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed: no caller waits
                 loop.call_soon_threadsafe(found.put_nowait, part)
 
         request = Request(files, caller, max(1, min(SHARE, -(-len(files) // self._most))), deliver)
@@ -86,7 +86,7 @@ class Decoders:
                 self._abandon(request)
 
     def _abandon(self, request: Request[DecodeResult]) -> None:
-        """Of no consequence for one that is answered."""
+        """End all work for a request; without effect for one that is answered."""
         self._turns.finish(request)
         for decoder in self._each:
             piece = decoder.piece
@@ -96,7 +96,7 @@ class Decoders:
                 killing.start()
 
     def stop(self) -> None:
-        """At once, whatever is being decoded; all who wait are told so."""
+        """Stop at once, whatever is being decoded; every waiting request is told so."""
         self._turns.close()
         for decoder in self._each:
             decoder.end()
@@ -205,7 +205,7 @@ class _Decoder:
         return child
 
     def _work(self, child: _Child, piece: Piece[DecodeResult]) -> tuple[Replies[DecodeResult], list[int]]:
-        """What became of its files, and which must be handed out again."""
+        """The outcomes of its files, and the places of those that must be handed out again."""
         found: Replies[DecodeResult] = []
         try:
             protocol.send_files(child.socket, [piece.request.files[place] for place in piece.places])
@@ -246,7 +246,7 @@ class _Child:
 
     def __init__(self, rules: Rules) -> None:
         self.socket, theirs = socket.socketpair()
-        lifeline, self._held_open = os.pipe()  # Python lets no other process inherit the end that is held
+        lifeline, self._kept_open = os.pipe()  # Python lets no other process inherit the end that is kept
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service.decoding.child", rules.to_json(), str(theirs.fileno())],
@@ -285,7 +285,7 @@ class _Child:
 
     def _close(self) -> None:
         self.socket.close()
-        os.close(self._held_open)
+        os.close(self._kept_open)
 
 
 def _environment() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Whose files are decoded next: callers take turns, and within a caller its requests do.
 
 Promises: a request of many files does not stand before another's one, nor a caller of many requests before another
-caller; a caller holds at most `most` decoders at once, so that the last one is free for somebody else's small picture
+caller; a caller has at most `most` decoders at once, so that the last one is free for another caller's small picture
 while all of one caller's are slow. Files of a request are handed out in order. Knows nothing of processes.
 """
 
@@ -33,7 +33,7 @@ class Request(Generic[Result]):
     deliver: Callable[[Replies[Result] | None], None]
     left: deque[int] = field(init=False)
     deaths: Counter[int] = field(default_factory=Counter)  # of decoders, by the file that they were at
-    gone: bool = False  # nobody waits for it any more
+    gone: bool = False  # its caller waits no more
 
     def __post_init__(self) -> None:
         self.left = deque(range(len(self.files)))
@@ -93,7 +93,7 @@ class Turns(Generic[Result]):
             self._changed.notify_all()
 
     def finish(self, request: Request[Result]) -> None:
-        """Nobody waits for it any more: what is not begun never is."""
+        """Drop a request whose caller waits no more: files of it that are not begun never are."""
         with self._changed:
             request.gone = True
             self._unfinished.remove(request)

@@ -33,17 +33,17 @@ class Clustered:
         training = setting.budget.training
         self._training = training if prompts else replace(training, prompt=PromptSpec(kind="none"))
         self._prompts = prompts
-        self._stand = lru_cache(maxsize=2)(self._fit_and_locate)
+        self._located = lru_cache(maxsize=2)(self._fit_and_locate)
         self.passes = 2.0 if prompts else 1.0
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
         """One a cluster: F itself, as the service plans."""
         pool, training = self._setting.pool, self._training
-        _, positions = self._stand(self._anchors(survivors))
-        standing = [Survivor(pool.digests[i], pool.members[i].label, int(positions[i])) for i in survivors]
+        _, positions = self._located(self._anchors(survivors))
+        recorded = [Survivor(pool.digests[i], pool.members[i].label, int(positions[i])) for i in survivors]
         backbone = self._setting.backbone.digest
         parts = []
-        for cluster in plan(standing, partition=self._partition, backbone_digest=backbone, training=training):
+        for cluster in plan(recorded, partition=self._partition, backbone_digest=backbone, training=training):
             rows = tuple(survivors[i] for i in cluster.members)
             key = cluster.key if self._prompts else self._setting.key("head", rows, training)
             parts.append(Part(key, rows, cost_of(pool, rows, training), region=cluster.region))
@@ -59,7 +59,7 @@ class Clustered:
         return learners.build_head(backbone, self._training, part.key, samples, progress=progress)
 
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
-        """Of each query's own cluster; the nearest one's where it stands in none."""
+        """Answers of each query's own cluster; of the nearest one for a query in none."""
         parts = self.parts(survivors)
         said = np.zeros((len(queries), len(self._setting.labels)))
         homes = self.homes(survivors, parts, queries)
@@ -73,7 +73,7 @@ class Clustered:
         self, survivors: Sequence[int], parts: Sequence[Part], queries: Pool
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         """Index [n] of the part that answers each query."""
-        layout, _ = self._stand(self._anchors(survivors))
+        layout, _ = self._located(self._anchors(survivors))
         regions = [part.region for part in parts if part.region is not None]
         positions = layout.locate(queries.embeddings, queries.digests).tolist()
         homes = np.empty(len(queries), dtype=np.int64)
@@ -88,7 +88,7 @@ class Clustered:
         return tuple(window[i] for i in self._partition.anchors([self._setting.pool.digests[i] for i in window]))
 
     def _fit_and_locate(self, anchors: tuple[int, ...]) -> tuple[Layout, Positions]:
-        """The layout, and where every sample of the pool stands in it, survivor or not.
+        """The layout, and the position of every sample of the pool in it, survivor or not.
 
         Seconds, and most deletions change neither: the last ones are kept.
         """

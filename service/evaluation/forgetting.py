@@ -1,4 +1,4 @@
-"""What a deletion costs: plans are compared, nothing is built. Sample-epochs, and parts that have to go."""
+"""Cost of a deletion, by comparing plans; nothing is built. In sample-epochs, and in parts that are dropped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ OWNERS = 20  # that are erased, one at a time
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over trials. `touched`: models that had seen one of the samples, or were moved by its going."""
+    """Means over trials. `touched`, as in figures.json: models that had seen a forgotten sample, or whose
+    members its erasure changed.
+    """
 
     gone: str
     sample_epochs: float
@@ -47,7 +49,7 @@ def _compare(method: Method, count: int, gone: Sequence[int], before: dict[str, 
 
 
 def models(parts: Iterable[Part]) -> list[Part]:
-    """Those of clusters or shards, where there are any: the closed form beside them is nobody's own."""
+    """The parts of clusters or shards, if there are any: the closed form beside them belongs to no cluster."""
     chosen = list(parts)
     return [part for part in chosen if part.region is not None] or chosen
 

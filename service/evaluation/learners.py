@@ -1,4 +1,4 @@
-"""What a method can build from some samples: a prompt with its head, a head, a whole network, a ridge regression.
+"""Models that a method can build from samples: a prompt with its head, a head, a whole network, a ridge regression.
 
 Each is a pure function of backbone, spec, key and samples, as the service's own training is: the same bits again.
 """
@@ -28,7 +28,7 @@ Probabilities = npt.NDArray[np.float64]  # [n, labels]
 
 @dataclass(frozen=True)
 class Learned:
-    """What has been built: tensors by name; row i of what it says belongs to labels[i]."""
+    """A model that was built: tensors by name; row i of its answers belongs to labels[i]."""
 
     labels: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -97,7 +97,7 @@ def build_head(
     *,
     progress: Progress = lambda done, steps: None,
 ) -> Learned:
-    """A head on what the frozen backbone says of the images and their mirror images; no further pass is needed."""
+    """Train a head on the embeddings of the images and of their mirror images; no further pass is needed."""
     labels = tuple(sorted(set(samples.labels)))
     weight, bias = torch.zeros((len(labels), backbone.dim)), torch.zeros(len(labels))
     learned = [tensor.requires_grad_(True) for tensor in (weight, bias)]
@@ -135,7 +135,7 @@ def build_network(
     network_lr: float,
     progress: Progress = lambda done, steps: None,
 ) -> Learned:
-    """Every weight of the backbone fine-tuned, with a head; the statistics of its BatchNorms stand still."""
+    """Every weight of the backbone fine-tuned, with a head; the statistics of its BatchNorms stay fixed."""
     labels = tuple(sorted(set(samples.labels)))
     network = backbone.copy_of_network().requires_grad_(True)
     weight = torch.zeros((len(labels), backbone.dim), device=backbone.device, requires_grad=True)
@@ -183,7 +183,7 @@ def _normalised(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def accumulators(samples: Pool) -> Accumulators:
-    """Sums over everybody, exact in integers."""
+    """Sums over all samples, exact in integers."""
     width = samples.descriptors.shape[1]
     return accumulate(width, [(samples.descriptors, samples.labels)] if len(samples) else [])
 

@@ -1,7 +1,7 @@
-"""What a method is: it divides survivors into parts, builds a part, and answers from what is built.
+"""The protocol of a method: it divides survivors into parts, builds a part, and answers from what is built.
 
 So forgetting is the same for all: divide the survivors anew, drop every part whose key is gone, build those whose key
-is new. What that costs is counted in `forgetting`; whether it gives what was never told, `trial` looks.
+is new. `forgetting` counts what that costs; `trial` compares the result with a method that never saw the samples.
 """
 
 from __future__ import annotations

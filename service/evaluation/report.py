@@ -21,7 +21,7 @@ from service.evaluation.study import Study
 class ReportRow:
     """One method over all seeds.
 
-    costs    by what is forgotten ("1", "10", ..., "owner"): sample-epochs, seconds, models touched; means.
+    costs    by what is forgotten ("1", "10", ..., "owner"): sample-epochs, seconds, models affected; means.
     shares   sample-epochs of each, of what building `retrain` takes (0 to 1); None if that was not built.
     exact    whether all trials gave what was never told, bit for bit; None without a trial.
     attacks  AUC with its interval, before forgetting and after.
@@ -98,7 +98,7 @@ def _quality(rows: Sequence[ReportRow]) -> Iterator[list[str]]:
 
 
 def _costs(rows: Sequence[ReportRow]) -> Iterator[list[str]]:
-    """What forgetting takes: share of building `retrain`, or sample-epochs without it; seconds; models touched."""
+    """What forgetting takes: share of building `retrain`, or sample-epochs without it; seconds; models affected."""
     yield ["forgetting", *(name if name != "owner" else f"an owner ({OWNED})" for name in rows[0].costs)]
     for row in rows:
         cells = []

@@ -1,4 +1,4 @@
-"""Hyperparameters found, not copied: a small search by Optuna's TPE (Bergstra et al., NeurIPS 2011).
+"""Search for hyperparameters by Optuna's TPE (Bergstra et al., NeurIPS 2011).
 
 Chosen on samples that are held out of those to learn from, never on test images. Every try is kept in `out/search.db`:
 a search that was broken off goes on, and a longer one takes over what a shorter one has tried.

@@ -20,8 +20,8 @@ class Sharded:
     """SISA (Bourtoule et al., arXiv 1912.03817): shards by chance, each trained slice by slice; their mean answers.
 
     A slice's training goes on from the one before, on all slices so far, and both are kept: a deletion starts again at
-    the slice that held the sample. Shard and slice are drawn from the image's digest, so that nobody else moves. With e
-    epochs in all and R slices, each gets 2 e / (R + 1), as the paper has it: the same budget as for e epochs at once.
+    the slice that held the sample. Shard and slice are drawn from the image's digest, so that no other sample moves.
+    With e epochs in all and R slices, each gets 2 e / (R + 1), as in the paper: the budget of e epochs at once.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -31,7 +31,7 @@ class Sharded:
         self.passes = float(budget.shards)
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
-        """Every shard's slices in turn; a shard or a slice that nobody is in is passed over."""
+        """Every shard's slices in turn; an empty shard or slice is left out."""
         parts: list[Part] = []
         budget = self._setting.budget
         drawn = {i: self._draw(self._setting.pool.digests[i]) for i in survivors}

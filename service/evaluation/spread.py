@@ -53,7 +53,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 def _begin(study: Study, free: Any, spent: Any) -> None:
     global _bench, _spent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everybody; who has started this process ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     _bench, _spent = Bench(study, free.get()), spent
 
 

@@ -116,7 +116,7 @@ class Bench:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """What PyTorch loads at its first step, and folding, are nobody's training time."""
+        """Train once, so that what PyTorch loads at its first step, and folding, count as no task's training time."""
         if any(METHODS[name].trains for name in self._study.methods):
             two = [TrainingExample(self.samples.members[0].pixels, label) for label in ("one", "other")]
             spec = replace(self._study.budget.training, epochs=1, batch_size=2)

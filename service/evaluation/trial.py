@@ -1,8 +1,8 @@
-"""Forgetting for real, at a small scale: is what is left what would have been, and does an attacker see who has gone?
+"""A trial of forgetting at a small scale: is it exact, and does an attacker recognise the forgotten samples?
 
-Some samples are learned from, then one is forgotten, then half of all of them. Each time the result is compared, bit by
-bit, with what a method that was never told of them builds from nothing. Then the attack of `membership`: the forgotten
-against samples that nobody ever saw, before and after.
+A method learns from some samples; then one is forgotten, then half of them. Each time the result is compared, bit by
+bit, with what the same method builds from nothing without them. Then the attack of `membership`: the forgotten samples
+against samples that no model ever saw, before and after.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def as_never_told(make: Make, survivors: Pool, work: Work, spent: Spent = lambda
 
 
 class _Attacker:
-    """Knows samples, labels and probabilities, and trains references in the same way on others."""
+    """The attacker: has samples, labels and probabilities, and trains references in the same way on other samples."""
 
     def __init__(self, make: Make, groups: dict[str, Pool], scale: Scale, spent: Spent) -> None:
         self._groups = groups

@@ -1,4 +1,4 @@
-"""One model of everything: any deletion builds all of it again, except where it is sums that are subtracted from."""
+"""Methods with one model of all samples: any deletion builds it again, except the ridge, which subtracts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Whole:
         return [Part(key, rows, cost_of(self._setting.pool, rows, self._training))]
 
     def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
-        """From everybody."""
+        """Build from all samples."""
         return self._build(part, self._setting.pool.take(part.rows), progress)
 
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
@@ -97,7 +97,7 @@ class Ridge(Whole):
         )
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
-        """One; who is in decides, and not in which order."""
+        """One part, named by its members, in whatever order."""
         members = sorted(self._setting.pool.member_digests(survivors))
         settings = canonical_json([self._spec.ridge, self._spec.temperature])
         backbone = self._setting.backbone.digest.encode()

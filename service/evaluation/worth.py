@@ -1,4 +1,4 @@
-"""Does a prompt earn its place? Cross-validation inside a cluster: prompt with head against the head alone.
+"""Whether a prompt is worth its cost: cross-validation in a cluster, prompt with head against the head alone.
 
 Folds are drawn from the images' digests, so a cluster is judged by its own samples only, and always in the same way.
 A prompt costs a second pass of the backbone for each answer and nearly all of the training: where it wins nothing, say
@@ -26,7 +26,7 @@ CLUSTERS = 10  # that are judged, if there are more: those with the smallest key
 
 @dataclass(frozen=True)
 class Worth:
-    """Of one cluster: how many members, how many labels, and the share of held-out members that each names rightly."""
+    """A judged cluster: numbers of members and of labels, and the share of held-out members that each names rightly."""
 
     members: int
     labels: int
@@ -35,7 +35,7 @@ class Worth:
 
 
 def judge(setting: Setting, spent: Spent = lambda sample_epochs: None) -> list[Worth]:
-    """Some of the tree's clusters, of everybody in the pool."""
+    """Judge some of the tree's clusters, made of all samples of the pool."""
     parts = Clustered(setting, tree_spec(setting.budget)).parts(range(len(setting.pool)))
     chosen = sorted((part for part in parts if part.sample_epochs), key=lambda part: part.key)[:CLUSTERS]
     return [_judge(setting, part, spent) for part in chosen]

@@ -1,10 +1,10 @@
-"""What has happened, counted: trainings and their seconds, completed erasures and how long they took.
+"""Counters of events: trainings and their seconds, completed erasures and how long they took.
 
-A tally is raised in the very transaction that makes the fact, so it is right whatever number of workers there are and
-however often they start again, and a transaction that is rolled back has counted nothing. Only numbers are kept.
+A counter is raised by the transaction that it counts, so it is right for any number of workers and restarts, and a
+transaction that is rolled back has counted nothing. Only numbers are kept.
 
-Raising locks a row until the commit. So it is the last lock of its transaction, and no tally is raised where an erasure
-is accepted: that path waits for nobody's count.
+Raising locks a row until the commit. So it is the last lock of its transaction, and no counter is raised where an
+erasure is accepted: that path waits for no other transaction's counting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLAIN = ""  # `le` of a counter that is no histogram
 
 @dataclass(frozen=True)
 class Histogram:
-    """A tally by size: `bounds` are the upper bounds of its buckets, ascending; one more has none."""
+    """A counter by size: `bounds` are the upper bounds of its buckets, ascending; one more bucket has no bound."""
 
     name: str
     bounds: tuple[float, ...]
@@ -39,7 +39,7 @@ FAILURES = "training_failures"
 
 @dataclass(frozen=True)
 class CounterValue:
-    """One count: how many, and the sum of what they were."""
+    """The number of events, and the sum of their sizes."""
 
     count: int
     total: float
@@ -47,18 +47,18 @@ class CounterValue:
 
 @dataclass(frozen=True)
 class CounterValues:
-    """All tallies at one moment, by name and bucket."""
+    """All counters at one moment, by name and bucket."""
 
     rows: Mapping[tuple[str, str], CounterValue]
 
     def plain(self, name: str) -> CounterValue:
-        """A tally that is no histogram."""
+        """The value of a counter that is not a histogram."""
         return self.rows.get((name, PLAIN), CounterValue(0, 0.0))
 
     def buckets(self, histogram: Histogram) -> list[tuple[str, int]]:
-        """(upper bound, how many were at most that), as Prometheus has them.
+        """(upper bound, number of events up to it), cumulative as in Prometheus.
 
-        Bounds of an earlier release that are on record stay, so nothing that was counted moves.
+        Recorded bounds of an earlier release stay, so no counted event moves to another bucket.
         """
         found = {le: counter.count for (name, le), counter in self.rows.items() if name == histogram.name}
         sizes = sorted({*map(_text, histogram.bounds), INFINITE, *found}, key=float)
@@ -69,26 +69,26 @@ class CounterValues:
         return counted
 
     def count(self, histogram: Histogram) -> int:
-        """How many there were."""
+        """The number of events."""
         return self.buckets(histogram)[-1][1]
 
     def total(self, histogram: Histogram) -> float:
-        """The sum of all that there were."""
+        """The sum of the events' sizes."""
         return sum(counter.total for (name, _), counter in self.rows.items() if name == histogram.name)
 
 
 def observe(session: WriteSession, histogram: Histogram, value: float) -> None:
-    """Count one more of this size. Last in its transaction."""
+    """Count an event of this size. The last step of its transaction."""
     raise_by(session, {(histogram.name, bucket(histogram, value)): CounterValue(1, max(value, 0.0))})
 
 
 def add(session: WriteSession, name: str, amount: float = 1.0) -> None:
-    """Count one more. Last in its transaction."""
+    """Count an event. The last step of its transaction."""
     raise_by(session, {(name, PLAIN): CounterValue(1, amount)})
 
 
 def raise_by(session: WriteSession, amounts: Mapping[tuple[str, str], CounterValue]) -> None:
-    """Raise several tallies, in one order for everybody."""
+    """Raise several counters, in sorted order, as every transaction does."""
     for (name, le), more in sorted(amounts.items()):
         new = {"name": name, "le": le, "count": more.count, "total": more.total}
         raised = {"count": CounterRow.count + more.count, "total": CounterRow.total + more.total}
@@ -96,7 +96,7 @@ def raise_by(session: WriteSession, amounts: Mapping[tuple[str, str], CounterVal
 
 
 def every(session: ReadSession) -> CounterValues:
-    """All of them: a few dozen rows."""
+    """All counters: a few dozen rows."""
     rows: Sequence[CounterRow] = session.execute(sa.select(CounterRow)).scalars().all()
     return CounterValues({(row.name, row.le): CounterValue(row.count, row.total) for row in rows})
 

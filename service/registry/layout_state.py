@@ -1,4 +1,4 @@
-"""The layout in force: what the positions on record mean, and which samples it was fitted on."""
+"""The layout in force: what recorded positions mean, and which samples it was fitted on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.registry.tables import LayoutAnchorRow, StateRow
 
 
 def current(session: ReadSession) -> LayoutInForce:
-    """The layout in force, with those of its anchors that still have a say."""
+    """The layout in force, with those of its anchors that still decide where samples are routed."""
     columns = (StateRow.layout_digest, StateRow.layout, StateRow.layout_failure)
     digest, how, failure = session.execute(sa.select(*columns)).one()
     how = how or {"spec": {}, "object": None, "checksum": None}
@@ -26,12 +26,12 @@ def current(session: ReadSession) -> LayoutInForce:
 
 
 def digest(session: ReadSession) -> str | None:
-    """Of what positions mean; None while they mean nothing."""
+    """Digest of the layout in force; None while positions mean nothing."""
     return session.execute(sa.select(StateRow.layout_digest)).scalar_one()
 
 
 def anchors(session: ReadSession) -> list[tuple[int, str]]:
-    """(place, sample id) of the anchors that still have a say."""
+    """(place, sample id) of the anchors that still decide where samples are routed."""
     rows = session.execute(sa.select(LayoutAnchorRow.place, LayoutAnchorRow.sample_id).order_by(LayoutAnchorRow.place))
     return [(row[0], row[1]) for row in rows]
 
@@ -45,7 +45,7 @@ def put_in_force(
     checksum: str | None,
     anchors: Sequence[str],
 ) -> str | None:
-    """Replace the layout; the object of the old one, if it had any. `anchors` are sample ids in their order."""
+    """Replace the layout in force; the object of the old one, if it had any. `anchors` are sample ids, in order."""
     old: dict[str, Any] | None = session.execute(sa.select(StateRow.layout)).scalar_one()
     how = {"spec": dict(spec), "object": object_name, "checksum": checksum}
     session.execute(sa.update(StateRow).values(layout_digest=digest, layout=how, layout_failure=None))
@@ -57,10 +57,10 @@ def put_in_force(
 
 
 def forget_anchors(session: WriteSession, sample_ids: Sequence[str]) -> bool:
-    """Samples that have gone have no say any more; whether any had one.
+    """Take erased samples out of the anchors; whether any of them was one.
 
-    What is left is another layout, with another digest: nobody may take it for the one before, not even where a copy of
-    the erased picture comes to be an anchor, and the layout that is wanted has the old name.
+    The rest is another layout, with another digest, so that no process takes it for the one before: not even if a copy
+    of the erased image becomes an anchor, and the layout that is wanted has the old digest again.
     """
     gone = 0
     for chunk in chunked(sample_ids):
@@ -74,15 +74,15 @@ def forget_anchors(session: WriteSession, sample_ids: Sequence[str]) -> bool:
 
 
 def lose(session: WriteSession) -> None:
-    """The layout cannot be restored: positions mean nothing until everybody has been located anew."""
+    """Give up the layout in force, which cannot be restored: positions mean nothing until all samples are relocated."""
     session.execute(sa.update(StateRow).values(layout_digest=None))
 
 
 def note_failure(session: WriteSession, failure: str | None) -> None:
-    """Why samples cannot be moved, for people to see; None: they can, or need not."""
+    """Record why the relayout is blocked, for people to see; None: it is not blocked, or not needed."""
     session.execute(sa.update(StateRow).values(layout_failure=failure))
 
 
 def failure(session: ReadSession) -> str | None:
-    """Why samples cannot be moved."""
+    """Why the relayout is blocked; None if it is not."""
     return session.execute(sa.select(StateRow.layout_failure)).scalar_one()

@@ -1,7 +1,7 @@
-"""Leases: who is training a cluster, and what they may publish.
+"""Leases: which worker trains a cluster, and which prompt it may publish.
 
-Every claim and publication is a compare-and-swap judged by its row count: `FOR UPDATE SKIP LOCKED` means
-nothing on SQLite.
+Every claim and publication is a compare-and-swap, checked by the number of changed rows: `FOR UPDATE SKIP LOCKED` has
+no effect on SQLite.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from service.registry.clusters import FRESH, NO_LEASE, UP_TO_DATE, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
 
-SKEW = timedelta(seconds=5)  # by how much clocks of machines that keep time may differ
+SKEW = timedelta(seconds=5)  # most that the clocks of synchronised machines differ
 MAX_PAUSE = timedelta(seconds=600)  # between two trainings of a cluster that fails
 
 
-Pause = Callable[[int], timedelta]  # how long a cluster pauses after so many failures
+Pause = Callable[[int], timedelta]  # the pause of a cluster after so many failures
 
 KILLED = "A worker process ended while it trained this: killed, or out of memory. See the workers' logs."
 
 
 def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.ColumnElement[bool]:
-    """Planned, different from what is served, settled, not leased and not pausing after a failure.
+    """The condition that a cluster can be claimed: planned, different from what it serves, debounced (no additions for
+    a while), not leased, and not pausing after a failure.
 
-    patience  the longest time that one addition after another can put a training off.
-    urgent    only what a deletion waits for.
+    patience  the longest time that a stream of additions can delay a training.
+    urgent    only clusters that a deletion waits for.
     """
     return sa.and_(
         ClusterRow.urgent if urgent else sa.true(),
@@ -48,7 +49,7 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
 
 
 def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Pause) -> None:
-    """After the clock was set back: bring times that are further ahead than they could be set to where they could."""
+    """After the clock was set back: shorten times that are further in the future than they could have been set."""
     rows = session.execute(sa.select(ClusterRow).where(_ahead(now, lease=lease, settle=settle))).scalars()
     for row in rows:
         if row.leased_until is not None:
@@ -63,12 +64,12 @@ def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle
 
 
 def are_times_ahead(session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta) -> bool:
-    """Whether `mend_times` may have something to mend."""
+    """Whether `mend_times` has something to mend."""
     return session.execute(sa.select(sa.exists().where(_ahead(now, lease=lease, settle=settle)))).scalar_one()
 
 
 def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnElement[bool]:
-    late = now + SKEW  # else what another process has written since `now` was read would count
+    late = now + SKEW  # else times that another process has written since `now` was read would count
     return sa.or_(
         ClusterRow.leased_until > late + lease,
         ClusterRow.settles_at > late + settle,
@@ -78,7 +79,7 @@ def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnEl
 
 
 def waiting(session: ReadSession, *, now: datetime, patience: timedelta, urgent: bool = False) -> int:
-    """How many clusters a worker could claim now; with `urgent`, those that deletions wait for."""
+    """The number of clusters that a worker could claim now; with `urgent`, of those that deletions wait for."""
     return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience, urgent=urgent))).scalar_one()
 
 
@@ -87,7 +88,7 @@ class Claim:
     """A lease on a cluster: train `key`, publish with `token`.
 
     through   the last member that the key covers, in the order of arrival.
-    replaced  an expired lease that this one took over.
+    replaced  the token of the expired lease that this one replaces.
     """
 
     cluster: str
@@ -100,9 +101,10 @@ class Claim:
 def claim(
     session: WriteSession, *, worker: str, now: datetime, lease: timedelta, patience: timedelta, urgent: bool = False
 ) -> Claim | None:
-    """Lease the most urgent waiting cluster: deletions first (and only those, if `urgent`), then what serves nothing.
+    """Lease the most urgent waiting cluster: deletions first (and only those, if `urgent`), then clusters that serve
+    nothing.
 
-    Passing over those that somebody else is changing: it waits for nobody, so no order of locks can be wrong.
+    Clusters that another transaction is changing are passed over: a claim waits for no lock, so it cannot deadlock.
     """
     candidate = (
         sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
@@ -123,12 +125,12 @@ def claim(
 
 
 def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:
-    """Keep a lease alive; False once it is lost, or its key is no longer desired."""
+    """Extend a lease; False once it is lost, or its key is no longer desired."""
     return _swap(session, claim, {"leased_until": until}, ClusterRow.desired_key == claim.key)
 
 
 def publish(session: WriteSession, claim: Claim) -> bool:
-    """Serve the claimed key, if it is still desired and the lease still held."""
+    """Serve the claimed key; False, changing nothing, if the key is no longer desired or the lease is lost."""
     values = {"serving_key": claim.key, "rebuild": False, **UP_TO_DATE, **NO_LEASE, **FRESH}
     return _swap(session, claim, values, ClusterRow.desired_key == claim.key)
 
@@ -140,30 +142,30 @@ def tokens(session: ReadSession) -> list[str]:
 
 
 def give_up(session: WriteSession, claim: Claim) -> bool:
-    """Give a lease back: what it was for is no longer desired."""
+    """Give a lease back without counting a failed try; False if it was lost."""
     return _swap(session, claim, dict(NO_LEASE))
 
 
 def fail(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime, counted: bool = True) -> bool:
-    """Give a lease back after a failed training; `counted` as a failure of this cluster's."""
+    """Give a lease back after a failed training, which is `counted` as a failed try or not; False if it was lost."""
     attempts = ClusterRow.attempts + (1 if counted else 0)
     values = {"attempts": attempts, "failure": failure, "retry_at": retry_at, **NO_LEASE}
     return _swap(session, claim, values)
 
 
 def count_try(session: WriteSession, claim: Claim, *, failure: str, retry_at: datetime) -> bool:
-    """Count the try that the lease before this one was; should this one end likewise, nobody tries before then."""
+    """Count the try of the expired lease that this one replaces; if this one expires too, no try before `retry_at`."""
     return _swap(session, claim, {"attempts": ClusterRow.attempts + 1, "failure": failure, "retry_at": retry_at})
 
 
 def retry(session: WriteSession, cluster_id: str) -> bool:
-    """Forget that trainings have failed: the next may begin at once. False if none has."""
+    """Reset the failed tries of a cluster, so that the next training may begin at once. False if none has failed."""
     failed = (ClusterRow.id == cluster_id, ClusterRow.attempts > 0, sa.or_(ClusterRow.unplanned, differs()))
     return _changed(session, sa.update(ClusterRow).where(*failed).values(**FRESH)) == 1
 
 
 def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
-    """End the leases of a worker that was killed and has come back, each a try that failed; the leases."""
+    """End the leases of a worker that was killed and has come back, each counted as a failed try; their tokens."""
     leased = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
     rows = session.execute(leased).scalars().all()
     tokens = [row.lease_token for row in rows if row.lease_token is not None]
@@ -176,8 +178,8 @@ def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pau
 
 
 def release(session: WriteSession, *, worker: str) -> list[str]:
-    """Give back every lease of a worker that leaves in order: no try has failed; the leases."""
-    # Locked: what an earlier process of that name is publishing just now must not be taken for left behind.
+    """Give back every lease of a worker that stops in order, without counting a failed try; their tokens."""
+    # Locked: a lease under which an earlier process of that name is publishing just now must not count as left behind.
     leased = sa.select(ClusterRow.lease_token).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
     tokens = [token for token in session.execute(leased).scalars() if token is not None]
     session.execute(sa.update(ClusterRow).where(ClusterRow.leased_by == worker).values(**NO_LEASE))

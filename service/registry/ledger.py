@@ -1,4 +1,4 @@
-"""Which erasures have their tombstone in the erasure ledger, and what those that have not would write there."""
+"""The registry's side of the erasure ledger: which erasures have a tombstone there, and the content of each."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from service.registry.tables import ErasureRow, ErasureSampleRow, PromptMemberRo
 
 @dataclass(frozen=True)
 class LedgerState:
-    """How an erasure stands with the ledger."""
+    """What the registry says of an erasure and its tombstone."""
 
     completed: bool
     ledgered: bool
 
 
 def missing(session: ReadSession, *, limit: int) -> list[Tombstone]:
-    """Tombstones to be written: of the oldest erasures that have none, those that failed least often first."""
+    """Tombstones that are still to be written: fewest failed attempts first, then oldest first."""
     statement = sa.select(ErasureRow.id).where(~ErasureRow.ledgered)
     ids = session.execute(statement.order_by(ErasureRow.ledger_attempts, ErasureRow.id).limit(limit)).scalars()
     return tombstones(session, list(ids))
 
 
 def tombstones(session: ReadSession, erasure_ids: Sequence[str]) -> list[Tombstone]:
-    """Of those of the erasures that are on record, in the order of the ids given; sample ids sorted."""
+    """The tombstones of those of the erasures that are on record, in the order of the ids; sample ids sorted."""
     times = {}
     gone: dict[str, list[str]] = {erasure_id: [] for erasure_id in erasure_ids}
     for chunk in chunked(erasure_ids):
@@ -42,32 +42,32 @@ def tombstones(session: ReadSession, erasure_ids: Sequence[str]) -> list[Tombsto
 
 
 def noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
-    """Their tombstones are in the ledger."""
+    """Record that these erasures' tombstones are written."""
     for chunk in chunked(erasure_ids):
         session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=True, ledger_attempts=0))
 
 
 def not_noted(session: WriteSession, erasure_ids: Sequence[str]) -> None:
-    """Their tombstones could not be written: count it."""
+    """Count a failed attempt to write these erasures' tombstones."""
     for chunk in chunked(erasure_ids):
         statement = sa.update(ErasureRow).where(ErasureRow.id.in_(chunk))
         session.execute(statement.values(ledger_attempts=ErasureRow.ledger_attempts + 1))
 
 
 def forget(session: WriteSession, erasure_ids: Sequence[str]) -> None:
-    """The ledger does not hold their tombstones after all: they are to be written again."""
+    """Record that these erasures' tombstones are missing from the ledger: they are to be written again."""
     for chunk in chunked(erasure_ids):
         session.execute(sa.update(ErasureRow).where(ErasureRow.id.in_(chunk)).values(ledgered=False, ledger_attempts=0))
 
 
 def ledger_states(session: ReadSession) -> dict[str, LedgerState]:
-    """Of every erasure on record, by its id."""
+    """The ledger state of every recorded erasure, by its id."""
     columns = sa.select(ErasureRow.id, ErasureRow.state == "completed", ErasureRow.ledgered)
     return {row[0]: LedgerState(row[1], row[2]) for row in session.execute(columns)}
 
 
 def recorded(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
-    """Those of the samples that are in the registry."""
+    """Those of the samples that have a row."""
     found: set[str] = set()
     for chunk in chunked(list(sample_ids)):
         found.update(session.execute(sa.select(SampleRow.id).where(SampleRow.id.in_(chunk))).scalars())
@@ -75,7 +75,7 @@ def recorded(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
 
 
 def seen(session: ReadSession, sample_ids: Iterable[str]) -> set[str]:
-    """Those of the samples that a prompt on record has seen."""
+    """Those of the samples that a recorded prompt has seen."""
     found: set[str] = set()
     for chunk in chunked(list(sample_ids)):
         members = sa.select(PromptMemberRow.sample_id).where(PromptMemberRow.sample_id.in_(chunk))

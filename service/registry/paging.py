@@ -1,4 +1,4 @@
-"""Opaque cursors: where the last page ended, so that lists stay right while rows come and go."""
+"""Opaque cursors: each says where a page ended, so that lists stay correct while rows come and go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encode(place: str) -> str:
 
 
 def decode(cursor: str) -> str:
-    """The place. Raises Invalid for a cursor that no answer ever held."""
+    """The place that a cursor names. Raises Invalid for a cursor that was never returned."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         return base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True).decode("ascii")
@@ -30,7 +30,7 @@ def decode(cursor: str) -> str:
 
 
 def decode_number(cursor: str) -> int:
-    """The place, in a list ordered by a number. Raises Invalid."""
+    """The place in a list that is ordered by a number. Raises Invalid."""
     place = decode(cursor)
     if not place.isdigit() or len(place) > 18:
         raise _unknown()
@@ -38,7 +38,7 @@ def decode_number(cursor: str) -> int:
 
 
 def decode_id(cursor: str) -> str:
-    """The place, in a list ordered by id. Raises Invalid."""
+    """The place in a list that is ordered by id. Raises Invalid."""
     try:
         return str(UUID(decode(cursor)))
     except ValueError:
@@ -46,7 +46,7 @@ def decode_id(cursor: str) -> str:
 
 
 def _unknown() -> Invalid:
-    return Invalid("This cursor is not one that a list has answered with.")
+    return Invalid("This cursor was not returned by a list.")
 
 
 def page(rows: Sequence[Row], limit: int, *, item: Callable[[Row], Item], place: Callable[[Row], str]) -> Page[Item]:

@@ -34,7 +34,7 @@ def _record(row: PromptRow) -> Prompt:
 
 
 def get(session: ReadSession, keys: Iterable[str]) -> dict[str, Prompt]:
-    """Those of the keys that are built, by key."""
+    """The built prompts with these keys, by key."""
     wanted = list(set(keys))
     found: dict[str, Prompt] = {}
     for chunk in chunked(wanted):
@@ -46,7 +46,8 @@ def get(session: ReadSession, keys: Iterable[str]) -> dict[str, Prompt]:
 def insert(session: WriteSession, prompt: Prompt, *, member_ids: Sequence[str]) -> None:
     """Record a built prompt and its members.
 
-    One of the same key, built in another environment, gives way; who served it serves this one.
+    It replaces a prompt of the same key that was built in another environment; clusters that served that one serve this
+    one.
     """
     holders = _give_way(session, prompt.key)
     session.add(
@@ -71,7 +72,7 @@ def insert(session: WriteSession, prompt: Prompt, *, member_ids: Sequence[str]) 
 
 
 def _give_way(session: WriteSession, key: str) -> list[str]:
-    """Forget the prompt of that key, if there is one; the clusters that served it."""
+    """Delete the prompt of that key, if there is one; ids of the clusters that served it."""
     old = session.execute(sa.select(PromptRow.object_name).where(PromptRow.key == key)).scalar_one_or_none()
     if old is None:
         return []
@@ -83,19 +84,19 @@ def _give_way(session: WriteSession, key: str) -> list[str]:
 
 
 def is_current(session: ReadSession, prompt: Prompt) -> bool:
-    """Whether this very object is still the prompt of its key."""
+    """Whether this prompt's object is still the recorded one of its key."""
     known = sa.exists().where(PromptRow.key == prompt.key, PromptRow.object_name == prompt.object_name)
     return session.execute(sa.select(known)).scalar_one()
 
 
 def served(session: ReadSession) -> list[Prompt]:
-    """Every prompt that a cluster serves."""
+    """All prompts that are served by a cluster."""
     serving = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
     return [_record(row) for row in session.execute(sa.select(PromptRow).where(serving)).scalars()]
 
 
 def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:
-    """Keys of the prompts that have seen any of these samples."""
+    """Keys of the built prompts that have seen any of these samples."""
     keys: set[str] = set()
     for chunk in chunked(sample_ids):
         statement = sa.select(PromptMemberRow.prompt_key).where(PromptMemberRow.sample_id.in_(chunk))
@@ -104,7 +105,7 @@ def containing(session: ReadSession, sample_ids: Sequence[str]) -> list[str]:
 
 
 def orphaned_members(session: ReadSession) -> list[tuple[str, str]]:
-    """(prompt key, sample id) of every built prompt that has seen a sample which is not held."""
+    """(prompt key, sample id) of every built prompt that has seen a sample without a row."""
     columns = sa.select(PromptMemberRow.prompt_key, PromptMemberRow.sample_id)
     missing = ~sa.exists().where(SampleRow.id == PromptMemberRow.sample_id)
     return [(row[0], row[1]) for row in session.execute(columns.where(missing))]
@@ -113,9 +114,10 @@ def orphaned_members(session: ReadSession) -> list[tuple[str, str]]:
 def drop_unserved(
     session: WriteSession, *, among: Sequence[str] | None = None, erasure_id: str | None = None
 ) -> list[str]:
-    """Forget prompts that no cluster serves; their objects, which are now owed to destruction.
+    """Delete prompts that no cluster serves; their objects, which are scheduled for deletion.
 
-    among  only prompts of these keys are looked at.
+    among       only prompts of these keys are looked at.
+    erasure_id  of the erasure that waits for the objects to be deleted.
     """
     served = sa.exists().where(ClusterRow.serving_key == PromptRow.key)
     unserved = sa.select(PromptRow.key, PromptRow.object_name).where(~served)
@@ -130,7 +132,7 @@ def drop_unserved(
 
 
 def known_objects(session: ReadSession, objects: Sequence[str]) -> set[str]:
-    """Those of the object names that belong to a built prompt."""
+    """Those of the objects that belong to a built prompt."""
     known: set[str] = set()
     for chunk in chunked(objects):
         statement = sa.select(PromptRow.object_name).where(PromptRow.object_name.in_(chunk))
@@ -139,10 +141,10 @@ def known_objects(session: ReadSession, objects: Sequence[str]) -> set[str]:
 
 
 def unpublished_name(token: str) -> str:
-    """Where a training with this lease puts its prompt, just before it is published."""
+    """The name of the object that a training under this lease stores, just before it publishes the prompt."""
     return f"prompts/{token}.safetensors"
 
 
 def destroy_unpublished(session: WriteSession, tokens: Sequence[str], *, erasure_id: str | None = None) -> None:
-    """These leases have ended without a publication: whatever was stored under them must go."""
+    """Schedule the deletion of what was stored under leases that have ended without a publication."""
     destructions.schedule(session, [unpublished_name(token) for token in tokens], erasure_id=erasure_id)

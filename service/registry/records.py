@@ -1,4 +1,4 @@
-"""What the registry answers with: frozen values, free of any session."""
+"""The records that the registry returns: frozen values, independent of any session."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-SCOPES = ("samples", "predict", "erase", "read", "admin")  # what an API key may allow
+SCOPES = ("samples", "predict", "erase", "read", "admin")  # that an API key can have
 
 
 class Marks(NamedTuple):
-    """How many samples have ever been added, and how many removed."""
+    """The numbers of samples that were ever added, and ever removed."""
 
     additions: int
     removals: int
 
 
 class Fence(NamedTuple):
-    """The serving epoch, and the marks of the same moment: no answer leaves that is older than the last one read."""
+    """The serving epoch and the marks of one moment, which answers are checked against before they are given."""
 
     epoch: int
     marks: Marks
@@ -57,13 +57,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class LayoutInForce:
-    """What positions on record mean, and how to restore it.
+    """The layout that gives recorded positions their meaning, and how to restore it.
 
     digest    None while positions mean nothing.
     spec      of the partition that it is a layout of.
     object    its artifact, if the spec is not enough; `checksum` is the SHA-256 of those bytes.
-    kept      places of its anchors that are still held.
-    failure   why samples cannot be moved to the layout that is wanted instead.
+    kept      places of its anchors that have not been erased.
+    failure   why the relayout to the wanted layout is blocked.
     """
 
     digest: str | None
@@ -96,7 +96,7 @@ class Cluster:
 
     @property
     def differs(self) -> bool:
-        """Whether there is work to do, or a plan to make."""
+        """Whether the cluster is to be planned or trained."""
         return self.unplanned or self.desired_key != self.serving_key or self.rebuild
 
 
@@ -112,7 +112,7 @@ class ErasureCluster:
 
 @dataclass(frozen=True)
 class Erasure:
-    """A request to forget, and how far it has come."""
+    """An accepted erasure, and how far it has come."""
 
     id: str
     owner: str | None
@@ -130,7 +130,7 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What the ledger keeps of an erasure: ids and a time, nothing that was ever personal."""
+    """The ledger's entry for an erasure: ids and a time, nothing that was ever personal."""
 
     erasure: str
     accepted_at: datetime
@@ -142,7 +142,7 @@ class ApiKey:
     """An API key, without its secret.
 
     last_used_at  to about a minute.
-    replaced_by   the key that it was rotated to; it is valid beside that one until `expires_at`.
+    replaced_by   id of the key that replaces it; it is valid beside that one until `expires_at`.
     """
 
     id: str
@@ -155,23 +155,23 @@ class ApiKey:
     replaced_by: str | None = None
 
     def has_expired(self, now: datetime) -> bool:
-        """It had an end, and that has come."""
+        """Whether its expiry has passed."""
         return self.expires_at is not None and self.expires_at <= now
 
     def is_active(self, now: datetime) -> bool:
-        """Neither revoked nor expired."""
+        """Whether it is neither revoked nor expired."""
         return self.revoked_at is None and not self.has_expired(now)
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that is to be heard from."""
+    """A process that sends heartbeats."""
 
     name: str
     beat_at: datetime
 
     def is_alive(self, now: datetime, within: timedelta) -> bool:
-        """Whether it was heard from within that time. Far ahead of now counts as long ago: the clock was set back."""
+        """Whether its last heartbeat is that recent. One far in the future counts as old: the clock was set back."""
         return abs(now - self.beat_at) <= within
 
 
@@ -179,10 +179,10 @@ class Process:
 class Worker(Process):
     """A worker process.
 
-    device      what it trains on, and where that is.
-    queues      the bells that it listens to.
-    heard_at    when it last heard one, if it has.
-    claimed_at  when it last began to train, if it has.
+    device      what it trains on, and on which host.
+    queues      that it listens to.
+    heard_at    when its last notification arrived, if one has.
+    claimed_at  when its last training began, if one has.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""API processes, and how far their closed-form tiers have come: what of a removed sample may be destroyed."""
+"""Replicas (API processes), and how far their closed-form tiers have come: until then removed samples' objects stay."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from service.registry.tables import ReplicaRow
 
 
 def register(session: WriteSession, *, name: str, now: datetime) -> Marks:
-    """A replica is about to start from the survivors: it needs nothing of those who are gone by now, and whatever of
-    those who go from now on.
+    """Record a replica that is about to start from the survivors; the present marks.
+
+    It needs the objects of samples that are removed from now on, and of none that was removed before.
     """
     leave(session, name=name)
     marks = feed.marks(session)
@@ -26,9 +27,9 @@ def register(session: WriteSession, *, name: str, now: datetime) -> Marks:
 
 
 def report(session: WriteSession, replica: Replica) -> None:
-    """The replica is alive and has applied everything up to these marks.
+    """Record that a replica is alive and has applied all changes up to its marks.
 
-    Also one that had been given up: if something that it needs is gone, it will notice.
+    Also for a replica that counted as dead: it notices by itself if a change that it needs is gone.
     """
     values = {
         "additions": replica.marks.additions,
@@ -40,29 +41,29 @@ def report(session: WriteSession, replica: Replica) -> None:
 
 
 def beat(session: WriteSession, *, name: str, now: datetime) -> None:
-    """The replica is alive, and still reads the survivors."""
+    """Record that a replica is alive while it still reads the survivors."""
     session.execute(sa.update(ReplicaRow).where(ReplicaRow.name == name).values(beat_at=now))
 
 
 def leave(session: WriteSession, *, name: str) -> None:
-    """The replica needs nothing any more."""
+    """Delete a replica's row: it needs no objects any more."""
     session.execute(sa.delete(ReplicaRow).where(ReplicaRow.name == name))
 
 
 def expire(session: WriteSession, *, before: datetime) -> None:
-    """Forget replicas not heard from since then."""
+    """Delete the rows of replicas without a heartbeat since then."""
     session.execute(sa.delete(ReplicaRow).where(ReplicaRow.beat_at < before))
 
 
 def every(session: ReadSession) -> list[Replica]:
-    """All known replicas."""
+    """All recorded replicas."""
     rows: Sequence[ReplicaRow] = session.execute(sa.select(ReplicaRow).order_by(ReplicaRow.name)).scalars().all()
     return [Replica(row.name, row.beat_at, Marks(row.additions, row.removals), row.digest) for row in rows]
 
 
 def applied(session: ReadSession, *, now: datetime, fresh: timedelta) -> int | None:
-    """Removals that every live replica has applied; None if none is alive.
+    """The number of removals that every live replica has applied; None if no replica is alive.
 
-    One that is not heard from may live on: it finds that something is missing, and starts from the survivors.
+    A silent replica may still run: it will find that changes are missing, and start from the survivors.
     """
     return min((r.marks.removals for r in every(session) if r.is_alive(now, fresh)), default=None)

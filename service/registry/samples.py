@@ -18,7 +18,7 @@ from service.registry.tables import OwnerRow, SampleRow
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """What planning and training need to know of a sample; `seq` is its place in the order of arrival."""
+    """A sample as planning and training need it; `seq` is its place in the order of arrival."""
 
     seq: int
     id: str
@@ -28,7 +28,7 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class SurvivorRecord:
-    """What an audit needs to know of a sample."""
+    """A sample as audits and relayouts need it."""
 
     id: str
     owner: str
@@ -53,7 +53,7 @@ def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
 
 
 def place(session: WriteSession, positions: Mapping[str, int]) -> None:
-    """Give samples other positions, by id."""
+    """Set positions, by sample id."""
     if positions:
         statement = sa.update(SampleRow).where(SampleRow.id == sa.bindparam("sample_id"))
         rows = [{"sample_id": sample_id, "place": position} for sample_id, position in positions.items()]
@@ -61,7 +61,7 @@ def place(session: WriteSession, positions: Mapping[str, int]) -> None:
 
 
 def object_name(sample_id: str) -> str:
-    """Where a sample's pixels and embedding are kept."""
+    """The name of the object with a sample's pixels and embedding."""
     return f"samples/{sample_id}.safetensors"
 
 
@@ -98,7 +98,7 @@ def find(session: ReadSession, ids: Iterable[str]) -> list[Sample]:
 
 
 def of_owner(session: ReadSession, ref: str) -> list[Sample]:
-    """Everything an owner has, in arrival order."""
+    """All samples of an owner, in arrival order."""
     statement = _select().where(OwnerRow.ref == ref).order_by(SampleRow.seq)
     return [_record(row) for row in session.execute(statement)]
 
@@ -112,7 +112,7 @@ def page(
     label: str | None = None,
     cluster: str | None = None,
 ) -> Page[Sample]:
-    """A page of samples in arrival order, narrowed by whichever filters are given."""
+    """A page of samples in arrival order, that match all given filters."""
     statement = _select().order_by(SampleRow.seq).limit(limit + 1)
     if owner is not None:
         statement = statement.where(OwnerRow.ref == owner)
@@ -127,7 +127,7 @@ def page(
 
 
 def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mapping[str, str]) -> None:
-    """Record samples, in their order at the end of the order of arrival; `owners` as `ensure_owners` answers."""
+    """Record samples, in their order, as the last to have arrived; `owners` as `ensure_owners` returns them."""
     rows = [
         {
             "id": sample.id,
@@ -146,8 +146,8 @@ def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mappin
 
 
 def ensure_owners(session: WriteSession, refs: Iterable[str]) -> dict[str, str]:
-    """Ids by reference. Makes those that are new, in one order for everybody: on PostgreSQL each waits for whoever
-    makes the same."""
+    """Ids of owners, by reference. New ones are created in sorted order, as every transaction does: on PostgreSQL one
+    waits for another that creates the same owner."""
     wanted = sorted(set(refs))
     found = _owner_ids(session, wanted)
     new = [ref for ref in wanted if ref not in found]
@@ -167,7 +167,7 @@ def _owner_ids(session: ReadSession, refs: Sequence[str]) -> dict[str, str]:
 
 
 def delete(session: WriteSession, ids: Sequence[str]) -> int:
-    """Delete the rows; how many there were. Their owners may be leaving."""
+    """Delete samples; how many rows there were. Their owners are marked as leaving."""
     owners: list[str] = []
     for chunk in chunked(ids):
         statement = sa.delete(SampleRow).where(SampleRow.id.in_(chunk)).returning(SampleRow.owner_id)
@@ -177,7 +177,7 @@ def delete(session: WriteSession, ids: Sequence[str]) -> int:
 
 
 def _note_leaving(session: WriteSession, owner_ids: Sequence[str]) -> None:
-    """Locked in the order of their ids: another erasure may concern the same owners."""
+    """Mark owners as leaving, locked in the order of their ids: another erasure may concern the same owners."""
     for chunk in chunked(owner_ids):
         these = OwnerRow.id.in_(chunk)
         session.execute(sa.select(OwnerRow.id).where(these).order_by(OwnerRow.id).with_for_update(key_share=True))
@@ -185,7 +185,7 @@ def _note_leaving(session: WriteSession, owner_ids: Sequence[str]) -> None:
 
 
 def prune_owners(session: WriteSession) -> None:
-    """Forget owners who have nothing left. In an exclusive transaction: an intake may be about to name one."""
+    """Delete leaving owners who have no samples. In an exclusive transaction: an intake may be adding one for them."""
     nothing_left = ~sa.exists().where(SampleRow.owner_id == OwnerRow.id)
     session.execute(sa.delete(OwnerRow).where(OwnerRow.leaving, nothing_left))
     session.execute(sa.update(OwnerRow).where(OwnerRow.leaving).values(leaving=False))
@@ -201,7 +201,7 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
 
 
 def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> list[Sample]:
-    """Samples that are these pictures, each given by owner, label and digest; in arrival order."""
+    """Samples that are these images, each given by owner, label and digest; in arrival order."""
     wanted = set(pictures)
     owners = sorted({owner for owner, _, _ in wanted})
     digests = sorted({digest for _, _, digest in wanted})
@@ -215,7 +215,7 @@ def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> lis
 
 
 def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    """How many samples these owners have of these pictures, by (owner's reference, image digest)."""
+    """How many samples these owners have of these images, by (owner's reference, image digest)."""
     wanted = set(pictures)
     refs = {owner_id: ref for ref, owner_id in _owner_ids(session, sorted({ref for ref, _ in wanted})).items()}
     digests = sorted({digest for _, digest in wanted})
@@ -229,13 +229,13 @@ def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter
 
 
 def count_between(session: ReadSession, lo: int, hi: int) -> int:
-    """How many samples stand at lo <= position < hi."""
+    """The number of samples at lo <= position < hi."""
     statement = sa.select(sa.func.count()).where(SampleRow.position >= lo, SampleRow.position < hi)
     return session.execute(statement).scalar_one()
 
 
 def move(session: WriteSession, *, lo: int, hi: int, cluster: str) -> None:
-    """Give every sample at lo <= position < hi to a cluster."""
+    """Assign every sample at lo <= position < hi to a cluster."""
     session.execute(
         sa.update(SampleRow)
         .where(SampleRow.position >= lo, SampleRow.position < hi, SampleRow.cluster_id != cluster)
@@ -264,17 +264,17 @@ def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, l
 
 
 def count(session: ReadSession) -> int:
-    """How many samples there are, row by row: `clusters.count_samples` is quicker."""
+    """The number of samples, counted row by row: `clusters.count_samples` is faster."""
     return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
 
 
 def any_recorded(session: ReadSession) -> bool:
-    """Whether there is any."""
+    """Whether there is any sample."""
     return session.execute(sa.select(sa.exists(sa.select(SampleRow.id)))).scalar_one()
 
 
 def count_owners(session: ReadSession) -> int:
-    """How many owners have samples. Only of those who may be leaving the samples are looked at."""
+    """The number of owners with samples. Only for leaving owners are samples looked up."""
     something_left = sa.exists().where(SampleRow.owner_id == OwnerRow.id)
     counted = sa.select(sa.func.count()).select_from(OwnerRow)
     return session.execute(counted.where(sa.or_(~OwnerRow.leaving, something_left))).scalar_one()

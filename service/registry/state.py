@@ -1,4 +1,4 @@
-"""The one row of state: the serving epoch, and what the registry was made with."""
+"""The state row: the serving epoch, and the settings that the registry was made with."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from service.registry.tables import StateRow
 
 
 def epoch(session: ReadSession) -> int:
-    """The serving epoch: it has changed if anything that is served may have."""
+    """The serving epoch: it changes whenever anything that is served may have changed."""
     value: int = session.execute(sa.select(StateRow.epoch)).scalar_one()
     return value
 
 
 def fence(session: ReadSession) -> Fence:
-    """What an answer is checked against: one statement, and one row."""
+    """The fence that answers are checked against: one statement, and one row."""
     columns = (StateRow.epoch, StateRow.additions, StateRow.removals)
     epoch, additions, removals = session.execute(sa.select(*columns)).one()
     return Fence(epoch, Marks(additions, removals))
 
 
 def bump_epoch(session: WriteSession) -> int:
-    """The next serving epoch."""
+    """Move the serving epoch on; the new one."""
     statement = sa.update(StateRow).values(epoch=StateRow.epoch + 1).returning(StateRow.epoch)
     value: int = session.execute(statement).scalar_one()
     return value
@@ -37,7 +37,7 @@ def made_with(session: ReadSession) -> tuple[str | None, ...]:
 
 
 def ensure(session: WriteSession) -> StateRow:
-    """The row, made if this is a new registry."""
+    """The state row, created in a new registry."""
     row = session.get(StateRow, 1, with_for_update=True)
     if row is None:
         row = StateRow(id=1, epoch=0, additions=0, removals=0)

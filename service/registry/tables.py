@@ -1,4 +1,4 @@
-"""What the registry holds. Migrations build it; `make check` compares the two on both dialects.
+"""The registry's tables. Migrations build them; `make check` compares the two on both dialects.
 
 Personal data is in four columns only: `owners.ref`, `samples.label`, `prompts.labels` and, for an owner's erasure,
 `erasures.owner_ref`. Images and embeddings are in the object store, under random names.
@@ -50,7 +50,7 @@ Base.metadata.naming_convention = {
 
 
 class StateRow(Base):
-    """One row: what this registry was made with, and the serving epoch."""
+    """The one state row: the settings that this registry was made with, and the serving epoch."""
 
     __tablename__ = "state"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -58,16 +58,16 @@ class StateRow(Base):
     backbone_digest: Mapped[str | None] = mapped_column(_Digest)
     backbone_name: Mapped[str | None] = mapped_column(String(200))
     partition_digest: Mapped[str | None] = mapped_column(_Digest)  # of the rule that is wanted
-    layout_digest: Mapped[str | None] = mapped_column(_Digest)  # of what positions mean; NULL: nothing, just now
+    layout_digest: Mapped[str | None] = mapped_column(_Digest)  # of the layout in force; NULL: positions mean nothing
     layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how to restore it: spec, object, checksum
-    layout_failure: Mapped[str | None] = mapped_column(Text)  # why samples cannot be moved to the wanted layout
+    layout_failure: Mapped[str | None] = mapped_column(Text)  # why the relayout is blocked
     training_digest: Mapped[str | None] = mapped_column(_Digest)
     additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
     removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
 
 
 class LayoutAnchorRow(Base):
-    """A sample that the layout in force was fitted on; an erased one loses its say with its row."""
+    """A sample that the layout in force was fitted on; the row is deleted when the sample is erased."""
 
     __tablename__ = "layout_anchors"
     place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
@@ -75,9 +75,9 @@ class LayoutAnchorRow(Base):
 
 
 class OwnerRow(Base):
-    """A person, by the opaque reference that the client knows them by; gone with their last sample.
+    """A person, by the opaque reference that the client uses for them; deleted after their last sample.
 
-    `leaving`: samples of theirs have been erased since owners were last looked through.
+    `leaving`: samples of this owner were erased since owners without samples were last deleted.
     """
 
     __tablename__ = "owners"
@@ -123,7 +123,7 @@ class PromptRow(Base):
 
 
 class PromptMemberRow(Base):
-    """Which samples a built prompt has seen: what must be withdrawn when one of them goes."""
+    """A sample that a built prompt has seen; when the sample is erased, the prompt must be withdrawn."""
 
     __tablename__ = "prompt_members"
     prompt_key: Mapped[str] = mapped_column(_Digest, ForeignKey("prompts.key", ondelete="CASCADE"), primary_key=True)
@@ -131,10 +131,10 @@ class PromptMemberRow(Base):
 
 
 class ClusterRow(Base):
-    """One region of the partition's line, what its survivors imply, and what it serves.
+    """One region of the partition's line, the key that its survivors imply, and the key that it serves.
 
     Work to do: desired_key differs from serving_key. `unplanned`: members have come or gone since desired_key was
-    computed. If one has gone, desired_key is NULL; if some have only come, what is being trained may finish.
+    computed. If a member was erased, desired_key is NULL; after additions alone, a training under way may finish.
     """
 
     __tablename__ = "clusters"
@@ -146,9 +146,9 @@ class ClusterRow(Base):
     desired_key: Mapped[str | None] = mapped_column(_Digest)
     planned_through: Mapped[int] = mapped_column(BigInteger)  # desired_key covers members up to this seq
     serving_key: Mapped[str | None] = mapped_column(_Digest, ForeignKey("prompts.key"), index=True)
-    rebuild: Mapped[bool]  # what is served was built in another environment, and is to be built again
+    rebuild: Mapped[bool]  # the served prompt was built in another environment, and is to be built again
     urgent: Mapped[bool]  # a deletion waits for this cluster
-    settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # additions are not trained before
+    settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # debouncing: additions are not trained before
     unsettled_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(Integer)
@@ -161,9 +161,9 @@ class ClusterRow(Base):
 
 
 class ErasureRow(Base):
-    """One accepted request to forget.
+    """One accepted erasure.
 
-    `ledgered`: its tombstone is in the erasure ledger. `ledger_attempts`: how often writing it there has failed.
+    `ledgered`: its tombstone is written to the erasure ledger. `ledger_attempts`: how often writing it has failed.
     """
 
     __tablename__ = "erasures"
@@ -177,7 +177,7 @@ class ErasureRow(Base):
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ledgered: Mapped[bool]
     ledger_attempts: Mapped[int] = mapped_column(Integer)
-    __table_args__ = (  # of those that are not in the ledger yet: few, among many
+    __table_args__ = (  # of erasures without a tombstone: few among many
         Index(
             "ix_erasures_unledgered",
             "ledger_attempts",
@@ -197,7 +197,7 @@ class ErasureSampleRow(Base):
 
 
 class ErasureClusterRow(Base):
-    """A cluster that an erasure touches. No foreign key: a cluster may go while its erasure is on record."""
+    """A cluster that an erasure affects. No foreign key: a cluster may be deleted while its erasure is on record."""
 
     __tablename__ = "erasure_clusters"
     erasure_id: Mapped[str] = mapped_column(_Id, ForeignKey("erasures.id"), primary_key=True)
@@ -208,9 +208,10 @@ class ErasureClusterRow(Base):
 
 
 class DestructionRow(Base):
-    """An object that must be destroyed, since which serving epoch, and the erasure that it was withdrawn by, if any.
+    """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
-    `removal`: of a sample, state.removals once it was out. Its object waits for every live replica to have come so far.
+    `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
+    replica has applied that removal.
     """
 
     __tablename__ = "destructions"
@@ -222,7 +223,7 @@ class DestructionRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process and when it was last heard from."""
+    """A worker process and its last heartbeat."""
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
@@ -230,8 +231,8 @@ class WorkerRow(Base):
     queues: Mapped[str] = mapped_column(String(64))  # names, with commas between them
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    heard_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a bell, last
-    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # a cluster, last
+    heard_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # the last notification
+    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # the last cluster
 
 
 class ReplicaRow(Base):
@@ -246,7 +247,7 @@ class ReplicaRow(Base):
 
 
 class CounterRow(Base):
-    """How often something has happened, and the sum of its sizes; `le` is the upper bound of a histogram's bucket."""
+    """The number of events, and the sum of their sizes; `le` is the upper bound of a histogram's bucket."""
 
     __tablename__ = "tallies"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -1,4 +1,4 @@
-"""A span for each statement of a trace: its first word and how long it took, never its text or what it was given."""
+"""Spans of SQL statements within a trace: the first word and the duration, never the text or the parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.registry.engine import Registry
 
 
 def observe(registry: Registry) -> None:
-    """From now on. Outside of a trace nothing is recorded."""
+    """Record a span for each statement from now on. Outside of a trace nothing is recorded."""
     engine = registry.engine
     system = "sqlite" if registry.is_sqlite else "postgresql"
 

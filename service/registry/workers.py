@@ -1,4 +1,4 @@
-"""Worker processes: their heartbeats, what they listen to, and when they last heard something."""
+"""Worker processes: their heartbeats, the queues that they listen to, and their latest notification and training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEVICE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Signs:
-    """What a worker tells of itself with every heartbeat: when it last heard a bell, and last claimed a cluster."""
+    """What a worker reports with every heartbeat: when its last notification came, and its last training began."""
 
     heard_at: datetime | None = None
     claimed_at: datetime | None = None
 
 
 def register(session: WriteSession, *, name: str, device: str, queues: Sequence[str], now: datetime) -> None:
-    """A worker of that name has started; an earlier one of the same name is gone."""
+    """Record a worker that has started, in place of an earlier one of the same name."""
     session.execute(sa.delete(WorkerRow).where(WorkerRow.name == name))
     row = WorkerRow(name=name, device=device[:DEVICE_CHARACTERS], queues=",".join(queues), started_at=now, beat_at=now)
     session.add(row)
@@ -32,7 +32,7 @@ def register(session: WriteSession, *, name: str, device: str, queues: Sequence[
 
 
 def beat(session: WriteSession, *, name: str, now: datetime, signs: Signs | None = None) -> bool:
-    """The worker is alive; False if its row is gone."""
+    """Record that a worker is alive; False if it has no row."""
     told = signs or Signs()
     values = {"beat_at": now, "heard_at": told.heard_at, "claimed_at": told.claimed_at}
     statement = sa.update(WorkerRow).where(WorkerRow.name == name).values(**values).returning(WorkerRow.name)
@@ -40,17 +40,17 @@ def beat(session: WriteSession, *, name: str, now: datetime, signs: Signs | None
 
 
 def leave(session: WriteSession, *, name: str) -> None:
-    """The worker has stopped."""
+    """Delete a worker's row: it has stopped."""
     session.execute(sa.delete(WorkerRow).where(WorkerRow.name == name))
 
 
 def expire(session: WriteSession, *, before: datetime) -> None:
-    """Forget workers not heard from since then."""
+    """Delete the rows of workers without a heartbeat since then."""
     session.execute(sa.delete(WorkerRow).where(WorkerRow.beat_at < before))
 
 
 def every(session: ReadSession) -> list[Worker]:
-    """All known workers."""
+    """All recorded workers."""
     rows = session.execute(sa.select(WorkerRow).order_by(WorkerRow.name)).scalars()
     return [
         Worker(

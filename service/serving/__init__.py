@@ -1,1 +1,1 @@
-"""Answering: what is served (snapshot), how it is computed (engine), and in which batches (batcher)."""
+"""Serving: what is served (snapshot), how it is computed (engine), in which batches (batcher), and intake (ingest)."""

@@ -1,10 +1,10 @@
-"""Dynamic batching: whatever has gathered while the device was busy is computed next, together.
+"""Dynamic batching: the items that have gathered while the device was busy are computed next, together.
 
 Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
-most `max_batch` items a call, and as few as `portion` says; at most `max_queue` announced or waiting, beyond which
-callers are told to come back; nobody waits for company longer than `max_wait`, nor at all while nobody is announced; an
-item that has waited for `deadline`, here and before, is told so and not computed; items whose caller has gone are
-dropped; an exception reaches every caller of its batch and the loop lives on; idle costs nothing.
+most `max_batch` items a call, and as few as `portion` says; at most `max_queue` items announced or waiting, above which
+callers are refused (Busy); an item waits for others no longer than `max_wait`, and not at all while none is announced;
+an item that has waited for `deadline`, here and before, is refused and not computed; items whose caller has gone are
+dropped; an exception reaches every caller of its batch, and the loop goes on; an idle batcher uses no CPU.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a batcher; times in seconds.
+    """Limits of a batcher; times in seconds.
 
-    max_batch  items in one call of `run`.
-    max_queue  items announced or waiting.
+    max_batch  most items in one call of `run`.
+    max_queue  most items announced or waiting.
     lanes      calls of `run` at once.
-    max_wait   for company, while somebody is announced.
-    deadline   for each, from when its wait began (`Announcement.submit`).
+    max_wait   longest wait of an item for others, while some are announced.
+    deadline   longest wait of an item, from when it began (`Announcement.submit`).
     """
 
     max_batch: int
@@ -45,7 +45,7 @@ class Limits:
 
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
-    """An item, where its result goes, since when it waits and until when, and the requests and the trace it is of."""
+    """An item, the future of its result, when its wait began and must end, and the requests and trace it belongs to."""
 
     item: Item
     future: asyncio.Future[Result]
@@ -56,7 +56,7 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 
 
 class Announcement(Generic[Item, Result]):
-    """Items that are on their way: the queue has places for them, and a batch may wait a moment for them."""
+    """Items that are being prepared: the queue has places for them, and a batch may wait a moment for them."""
 
     def __init__(self, batcher: Batcher[Item, Result], count: int) -> None:
         self._batcher = batcher
@@ -65,13 +65,13 @@ class Announcement(Generic[Item, Result]):
     async def submit(self, items: Sequence[Item], *, since: float | None = None) -> list[Result]:
         """The results of these items, in order. Raises Unavailable if they waited for too long.
 
-        since  by `time.monotonic`, when that wait began; now, unless it was before.
+        since  when their wait began, by `time.monotonic`; by default now.
         """
         return await self._batcher.take(self, items, time.monotonic() if since is None else since)
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items of many callers into batches for one device."""
+    """The queue of one device: gathers items of many callers into batches."""
 
     def __init__(
         self,
@@ -83,10 +83,10 @@ class Batcher(Generic[Item, Result]):
         observed: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run = run
-        self._portion = portion  # how many of these items, one at least, a lane takes when so many lanes are free
+        self._portion = portion  # how many of the waiting items, at least one, a lane takes when so many lanes are free
         self._free = limits.lanes
         self._limits = limits
-        self._observed = observed  # told of every batch: its items, and the seconds that it took
+        self._observed = observed  # called for every batch with its number of items and its seconds
         self._executor = executor
         self.refused = 0  # items that did not fit the queue
         self.late = 0  # items that waited for too long
@@ -97,11 +97,11 @@ class Batcher(Generic[Item, Result]):
         self._lanes: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to answer; call from the event loop."""
+        """Start the lanes; to be called from the event loop."""
         self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._limits.lanes)]
 
     async def stop(self) -> None:
-        """Answer no more; callers still waiting are told so."""
+        """Stop the lanes; callers that still wait are refused."""
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
@@ -112,17 +112,17 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def depth(self) -> int:
-        """How many items wait."""
+        """The number of waiting items."""
         return len(self._waiting)
 
     @property
     def max_queue(self) -> int:
-        """How many may."""
+        """The largest number of items that may be announced or wait."""
         return self._limits.max_queue
 
     @contextmanager
     def expect(self, count: int) -> Iterator[Announcement[Item, Result]]:
-        """Announce items that are being prepared. Raises Busy if they do not fit the queue, all or none."""
+        """Announce items that are being prepared. Raises Busy unless all of them fit the queue."""
         if self._announced + len(self._waiting) + count > self._limits.max_queue:
             self.refused += count
             raise Busy(f"{self._announced + len(self._waiting)} images are waiting already. Try again in a moment.")
@@ -134,12 +134,12 @@ class Batcher(Generic[Item, Result]):
             self._withdraw(announcement, announcement.left)
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """Announce items that are ready, and their results."""
+        """Announce and submit items that are ready; their results."""
         with self.expect(len(items)) as announcement:
             return await announcement.submit(items)
 
     async def take(self, announcement: Announcement[Item, Result], items: Sequence[Item], since: float) -> list[Result]:
-        """Items of an announcement into the queue, and their results out of it."""
+        """Put announced items into the queue; their results."""
         loop, now = asyncio.get_running_loop(), time.monotonic()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
         of = (now, since + self._limits.deadline, log.causes(), tracing.headers())
@@ -152,14 +152,14 @@ class Batcher(Generic[Item, Result]):
                 future.cancel()  # of no effect on those that are done
 
     def _withdraw(self, announcement: Announcement[Item, Result], count: int) -> None:
-        count = min(count, announcement.left)  # of a request that has failed meanwhile, nothing is left
+        count = min(count, announcement.left)  # nothing is left of a request that has failed meanwhile
         announcement.left -= count
         self._announced -= count
         self._changed.set()
 
     async def _lane(self) -> None:
         while True:
-            async with self._gathering:  # one lane at a time: two would share what one could take
+            async with self._gathering:  # one lane at a time: two would divide what one could take
                 batch = await self._gather()
             self._free -= 1
             try:
@@ -168,7 +168,7 @@ class Batcher(Generic[Item, Result]):
                 self._free += 1
 
     async def _gather(self) -> list[_Waiting[Item, Result]]:
-        """The next batch, as soon as it is full or waiting for more is not worth while."""
+        """The next batch, as soon as it is full or waiting for more items is not worth while."""
         while True:
             self._changed.clear()
             patience = self._patience()
@@ -178,7 +178,7 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait_for(self._changed.wait(), patience if patience > 0.0 and self._waiting else None)
 
     def _patience(self) -> float:
-        """Seconds to wait for company."""
+        """Seconds that the first item still waits for others."""
         if not self._waiting or not self._announced or len(self._waiting) >= self._limits.max_batch:
             return 0.0
         return self._waiting[0].since + self._limits.max_wait - time.monotonic()
@@ -202,7 +202,7 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _timed(self, batch: Sequence[_Waiting[Item, Result]]) -> Sequence[Result]:
-        """On a thread of the device: what waits for it is no part of the time."""
+        """Compute a batch on a thread of the device, and measure the time without the wait for that thread."""
         started = time.perf_counter()
         try:
             trace = next((waiting.trace for waiting in batch if waiting.trace), None)
@@ -220,7 +220,7 @@ class Batcher(Generic[Item, Result]):
             results = await loop.run_in_executor(self._executor, self._timed, batch)
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
-        except asyncio.CancelledError:  # `stop`: what is being computed is answered like what waits
+        except asyncio.CancelledError:  # `stop`: items being computed are refused like waiting ones
             self._waiting.extendleft(reversed(batch))
             raise
         except Exception as error:

@@ -1,9 +1,9 @@
 """The closed-form tier of one replica: brought up to date by the registry's feed, exact at every mark.
 
-A replica is on record from before it reads the survivors until it leaves: so long the objects of samples removed
-meanwhile are kept for it to subtract. Whatever goes wrong (something is missing from the feed, an object cannot be
-read, there are too many samples), it loses its state, needs nothing of anybody any more, and starts from the
-survivors. It is right, or it is silent.
+A replica is recorded from before it reads the survivors until it leaves; during that time the objects of samples that
+are removed are kept for it to subtract. If anything goes wrong (a change is missing from the feed, an object cannot be
+read, there are too many samples), the tier drops its state, needs no objects any more, and starts again from the
+survivors. It answers exactly, or not at all.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from service.registry.records import Marks, Replica
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # samples read at a time
-PATIENCE = timedelta(minutes=1)  # between two attempts to start from the survivors, if nobody has gone meanwhile
+PATIENCE = timedelta(minutes=1)  # between two attempts to start from the survivors, unless a sample was removed
 
 
 class Lost(Exception):
-    """The state cannot be brought up to date."""
+    """The tier's state cannot be brought up to date."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The tier at these marks; no head while there are no samples."""
+    """The solved tier at these marks; without a head while there are no samples."""
 
     marks: Marks
     samples: int
@@ -49,12 +49,12 @@ class Solved:
 
 
 def replica_name() -> str:
-    """Of this process, as long as it lives."""
+    """The name of this process as a replica."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class ClosedFormTier:
-    """Accumulators, the head that they imply, and whose samples are in. Safe to use from several threads."""
+    """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads."""
 
     def __init__(self, context: Context, *, name: str) -> None:
         self._context = context
@@ -64,13 +64,13 @@ class ClosedFormTier:
         self._state: Accumulators | None = None
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
-        self._reported: tuple[Marks, str] | None = None  # and the digest there
+        self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self, now: Marks | None = None) -> Solved | None:
-        """Without anybody who has been removed; None while the tier is lost. What has been added may not be in yet.
+        """The tier without any removed sample; None while it is lost. Added samples may not be in it yet.
 
-        now  the marks, where they have just been read.
+        now  the marks, if they have just been read.
         """
         if now is None:
             with self._context.registry.read_one() as session:
@@ -81,7 +81,7 @@ class ClosedFormTier:
         return self.catch_up()
 
     def catch_up(self) -> Solved | None:
-        """With everything that has been added and without what has been removed; None while the tier is lost."""
+        """The tier with all added and without all removed samples; None while it is lost."""
         with self._lock:
             if self._state is None or self._solved is None:
                 return None
@@ -97,7 +97,7 @@ class ClosedFormTier:
             return self._solved
 
     def start(self) -> Solved | None:
-        """Begin with the survivors, unless it has begun; None if that cannot be done now."""
+        """Start from the survivors, unless the tier has started; None if that is not possible now."""
         with self._starting:
             if self._state is not None:
                 return self.catch_up()
@@ -109,7 +109,7 @@ class ClosedFormTier:
                 state = accumulate(self._context.backbone.descriptor_width, self._beating(survivors.added))
                 with self._lock:
                     self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
-                    self._settle(state, survivors.now)
+                    self._solve(state, survivors.now)
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -117,7 +117,7 @@ class ClosedFormTier:
             return self._solved
 
     def keep(self) -> bool:
-        """Bring it up to date, start it again if it is lost, and tell the others; whether more may be destroyed now."""
+        """Bring the tier up to date, or start it again, and report; whether more objects may be deleted now."""
         if self.catch_up() is None and self._may_start():
             self.start()
         before = self._reported
@@ -126,7 +126,7 @@ class ClosedFormTier:
         return after is not None and (before is None or after[0].removals > before[0].removals)
 
     def report(self) -> None:
-        """Put on record that this replica lives, and what it has applied."""
+        """Record that this replica is alive, and which changes it has applied."""
         with self._lock:
             if self._state is None or self._solved is None:
                 return
@@ -140,11 +140,11 @@ class ClosedFormTier:
                 replicas.report(session, Replica(self._name, self._context.clock(), *known))
 
     def leave(self) -> None:
-        """Nothing of those who go is kept for this replica any more."""
+        """Stop: removed samples' objects are no longer kept for this replica."""
         self._lose(None)
 
     def summary(self) -> tuple[str, int] | None:
-        """(digest, samples) of everybody on record; None while the tier is lost."""
+        """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
         if self.catch_up() is None:
             return None
         with self._lock:
@@ -153,7 +153,7 @@ class ClosedFormTier:
 
     def _apply(self, state: Accumulators, changes: Changes) -> None:
         if not changes.complete(self._labels):
-            raise Lost("something is missing from the feed of changes: this replica was given up meanwhile")
+            raise Lost("changes are missing from the feed: this replica counted as dead meanwhile")
         gone = [name for name in changes.removed if name in self._labels]
         for start in range(0, len(gone), CHUNK):
             chunk = gone[start : start + CHUNK]
@@ -161,14 +161,14 @@ class ClosedFormTier:
         for descriptors, labels in self._read(changes.added):
             state.add(descriptors, labels)
         self._labels.update((samples.object_name(one.id), one.label) for one in changes.added)
-        self._settle(state, changes.now)
+        self._solve(state, changes.now)
 
-    def _settle(self, state: Accumulators, marks: Marks) -> None:
+    def _solve(self, state: Accumulators, marks: Marks) -> None:
         head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
         self._state, self._solved = state, Solved(marks, state.samples, head)
 
     def _lose(self, failure: Exception | None) -> None:
-        """Needs nothing of anybody any more. If that cannot be put on record, the row grows old."""
+        """Drop the state and the replica's row. If the row cannot be deleted, it expires."""
         if isinstance(failure, Lost | TooManySamples):
             log.error("the closed-form tier is lost and starts again from the survivors: %s", failure)
         elif failure is not None:
@@ -186,7 +186,7 @@ class ClosedFormTier:
         return erased or time.monotonic() - since > PATIENCE.total_seconds()
 
     def _beating(self, added: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
-        """`_read`, and a sign of life now and then: it can take minutes."""
+        """`_read`, with a heartbeat now and then: it can take minutes."""
         last = time.monotonic()
         for part in self._read(added):
             if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
@@ -201,7 +201,7 @@ class ClosedFormTier:
             yield np.stack([self._added(one) for one in chunk]), [one.label for one in chunk]
 
     def _added(self, sample: Added) -> Descriptor:
-        """Its descriptor; made now for one that an earlier release has stored. Raises Lost."""
+        """The descriptor of an added sample; computed now if an earlier release stored it without. Raises Lost."""
         data, recorded = self._recorded(samples.object_name(sample.id))
         if recorded is not None:
             return recorded

@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class ClosedFormUpdater:
-    """A thread that keeps a tier: soon after it is woken, and from a timer, whatever else this process does."""
+    """A thread that keeps a closed-form tier up to date: soon after it is woken, and from a timer."""
 
     def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
-        self.afterwards: Callable[[], None] = lambda: None  # what to do when more may be destroyed
+        self.afterwards: Callable[[], None] = lambda: None  # called when more objects may be deleted
         self._tier = tier
         self._seconds = seconds
         self._wake = threading.Event()
@@ -23,15 +23,15 @@ class ClosedFormUpdater:
         self._thread = threading.Thread(target=self._run, name="closed-form-updater", daemon=True)
 
     def start(self) -> None:
-        """Beat from now on."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Somebody may have come or gone. Returns at once."""
+        """Ask for an update: samples may have been added or removed. Returns at once."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Beat no more."""
+        """End the thread, after an update that is under way."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=5)

@@ -1,4 +1,4 @@
-"""What the engine is asked, and what it says."""
+"""Jobs for the engine, and their outcomes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Answer:
-    """Labels with their probabilities, best first, and where they come from.
+    """The answer to a query: labels with their probabilities, best first, and where they come from.
 
     tier      "prompt", "closed_form", or "fused" of both.
     cluster   of the prompt; without one, the image's own, if it has any.

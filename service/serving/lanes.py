@@ -1,8 +1,8 @@
-"""The threads that compute batches: each takes a batch from end to end, on one core.
+"""Lanes: the threads that compute batches, each a batch from end to end, on one core.
 
 Two batches of sixteen on two threads of one core each are computed faster than one of thirty-two on two cores that wait
 for each other at every layer, and much faster where requests are parsed on the same cores (decision 0012). On a GPU one
-thread is enough: the device computes one thing after the other.
+thread is enough: the device computes one batch after the other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.settings import Settings
 
 
 def limits(settings: Settings) -> Limits:
-    """Of the batcher that these lanes work for."""
+    """The limits of the batcher that these lanes work for."""
     serving = settings.serving
     return Limits(
         max_batch=serving.max_batch,
@@ -34,11 +34,11 @@ def limits(settings: Settings) -> Limits:
 
 
 def portion(settings: Settings) -> Callable[[Sequence[Job], int], int]:
-    """How many of these jobs a lane takes, when so many lanes are free.
+    """A function of the waiting jobs and the number of free lanes: how many of the jobs a lane takes.
 
-    On a CPU an image costs the same in a batch of four as in one of sixteen, so free lanes share, and what would have
-    to be padded is left to the next lane. Where somebody's description is recorded every batch is padded to one size,
-    and a GPU is best at large ones: there a lane takes all.
+    On a CPU an image costs the same in a batch of four as in one of sixteen, so free lanes share, and jobs that would
+    need padding are left to the next lane. A batch with a new sample is padded to one size in any case, and a GPU is
+    best at large batches: there a lane takes all jobs.
     """
 
     def of_a_cpu(jobs: Sequence[Job], free: int) -> int:
@@ -49,7 +49,7 @@ def portion(settings: Settings) -> Callable[[Sequence[Job], int], int]:
 
 
 def make_lanes(settings: Settings) -> ThreadPoolExecutor:
-    """Their threads."""
+    """The lanes' threads."""
     return ThreadPoolExecutor(
         max_workers=limits(settings).lanes,
         thread_name_prefix="lane",
@@ -61,5 +61,5 @@ def make_lanes(settings: Settings) -> ThreadPoolExecutor:
 def _enter(nice: int) -> None:
     torch.set_num_threads(1)  # of this thread; there are other lanes
     if sys.platform == "linux" and nice:
-        # Of this thread alone: whoever accepts requests, above all deletions, goes first.
+        # Of this thread alone: the threads that accept requests, above all deletions, go first.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)

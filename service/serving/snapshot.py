@@ -1,8 +1,8 @@
-"""What is served at one serving epoch: regions of the line, and the rows of the bank behind them.
+"""Snapshots: what is served at one serving epoch, as regions of the line and the bank's rows of their prompts.
 
-Immutable, but for the bank, which all snapshots of a process share. A publication, a withdrawal or a re-cut moves the
-epoch on, and the next batch is answered from a new snapshot: what both serve stays where it is in the bank, what only
-the old one served is dropped from it.
+Immutable, except for the bank, which all snapshots of a process share. A publication, a withdrawal or a re-cut moves
+the epoch on, and the next batch is answered from a new snapshot: prompts that both serve stay in their rows of the
+bank, prompts that only the old one served are dropped from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.registry.records import Cluster, Prompt
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 4.0  # a store that is away is asked again after so many times what its answer took: predictions go on
+PATIENCE = 4.0  # pause before an unavailable store is asked again, as a multiple of the time that its answer took
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class Snapshot:
     bank: PromptBank
     loaded: Mapping[str, BankRow]  # by the object that each was read from
     layout: Layout | None  # None while positions mean nothing
-    complete: bool  # False if something could not be read: it may be next time
-    again: float = 0.0  # when it is worth to try that again, monotonic seconds
+    complete: bool  # False if a prompt or the layout could not be read, and may be next time
+    again: float = 0.0  # when to try that again, monotonic seconds
 
     @property
     def keys(self) -> frozenset[str]:
-        """Of the prompts that are served."""
+        """Keys of the served prompts."""
         return frozenset(row.key for row in self.loaded.values())
 
     @cached_property
     def live(self) -> frozenset[BankRow]:
-        """Rows that hold what is served."""
+        """The bank's rows of served prompts."""
         return frozenset(self.loaded.values())
 
     def serves(self, row: BankRow) -> bool:
-        """Whether this very row holds what is served; not one of the same key that has been dropped or filled again."""
+        """Whether this very row is of a served prompt; not one of the same key that was dropped or filled again."""
         return row in self.live
 
     @property
@@ -62,7 +62,7 @@ class Snapshot:
         return [index for index, row in enumerate(self.rows) if row is not None]
 
     def covering(self, position: int) -> int | None:
-        """Index of the cluster whose region holds this position."""
+        """Index of the cluster whose region covers this position."""
         index = bisect_right(self.clusters, position, key=lambda cluster: cluster.lo) - 1
         return index if index >= 0 and position < self.clusters[index].hi else None
 
@@ -74,7 +74,7 @@ class Snapshot:
 def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | None = None) -> Snapshot:
     """The present snapshot; `previous` itself if the epoch has not moved.
 
-    epoch  the serving epoch, where it has just been read.
+    epoch  the serving epoch, if it has just been read.
     """
     if epoch is None:
         with context.registry.read_one() as session:
@@ -102,7 +102,7 @@ def _exchange(
 ) -> dict[str, BankRow]:
     """Bring the bank up to date; its rows by object.
 
-    By object, not by key: a prompt that is built again in another environment has other bytes.
+    By object, not by key: a prompt that is built again in another environment has the same key and other bytes.
     """
     wanted = {prompt.object_name: prompt.key for prompt in built}
     for name, row in known.items():
@@ -113,7 +113,7 @@ def _exchange(
 
 
 def _read(context: Context, missing: Iterable[Prompt]) -> tuple[dict[str, TrainedPrompt], bool, float]:
-    """Prompts by their objects; whether some could not be read, and when to try that again."""
+    """Prompts by their objects; whether some could not be read, and when to try again."""
     read: dict[str, TrainedPrompt] = {}
     try_again, again = False, 0.0
     for prompt in missing:
@@ -125,7 +125,7 @@ def _read(context: Context, missing: Iterable[Prompt]) -> tuple[dict[str, Traine
             except OSError as error:
                 log.error("prompt %s cannot be read just now: %s", prompt.key[:12], error.strerror)
                 try_again = True
-                if isinstance(error, StoreUnavailable):  # the others would fare no better
+                if isinstance(error, StoreUnavailable):  # the other reads would fail too
                     now = time.monotonic()
                     again = now + PATIENCE * (now - started)
         if loaded is not None:
@@ -134,18 +134,18 @@ def _read(context: Context, missing: Iterable[Prompt]) -> tuple[dict[str, Traine
 
 
 def _load(context: Context, prompt: Prompt) -> TrainedPrompt | None:
-    """The prompt's tensors. A damaged artifact is served by nobody: it is given up, and built again. Raises OSError."""
+    """The prompt's tensors; None for a damaged artifact, which is withdrawn and built again. Raises OSError."""
     try:
         data = context.store.get(prompt.object_name)
         return checkpoint.load(
             data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity
         )
     except checkpoint.OtherIdentity:
-        return None  # of settings that have changed; its successor is being trained
+        return None  # built with settings that have changed; its successor is being trained
     except (ObjectMissing, checkpoint.CheckpointMismatch) as error:
         with context.registry.read() as session:
             if not prompts.is_current(session, prompt):
-                return None  # withdrawn while we were reading, or built again
+                return None  # withdrawn, or built again, while it was being read
         log.error("prompt %s cannot be served and is built again: %s", prompt.key[:12], error)
         with context.registry.write() as session:
             if prompts.is_current(session, prompt):

@@ -91,7 +91,7 @@ class TrainingSettings(Group):
 
 
 class ClosedFormSettings(Group):
-    """The closed-form tier: a ridge regression on everybody's descriptors."""
+    """The closed-form tier: a ridge regression on the descriptors of all samples."""
 
     enabled: bool = Field(True, description="Answer with the closed-form tier, beside the prompts.")
     ridge: float = Field(0.3, gt=0, description="Lambda of its ridge regression, for unit descriptors.")

@@ -70,13 +70,15 @@ def _check_endpoint(url: str) -> None:
 
 
 class WorkerSettings(Group):
-    """How workers hold on to what they train, and how processes are heard from."""
+    """Leases of workers, and heartbeats of all processes."""
 
     lease_seconds: float = Field(20.0, ge=1, description="A training whose worker is silent this long is given away.")
     heartbeat_seconds: float = Field(3.0, gt=0, description="Between two heartbeats of a worker or an API process.")
-    reconcile_seconds: float = Field(5.0, gt=0, description="Between two looks for work that was not rung for.")
+    reconcile_seconds: float = Field(5.0, gt=0, description="Between two looks for work without a notification.")
     deaf_seconds: float = Field(
-        60.0, ge=1, description="A worker that hears no bell for this long while work waits for it starts anew."
+        60.0,
+        ge=1,
+        description="A worker that receives no notification for this long while work waits for it starts anew.",
     )
     nice: int = Field(10, ge=0, le=19, description="Niceness of embedded workers: the API goes first.")
     processes: int = Field(1, ge=1, le=64, description="Embedded workers of `oubli serve`; each trains a cluster.")

@@ -54,7 +54,7 @@ class Journal:
 
     predictions: list[Predicted] = field(default_factory=list)
     erasures: dict[str, Accepted] = field(default_factory=dict)
-    held: dict[str, Contributed] = field(default_factory=dict)  # by sample id: acknowledged, its erasure not asked for
+    survivors: dict[str, Contributed] = field(default_factory=dict)  # by sample id: acknowledged, erasure not asked for
     asked: dict[str, Contributed] = field(default_factory=dict)  # its erasure was asked for, and not answered (yet)
     erased: dict[str, Contributed] = field(default_factory=dict)  # its erasure was accepted
     unknown: dict[str, Contributed] = field(default_factory=dict)  # by digest: sent, and not acknowledged
@@ -82,7 +82,7 @@ class Journal:
     def acknowledged(self, sample: dict[str, Any]) -> None:
         """201 for a sample that was sent."""
         with self.lock:
-            self.held[sample["id"]] = self.unknown.pop(sample["digest"])
+            self.survivors[sample["id"]] = self.unknown.pop(sample["digest"])
 
     def refused(self, item: Contributed) -> None:
         """The service said no: it has not taken the sample in."""
@@ -92,7 +92,7 @@ class Journal:
     def asking(self, ids: Iterable[str]) -> dict[str, Contributed]:
         """The erasure of these samples is about to be asked for; those that were held."""
         with self.lock:
-            taken = {i: self.held.pop(i) for i in ids if i in self.held}
+            taken = {i: self.survivors.pop(i) for i in ids if i in self.survivors}
             self.asked |= taken
             return taken
 
@@ -155,11 +155,11 @@ class Journal:
         present = {sample["id"]: sample for sample in listed}
         with self.lock:
             found = list(self.broken)
-            found += [f"sample {i} was acknowledged, and is lost" for i in self.held.keys() - present.keys()]
+            found += [f"sample {i} was acknowledged, and is lost" for i in self.survivors.keys() - present.keys()]
             found += [f"sample {i} was erased, and is held" for i in self.erased.keys() & present.keys()]
             found += [f"sample {i} was erased, and its file is kept" for i in self.erased.keys() & stored]
             found += [f"sample {i} is held without its file" for i in present.keys() - stored]
-            strange = present.keys() - self.held.keys() - self.asked.keys() - self.erased.keys()
+            strange = present.keys() - self.survivors.keys() - self.asked.keys() - self.erased.keys()
             found += [f"sample {i} was never sent" for i in strange if present[i]["digest"] not in self.unknown]
         return found
 

@@ -70,7 +70,7 @@ def test_a_cluster_that_kills_its_worker_again_and_again(service: Service, tmp_p
     assert_problem(service.client.post(f"/clusters/{uuid4()}/retry"), 404, "There is no cluster")
     assert oubli("retry", cluster["id"], env=cli).code == 1
     shown = oubli("status", env=cli)
-    assert "deletions, additions; last bell" in shown.out, shown
+    assert "deletions, additions; notified" in shown.out, shown
 
     reader = oubli("keys", "create", "--scopes", "read,erase", "--data", service.data, env=ENV)
     with service.client_with(reader.out.strip()) as client:

@@ -34,7 +34,7 @@ ASKING = [
             "if len(self.connections) > self.limits.max_connections:", "if False:",
             f"{_CONNECTIONS}::test_one_connection_too_many_is_told_so"),
     mutant("deaf-client", "a client that does not read is cut off", _PROTOCOL,
-            "self._deaf = self.loop.call_later(self.limits.idle_seconds, self.transport.abort)", "pass",
+            "self._unread = self.loop.call_later(self.limits.idle_seconds, self.transport.abort)", "pass",
             f"{_CONNECTIONS}::test_a_client_that_does_not_read_is_cut_off"),
     mutant("intake-threads", "uploads take no thread of erasures and look-ups", "service/api/threads.py",
             "limiter=self._limiter", "limiter=None",

@@ -111,6 +111,6 @@ def test_statuses_show_names_as_they_are() -> None:
         done = command("status", "--url", url)
         assert json.loads(command("status", "--json", "--url", url).out) == status
     assert done.code == 0, done
-    for text in ("1,234 of 5", "1 [x]", r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; last bell never", ODD, ID):
+    for text in ("1,234 of 5", "1 [x]", r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never", ODD, ID):
         assert text in done.out
     assert "\x1b" not in done.out

@@ -1,4 +1,4 @@
-"""Asking to forget, and following how far it has come."""
+"""Routes of erasures: accepting them, and following their progress."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _accepted(service: Service, request: Request, response: Response, record: re
     log.info(
         "erasure %s is accepted: %d samples are forgotten", record.id, record.samples, extra={"erasure": record.id}
     )
-    service.client_disconnected()
+    service.erasure_accepted()
     response.headers["Location"] = located(request, f"/erasures/{record.id}")
     response.headers["Retry-After"] = "2"
     return erasure_of(record)
@@ -91,7 +91,7 @@ def create_erasure(
     body: ErasureRequest,
     idempotency_key: Annotated[str | None, Header(description="Repeat safely: one key, one erasure.")] = None,
 ) -> Erasure | ErasureQuote:
-    """All or none: if one sample is not held, nothing is erased."""
+    """All or none: if one sample is not on record, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]
     owner = body.owner
     if body.validate_only:

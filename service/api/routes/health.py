@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, how is it doing."""
+"""Routes of health: alive, ready, and the status of the service."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 router = front_router(tags=["operations"])
 
-STARVED_SECONDS = 1.0  # a request that waits longer for a thread is told to others as a replica that is not ready
+STARVED_SECONDS = 1.0  # a replica whose requests wait longer for a thread is not ready
 
 
 class Readiness:
-    """What is asked again and again by anybody: one question to the registry at a time, however many wait for it."""
+    """Answers readiness probes with one question to the registry at a time, however many probes wait for it."""
 
     def __init__(self) -> None:
         self._asked: asyncio.Task[tuple[bool, bool]] | None = None
@@ -104,17 +104,17 @@ def _ask_registry(service: Service) -> tuple[bool, bool]:
     response_model=Status,
     dependencies=[scope("read")],
     responses=responses(503),
-    summary="The service at a glance",
+    summary="Status of the service",
 )
 def get_status(service: Running) -> Status:
-    """Counts and states, and who is at work."""
+    """Counts by state, and the workers."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
     summary = service.closed_form.summary() if service.closed_form is not None else None
     with context.registry.read() as session:
         existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
-        crew = workers.every(session)
+        known_workers = workers.every(session)
         return Status(
             samples=sum(cluster.samples for cluster in existing),
             owners=samples.count_owners(session),
@@ -131,7 +131,7 @@ def get_status(service: Running) -> Status:
                     heard_at=worker.heard_at,
                     claimed_at=worker.claimed_at,
                 )
-                for worker in crew
+                for worker in known_workers
             ],
             backbone=BackboneStatus(
                 name=context.backbone.name,

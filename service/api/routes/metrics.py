@@ -1,4 +1,4 @@
-"""What Prometheus scrapes. It is told something whatever state the registry is in."""
+"""The route that Prometheus scrapes. It answers whatever state the registry is in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_ASKING = 4
 
 
 class Gate:
-    """Who may scrape: the registry decides; while it is away, who was let in before.
+    """Decides who may scrape: by the registry, and while that is away, by keys that were accepted before.
 
     Keys are remembered as digests. One that is revoked is refused as soon as the registry answers again.
     """

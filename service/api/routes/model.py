@@ -1,4 +1,4 @@
-"""What the service has learned: clusters, labels, partition."""
+"""Routes of the model: clusters, labels, partition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifying images."""
+"""The route that classifies images."""
 
 from __future__ import annotations
 

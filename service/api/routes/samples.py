@@ -1,4 +1,4 @@
-"""Taking samples in, and looking them up."""
+"""Routes of samples: contributing them, and looking them up."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
 
 
 def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
-    """What a form says is said in the form: of two owners, one would not be meant. Raises RequestValidationError."""
+    """Refuse a form whose query has label or owner too: the two could differ. Raises RequestValidationError."""
     said = said_of_raw.model_dump(exclude_none=True)
     if said:
         message = "Only for an image that is the body itself; say it in the form"
@@ -199,12 +199,12 @@ def _get(service: Service, sample_id: str) -> records.Sample:
     response_model=Listing[Sample],
     dependencies=[scope("read")],
     responses=responses(503),
-    summary="List what is held",
+    summary="List samples",
 )
 def list_samples(
     service: Running,
     paging: PagingParameters,
-    owner: Annotated[OwnerSought | None, Query(description="Everything held for one owner.")] = None,
+    owner: Annotated[OwnerSought | None, Query(description="Samples of this owner.")] = None,
     label: Annotated[Label | None, Query()] = None,
     cluster: UUID | None = None,
 ) -> Listing[Sample]:

@@ -22,7 +22,7 @@ class OwnerSubject(BaseModel):
 
 
 class SamplesSubject(BaseModel):
-    """So many samples."""
+    """A number of samples."""
 
     samples: int
 
@@ -47,7 +47,7 @@ class Erasure(BaseModel):
     accepted_at: datetime
     withdrawn_at: datetime = Field(description="When use stopped: no later answer used a prompt that had seen it.")
     completed_at: datetime | None = Field(
-        description="When every touched cluster served again and all bytes were gone."
+        description="When every affected cluster served again and all bytes were gone."
     )
     due_at: datetime = Field(description="When the law wants it done.")
 
@@ -56,7 +56,7 @@ class ErasureQuote(Schema):
     """What an erasure would cost."""
 
     samples: int
-    clusters: list[UUID] = Field(description="Clusters that would be touched.")
+    clusters: list[UUID] = Field(description="Clusters that would be affected.")
     sample_epochs: int = Field(description="Training that would be done again.")
     seconds: float | None = Field(description="Estimated training time; null before anything was trained.")
     full_sample_epochs: int = Field(description="What retraining everything would take.")
@@ -92,7 +92,7 @@ def erasure_of(record: records.Erasure) -> Erasure:
         subject=OwnerSubject(owner=record.owner or "") if named else SamplesSubject(samples=record.samples),
         state=record.state,
         samples=record.samples,
-        clusters=[TouchedCluster.model_validate(touched) for touched in record.clusters],
+        clusters=[TouchedCluster.model_validate(cluster) for cluster in record.clusters],
         accepted_at=record.accepted_at,
         withdrawn_at=record.withdrawn_at,
         completed_at=record.completed_at,

@@ -27,7 +27,7 @@ class Prediction(BaseModel):
     cluster: UUID | None = Field(description="Of the prompt; without one the image's own, if it has any.")
     prompt: str | None = Field(description="Key of the prompt that was asked; null if none was.")
     tier: Literal["fused", "closed_form", "prompt"] = Field(
-        description="The cluster's prompt, the closed-form head on everybody's samples, or a weighted mean of both."
+        description="The cluster's prompt, the closed-form head on all owners' samples, or a weighted mean of both."
     )
     degraded: bool = Field(description="The image's own cluster serves no prompt just now; others answered for it.")
 
@@ -80,10 +80,10 @@ class WorkerStatus(BaseModel):
 
     name: str
     device: str = Field(description="What it trains on, and on which host.")
-    queues: list[str] = Field(description="The bells that it listens to.")
+    queues: list[str] = Field(description="The queues that it consumes: `deletions`, `additions`.")
     heartbeat_at: datetime
     alive: bool
-    heard_at: datetime | None = Field(description="When it last heard a bell.")
+    heard_at: datetime | None = Field(description="When it last received a notification.")
     claimed_at: datetime | None = Field(description="When it last began to train a cluster.")
 
 
@@ -104,7 +104,7 @@ class ClosedFormStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """The service at a glance."""
+    """Status of the service."""
 
     samples: int
     owners: int

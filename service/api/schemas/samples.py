@@ -26,14 +26,14 @@ class Sample(Schema):
 
 
 class SaidOfRaw(BaseModel):
-    """What the query says of an image that is the body itself; unused beside multipart."""
+    """Label and owner in the query, of an image that is the body itself; unused beside multipart."""
 
     label: Label | None = Field(None, description="With an image as the body itself.", examples=LABEL["examples"])
     owner: Owner | None = Field(None, description="With an image as the body itself.", examples=OWNER["examples"])
 
 
 class BatchMetadata(BaseModel):
-    """What is said of one image of a batch. Checked with its image, so that only this one is refused."""
+    """Label and owner of one image of a batch. Checked with its image, so that only this one is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,9 +54,9 @@ METADATA: dict[str, Any] = {
 
 
 class BatchItem(BaseModel):
-    """One image of a batch: taken in, or why not."""
+    """Outcome of one image of a batch: its sample, or its problem."""
 
-    status: int = Field(description="201; 200 if it was held already, as `unless_held` asked; or the problem's.")
+    status: int = Field(description="201; 200 if it was on record already, as `unless_held` asked; or the problem's.")
     sample: Sample | None = None
     problem: Problem | None = None
 

@@ -75,7 +75,7 @@ bench-gpu: $(STAMP)  ## Measure serving's two passes on a GPU, with a vit-b-22k 
 
 clean:  ## Remove .venv, caches and build leftovers; never oubli-data
 	rm -rf $(VENV) build site *.egg-info sbom.json .coverage .coverage.* htmlcov \
-	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	  .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than pyproject.toml exactly when .venv holds what that file asks for.

@@ -114,6 +114,13 @@ class Busy(ServiceError):
     retry_after = 1
 
 
+class OverBudget(ServiceError):
+    """This API key has asked for too much lately; `retry_after` says when it may ask again."""
+
+    status = 429
+    title = "Too many requests"
+
+
 class Unavailable(ServiceError):
     """Not now."""
 

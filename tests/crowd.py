@@ -69,12 +69,13 @@ def new_sample(context: Context, number: int) -> NewSample:
 COLUMNS = {
     "prompts": "key, object_name, digest, labels, members, sample_epochs, seconds, fingerprint, published_epoch, "
     "trained_at",
-    "clusters": "id, lo, hi, samples, unplanned, desired_key, planned_through, serving_key, rebuild, urgent, attempts, "
-    "created_at",
+    "clusters": "id, lo, hi, samples, unplanned, desired_key, planned_through, serving_key, rebuild, urgent, setbacks, "
+    "attempts, created_at",
     "owners": "id, ref, leaving",
     "samples": "seq, id, owner_id, label, digest, position, cluster_id, created_at, addition",
     "prompt_members": "prompt_key, sample_id",
-    "erasures": "id, state, planned_epoch, accepted_at, withdrawn_at, completed_at, due_at, ledgered, ledger_attempts",
+    "erasures": "id, state, planned_epoch, accepted_at, withdrawn_at, completed_at, restored_at, due_at, ledgered, "
+    "ledger_attempts",
     "erasure_samples": "erasure_id, sample_id",
     "erasure_clusters": "erasure_id, cluster_id, state",
     "idempotency": "key_digest, request_digest, resource_id, created_at",
@@ -91,7 +92,7 @@ def _clusters(
     regions: Sequence[tuple[int, int]], ids: Sequence[str], keys: Sequence[str], sizes: Numbers, through: int
 ) -> Iterator[tuple[Any, ...]]:
     for (lo, hi), cluster, key, size in zip(regions, ids, keys, sizes.tolist(), strict=True):
-        yield cluster, lo, hi, size, False, key, through, key, False, False, 0, NOW
+        yield cluster, lo, hi, size, False, key, through, key, False, False, 0, 0, NOW
 
 
 def _samples(
@@ -106,9 +107,9 @@ def _samples(
 def _copy_history(connection: psycopg.Connection, clusters: Sequence[str], count: int) -> None:
     """So many have been forgotten before, and as many requests came with a key."""
     gone = [(str(uuid7()), str(uuid7()), clusters[i % len(clusters)]) for i in range(count)]
-    _copy(connection, "erasures", ((one, "completed", 1, NOW, NOW, NOW, NOW, True, 0) for one, _, _ in gone))
+    _copy(connection, "erasures", ((one, "completed", 1, NOW, NOW, NOW, NOW, NOW, True, 0) for one, _, _ in gone))
     _copy(connection, "erasure_samples", ((one, sample) for one, sample, _ in gone))
-    _copy(connection, "erasure_clusters", ((one, cluster, "completed") for one, _, cluster in gone))
+    _copy(connection, "erasure_clusters", ((one, cluster, "restored") for one, _, cluster in gone))
     digests = (hashlib.sha256(one.encode()).hexdigest() for one, _, _ in gone)
     _copy(connection, "idempotency", ((d, d, one, NOW) for d, (one, _, _) in zip(digests, gone, strict=True)))
 

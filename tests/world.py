@@ -78,6 +78,7 @@ def settings(folder: Path, url: str | None = None, **groups: Any) -> Settings:
         "partition": {"cap": 12, "min": 4},
         "training": {"epochs": 1, "settle_seconds": 0, "prompt_size": 2, "threads": 1, "batch_size": 8},
         "serving": {"threads": 1},
+        "erasure": {"complete_within": 600},  # however often a test deletes, it settles
     }
     for name, values in groups.items():
         given[name] = {**given.get(name, {}), **values} if isinstance(values, dict) else values
@@ -196,7 +197,8 @@ class World:
     def is_idle(self) -> bool:
         with self.context.registry.read() as session:
             owed = destructions.pending(session)
-            return not (clusters.unfinished(session) or erasures.oldest_unfinished(session) or owed)
+            unfinished = erasures.oldest_unfinished(session) or erasures.count_unrestored(session)
+            return not (clusters.unfinished(session) or unfinished or owed)
 
     # ---------------------------------------------------------------------------------------------- looking
 

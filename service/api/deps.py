@@ -64,7 +64,7 @@ bearer = HTTPBearer(auto_error=False, description="An API key: `oubli keys creat
 async def admit(request: Request, scopes: Sequence[str]) -> None:
     """Check the caller's key, before anything of the body is read. Raises Unavailable, Unauthorized or Forbidden."""
     if scopes:
-        await _look_up(await running_service(request), await bearer(request), scopes)
+        await _look_up(request, await running_service(request), await bearer(request), scopes)
         request.scope["oubli_admitted"] = frozenset(scopes)
 
 
@@ -76,12 +76,15 @@ async def check_key(
 ) -> None:
     """The scope check of a route: done already by `admit` on every `FrontRoute`; done here on any other."""
     if not request.scope.get("oubli_admitted", frozenset()).issuperset(scopes.scopes):
-        await _look_up(service, credentials, scopes.scopes)
+        await _look_up(request, service, credentials, scopes.scopes)
 
 
-async def _look_up(service: Service, credentials: HTTPAuthorizationCredentials | None, scopes: Sequence[str]) -> None:
+async def _look_up(
+    request: Request, service: Service, credentials: HTTPAuthorizationCredentials | None, scopes: Sequence[str]
+) -> None:
     if service.context.settings.auth:
-        await service.key_checks.check(credentials.credentials if credentials is not None else None, scopes)
+        key = await service.key_checks.check(credentials.credentials if credentials is not None else None, scopes)
+        request.scope["oubli_key_id"] = key.id
 
 
 def scope(name: str) -> Any:
@@ -97,6 +100,12 @@ def located(request: Request, path: str) -> str:
 def caller(request: Request) -> str:
     """Who sends this request, as far as one caller's Idempotency-Key must not be taken for another's."""
     return request.headers.get("authorization", "")
+
+
+def requester(request: Request) -> str | None:
+    """Id of the API key that this request is charged to; None where none is asked for."""
+    key_id: str | None = request.scope.get("oubli_key_id")
+    return key_id
 
 
 async def _sent_in_utf8(request: Request) -> None:

@@ -37,8 +37,8 @@ class KeyChecks:
         self._used: set[str] = set()  # ids of keys whose use is news
         self._noting: asyncio.Task[None] | None = None
 
-    async def check(self, secret: str | None, scopes: Sequence[str]) -> None:
-        """Raise Unauthorized or Forbidden unless the key is valid and has every scope, or `admin`."""
+    async def check(self, secret: str | None, scopes: Sequence[str]) -> ApiKey:
+        """The key. Raises Unauthorized or Forbidden unless it is valid and has every scope, or `admin`."""
         known = await self._known(secret) if secret else {}
         now = self._clock()
         try:
@@ -48,6 +48,7 @@ class KeyChecks:
             raise
         if access.use_is_news(key, now):
             self._note(key.id)
+        return key
 
     async def finish(self) -> None:
         """Wait until every use of a key has been recorded."""

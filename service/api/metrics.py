@@ -167,6 +167,10 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
     words = "Age of the oldest change of a cluster that its prompt does not know yet; 0 if there is none."
     yield _gauge("oubli_cluster_oldest_change_seconds", words, stats.oldest_change)
     yield _gauge("oubli_objects_owed", "Objects that must be destroyed.", stats.pending_deletions)
+    words = "Clusters that deletions have set back again and again, and that are not retrained yet for it."
+    yield _gauge("oubli_clusters_pausing", words, stats.pausing)
+    words = "Erasures of which some cluster does not serve a new prompt yet, completed or not."
+    yield _gauge("oubli_erasures_unrestored", words, stats.unrestored)
     yield _gauge("oubli_workers_alive", "Workers heard from lately.", stats.workers)
     words = "Removed samples that a replica's closed-form tier has not taken out yet."
     yield _by("replica", "oubli_replica_removals_behind", words, dict(stats.behind))

@@ -40,7 +40,10 @@ def erase(
     owner: Annotated[list[str] | None, typer.Option(help="Everything of this owner; may be repeated.")] = None,
     quote: Annotated[bool, typer.Option("--quote", help="Only say what it would cost, as JSON.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; scripts must say so.")] = False,
-    wait: Annotated[bool, typer.Option(help="Wait until it is completed.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it is completed: nothing that knows them exists.")] = True,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="Wait longer: until every cluster serves a new prompt.")
+    ] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     data: DataOption = None,
@@ -64,8 +67,8 @@ def erase(
             if subjects:
                 _ask(subjects, quotes)
         erasures = _erase(client, subjects, refused, as_json)
-        if wait:
-            erasures = [_finish(client, erasure, as_json) for erasure in erasures]
+        if wait or restored:
+            erasures = [_finish(client, erasure, as_json, restored=restored) for erasure in erasures]
     if as_json:
         said = [{**subject.body, "reason": problem.detail} for subject, problem in refused]
         print_json({"erasures": erasures, "refused": said})
@@ -133,11 +136,17 @@ def _erase(
     return accepted
 
 
-def _finish(client: Client, erasure: JsonAnswer, as_json: bool) -> JsonAnswer:
-    done = wait_for(client, erasure["id"], apart=as_json)
+def _finish(client: Client, erasure: JsonAnswer, as_json: bool, *, restored: bool) -> JsonAnswer:
+    done = wait_for(client, erasure["id"], restored=restored, apart=as_json)
     if not as_json:
-        say(f"Completed: {len(done['clusters'])} clusters serve without them; their bytes are gone.")
+        serving, touched = _serving(done), len(done["clusters"])
+        say(f"Completed: nothing that knows them exists any more. {serving} of {touched} clusters serve a new prompt.")
     return done
+
+
+def _serving(erasure: JsonAnswer) -> int:
+    """Of how many touched clusters nothing is left to do."""
+    return sum(cluster["state"] in ("restored", "removed") for cluster in erasure["clusters"])
 
 
 def _end(refused: Sequence[tuple[Subject, Refused]]) -> None:
@@ -147,18 +156,18 @@ def _end(refused: Sequence[tuple[Subject, Refused]]) -> None:
         raise typer.Exit(1)
 
 
-def wait_for(client: Client, erasure_id: str, *, apart: bool = False) -> JsonAnswer:
-    """Follow an erasure to its end. Raises nothing on failed states: those are tried again.
+def wait_for(client: Client, erasure_id: str, *, restored: bool = False, apart: bool = False) -> JsonAnswer:
+    """Follow an erasure until it is completed. Raises nothing on failed states: those are tried again.
 
-    apart  show how far it is on standard error.
+    restored  ... and until every cluster that it touches serves a new prompt.
+    apart     show how far it is on standard error.
     """
     with progress_bar(apart=apart) as bar:
         task = bar.add_task("Retraining", total=None)
         while True:
             erasure = client.request("GET", f"/erasures/{erasure_id}")
-            states = [cluster["state"] for cluster in erasure["clusters"]]
-            done = sum(state in ("completed", "removed") for state in states)
-            bar.update(task, total=len(states), completed=done, description=f"Erasure: {erasure['state']}")
-            if erasure["state"] == "completed":
+            touched, serving = len(erasure["clusters"]), _serving(erasure)
+            bar.update(task, total=touched, completed=serving, description=f"Erasure: {erasure['state']}")
+            if erasure["state"] == "completed" and (erasure["restored_at"] is not None or not restored):
                 return erasure
             time.sleep(POLL_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from models.backbone import Backbone
 from models.checkpoint import Identity
@@ -13,6 +14,7 @@ from service.clock import Clock, system_clock
 from service.core.layout_cache import LayoutCache
 from service.errors import Misconfigured
 from service.registry import state
+from service.registry.backoff import Backoff
 from service.registry.engine import ReadSession, Registry
 from service.settings import Settings
 
@@ -31,6 +33,12 @@ class Context:
     closed_form: ClosedFormSpec
     clock: Clock = system_clock
     layout_cache: LayoutCache = field(default_factory=LayoutCache, compare=False)
+
+    @property
+    def backoff(self) -> Backoff:
+        """How long a cluster waits that deletions take prompts from again and again."""
+        chosen = self.settings.erasure
+        return Backoff(timedelta(seconds=chosen.retrain_pause), timedelta(seconds=chosen.complete_within))
 
     @property
     def identity(self) -> Identity:

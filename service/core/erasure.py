@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from service import tracing
-from service.core import layouts
+from service.core import budgets, layouts
 from service.core.context import Context
 from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import (
+    backoff,
     clusters,
     destructions,
     erasure_progress,
@@ -40,7 +41,7 @@ class _Raced(Exception):
     """Another erasure has deleted one of these samples first."""
 
 
-def erase_sample(context: Context, sample_id: str) -> Erasure:
+def erase_sample(context: Context, sample_id: str, *, requester: str | None = None) -> Erasure:
     """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased."""
 
     def already(session: ReadSession) -> Erasure | None:
@@ -49,10 +50,12 @@ def erase_sample(context: Context, sample_id: str) -> Erasure:
     def find(session: ReadSession) -> list[Sample]:
         return samples.find(session, [sample_id])
 
-    return _accept(context, find, already, missing=f"There is no sample {sample_id}.")
+    return _accept(context, find, already, missing=f"There is no sample {sample_id}.", requester=requester)
 
 
-def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = None) -> Erasure:
+def erase_owner(
+    context: Context, owner: str, *, requester: str | None = None, idempotency_key: str | None = None
+) -> Erasure:
     """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples."""
 
     def already(session: ReadSession) -> Erasure | None:
@@ -62,10 +65,14 @@ def erase_owner(context: Context, owner: str, *, idempotency_key: str | None = N
         return samples.of_owner(session, owner)
 
     missing = "This owner has no samples."
-    return _accept(context, find, already, missing=missing, owner=owner, idempotency_key=idempotency_key)
+    return _accept(
+        context, find, already, missing=missing, owner=owner, requester=requester, idempotency_key=idempotency_key
+    )
 
 
-def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_key: str | None = None) -> Erasure:
+def erase_samples(
+    context: Context, sample_ids: Sequence[str], *, requester: str | None = None, idempotency_key: str | None = None
+) -> Erasure:
     """Accept the erasure of these samples, all or none. Raises NotFound, naming those that do not exist."""
 
     def find(session: ReadSession) -> list[Sample]:
@@ -74,7 +81,12 @@ def erase_samples(context: Context, sample_ids: Sequence[str], *, idempotency_ke
         return found
 
     return _accept(
-        context, find, lambda session: None, missing="No samples are named.", idempotency_key=idempotency_key
+        context,
+        find,
+        lambda session: None,
+        missing="No samples are named.",
+        requester=requester,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -94,8 +106,10 @@ def _accept(
     *,
     missing: str,
     owner: str | None = None,
+    requester: str | None,
     idempotency_key: str | None = None,
 ) -> Erasure:
+    """The erasure, new or still running. `requester` is the API key that it is charged to. Raises OverBudget."""
     for _ in range(TRIES):
         try:
             with context.registry.write() as session:
@@ -103,6 +117,8 @@ def _accept(
                 running = already(session) if not found else None
                 if not found and running is None:
                     raise NotFound(missing)
+                if running is None:
+                    budgets.spend(context, session, requester, budgets.ERASURES)
                 accepted = running or _erase(context, session, found, owner=owner)
                 if idempotency_key is not None:
                     idempotency.finish(session, idempotency_key, accepted.id)
@@ -152,8 +168,10 @@ def _erase(
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
     # 1. Lock the clusters.
     gone = Counter(sample.cluster for sample in found)
-    clusters.lock(session, list(gone), serving=prompts.containing(session, ids))
+    known_to = prompts.containing(session, ids)
+    clusters.lock(session, list(gone), serving=known_to)
     # 2. End trainings, delete rows.
+    backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
         raise _Raced

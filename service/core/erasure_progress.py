@@ -1,6 +1,9 @@
-"""Seeing erasures through: noting how far each has come, and completing those that owe nothing any more.
+"""Seeing erasures through: completing those that owe nothing any more, and noting which clusters serve again.
 
-Looks at all of them at once. One that only waits for a training is not looked at, so thousands may wait.
+An erasure is completed when nothing exists that knows its samples: no row, no object, no prompt, no layout, no
+accumulator of a live replica. It does not wait for a training: whoever deletes often cannot put that off. `restored_at`
+says when every cluster that it touches serves again. All erasures are looked at at once, but for those that only wait
+for a training: thousands may.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def advance(context: Context) -> None:
-    """Note how far every unfinished erasure has come; complete those that owe nothing any more."""
+    """Note how far every erasure has come; complete those that owe nothing any more."""
 
     def needed(session: ReadSession) -> bool:
         return bool(_cluster_changes(context, session) or _erasure_changes(context, session))
@@ -65,10 +68,9 @@ def _note(context: Context, needed: Needed, *, accepted: set[str], stored: Seque
         changes = _erasure_changes(context, session, may_complete=accepted if stored is not None else set())
         erasure_progress.note_erasures(session, changes)
         for change in changes:
-            if change.completed_at is not None:
-                took = change.completed_at - change.accepted_at
-                counters.observe(session, counters.COMPLETION, took.total_seconds())
-    return [change.id for change in changes if change.completed_at is not None]
+            if change.completed_after is not None:
+                counters.observe(session, counters.COMPLETION, change.completed_after.total_seconds())
+    return [change.id for change in changes if change.completed_after is not None]
 
 
 def _cluster_changes(context: Context, session: ReadSession) -> list[ClusterChange]:
@@ -92,7 +94,7 @@ def _reached(affected: AffectedCluster, *, attempts: int) -> tuple[str, str | No
         # Built after the plan that knew of the erasure, or just what that plan asks for.
         later = affected.published_epoch is not None and affected.published_epoch > affected.planned_epoch
         if later or affected.serving_key == affected.desired_key:
-            return states.COMPLETED, affected.serving_key
+            return states.RESTORED, affected.serving_key
     return (states.FAILED if affected.attempts >= attempts else states.RETRAINING), None
 
 
@@ -104,19 +106,29 @@ def _erasure_changes(
     pending = erasure_progress.destructions(session)
     now = context.clock()
     changes = []
-    for erasure in erasure_progress.open_erasures(session, include_waiting=pending.any_failed(most)):
+    for erasure in erasure_progress.open_erasures(session):
         state = _state(erasure, pending, attempts=most)
         if state == states.COMPLETED and may_complete is not None and erasure.id not in may_complete:
-            state = states.RETRAINING
-        if states.may_change(erasure.state, state):
-            done = max(now, erasure.accepted_at) if state == states.COMPLETED else None
-            changes.append(ErasureChange(erasure.id, state, erasure.accepted_at, done))
+            state = states.WITHDRAWN
+        changed = states.may_change(erasure.state, state)
+        restored = erasure.restored_at is None and erasure.unfinished == 0
+        if changed or restored:
+            then = max(now, erasure.accepted_at)  # the clock may have been set back
+            changes.append(
+                ErasureChange(
+                    id=erasure.id,
+                    state=state if changed else erasure.state,
+                    completed_after=then - erasure.accepted_at if changed and state == states.COMPLETED else None,
+                    completed_at=then if changed and state == states.COMPLETED else erasure.completed_at,
+                    restored_at=then if restored else erasure.restored_at,
+                )
+            )
     return changes
 
 
 def _state(erasure: OpenErasure, pending: Destructions, *, attempts: int) -> str:
     failures = pending.failures(erasure.id, erasure.planned_epoch)
-    if failures is None and erasure.ledgered and not erasure.unfinished:
+    if failures is None and erasure.ledgered:
         return states.COMPLETED
     stuck = max(failures or 0, erasure.ledger_attempts) >= attempts
-    return states.FAILED if stuck or erasure.failed else states.RETRAINING
+    return states.FAILED if stuck else states.WITHDRAWN

@@ -16,7 +16,7 @@ from uuid6 import uuid7
 from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
 from models.image import Pixels
 from service import tracing
-from service.core import layouts, sample_file
+from service.core import budgets, layouts, sample_file
 from service.core.context import Context
 from service.core.duplicates import AlreadyRecorded, DuplicateCheck, RepeatedInRequest, resolve_repeats
 from service.core.tidy import UNRECORDED_KEPT
@@ -51,12 +51,18 @@ class NewSample:
 
 @tracing.traced("take in")
 def take_in(
-    context: Context, new_samples: Sequence[NewSample], *, idempotency_key: str | None = None
+    context: Context,
+    new_samples: Sequence[NewSample],
+    *,
+    requester: str | None = None,
+    idempotency_key: str | None = None,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
     """Store new samples and record them in order, in one transaction; for each the sample, or why it is refused.
 
     Objects are stored first, so every recorded sample has its object. If the transaction fails, they are deleted again.
+    Raises OverBudget.
 
+    requester        the API key that they are charged to.
     idempotency_key  digest of the request's key, which the transaction ties to its one sample.
     """
     ids = _ids(len(new_samples))
@@ -66,7 +72,7 @@ def take_in(
         sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, new_samples, ids, idempotency_key, begun=begun)
+        results = _record(context, new_samples, ids, idempotency_key, requester=requester, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -169,6 +175,7 @@ def _record(
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
+    requester: str | None,
     begun: datetime,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
     exclusive = False
@@ -177,6 +184,8 @@ def _record(
         try:
             with context.registry.write(exclusive=exclusive) as session:
                 results = _record_all(context, session, new_samples, ids, located, exclusive=exclusive)
+                recorded = [result for result in results if isinstance(result, Sample)]
+                budgets.spend(context, session, requester, budgets.IMAGES, len(recorded))
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
                 if context.clock() - begun > UNRECORDED_KEPT / 2:

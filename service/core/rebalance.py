@@ -120,6 +120,8 @@ def _apply(context: Context, session: WriteSession, change: Change, kept: Cluste
         urgent=any(cluster.urgent for cluster in givers),
         settles_at=max((c.settles_at for c in givers if c.settles_at), default=None),
         unsettled_since=min((c.unsettled_since for c in givers if c.unsettled_since), default=None),
+        setbacks=max((c.setbacks for c in givers), default=0),
+        retrain_at=max((c.retrain_at for c in givers if c.retrain_at), default=None),
     )
     region = change.region
     if kept is None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 from service import tracing
 from service.artifacts import StoreRefuses, StoreUnavailable
@@ -45,13 +46,15 @@ def reconcile(context: Context, *, refit: bool = True) -> int:
 def mend_times(context: Context) -> None:
     """After the clock was set back: shorten waits that would last too long."""
     now, training = context.clock(), context.settings.training
-    limits = {"lease": context.settings.worker.lease, "settle": timedelta(seconds=training.settle_seconds)}
+    lease, settle = context.settings.worker.lease, timedelta(seconds=training.settle_seconds)
+    backoff = context.backoff
     with context.registry.read() as session:
-        if not leases.are_times_ahead(session, now=now, **limits):
+        if not leases.are_times_ahead(session, now=now, lease=lease, settle=settle, backoff=backoff):
             return
     log.warning("the clock was set back, or clocks differ: times that are too far ahead are mended")
     with context.registry.write() as session:
-        leases.mend_times(session, now=now, pause=lambda failures: pause_after(training, failures), **limits)
+        pause = partial(pause_after, training)
+        leases.mend_times(session, now=now, lease=lease, settle=settle, backoff=backoff, pause=pause)
 
 
 def destroy_pending(context: Context) -> int:

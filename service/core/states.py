@@ -1,4 +1,8 @@
-"""Names of states, and the one table of legal changes."""
+"""Names of states, and the one table of legal changes.
+
+An erasure is `completed` once nothing exists any more that knows its samples, whether or not the clusters that lost
+their prompts serve new ones: a touched cluster that does is `restored`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from datetime import datetime
 from service.registry.records import Cluster
 
 WITHDRAWN = "withdrawn"
-RETRAINING = "retraining"
 COMPLETED = "completed"
 FAILED = "failed"
+RETRAINING = "retraining"  # of a touched cluster, from its plan until it serves again
+RESTORED = "restored"  # of a touched cluster: it serves a prompt that was built without the erased samples
 EMPTY = "empty"
 TRAINING = "training"
 SERVING = "serving"
@@ -18,9 +23,8 @@ REMOVED = "removed"  # of a touched cluster: no survivor is left in it, or its m
 
 # An erasure ends in COMPLETED and nowhere else: a failed one is tried again.
 ERASURE_CHANGES = {
-    WITHDRAWN: {RETRAINING, COMPLETED, FAILED},
-    RETRAINING: {COMPLETED, FAILED},
-    FAILED: {RETRAINING, COMPLETED},
+    WITHDRAWN: {COMPLETED, FAILED},
+    FAILED: {WITHDRAWN, COMPLETED},
     COMPLETED: set[str](),
 }
 

@@ -23,6 +23,8 @@ class Stats:
 
     behind             by live replica: removed samples that its closed-form tier has not subtracted yet.
     pending_deletions  objects that are to be deleted from the store.
+    pausing            clusters that are not trained yet because deletions have set them back again and again.
+    unrestored         erasures of which some cluster does not serve again.
     """
 
     epoch: int
@@ -35,6 +37,8 @@ class Stats:
     workers: int
     behind: Mapping[str, int]
     pending_deletions: int
+    pausing: int
+    unrestored: int
     counters: CounterValues
 
 
@@ -69,6 +73,8 @@ def collect(context: Context) -> Stats:
                 if replica.is_alive(now, fresh)
             },
             pending_deletions=destructions.count(session),
+            pausing=clusters.pausing(session, now),
+            unrestored=erasures.count_unrestored(session),
             counters=happened,
         )
 

@@ -17,7 +17,7 @@ from service.registry.tables import ClusterRow, UtcDateTime
 
 NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
 # The state of a cluster whose prompt is up to date; `settles_at` stays: members may have come during the training.
-UP_TO_DATE = {"urgent": False, "unsettled_since": None, "withdrawn_at": None}
+UP_TO_DATE = {"urgent": False, "unsettled_since": None, "withdrawn_at": None, "retrain_at": None}
 FRESH = {"attempts": 0, "failure": None, "retry_at": None}
 
 
@@ -35,6 +35,8 @@ def _record(row: ClusterRow) -> Cluster:
         settles_at=row.settles_at,
         unsettled_since=row.unsettled_since,
         withdrawn_at=row.withdrawn_at,
+        setbacks=row.setbacks,
+        retrain_at=row.retrain_at,
         attempts=row.attempts,
         failure=row.failure,
         leased_until=row.leased_until,
@@ -97,6 +99,7 @@ def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_ke
         serving_key=serving_key,
         rebuild=False,
         urgent=False,
+        setbacks=0,
         attempts=0,
         created_at=now,
     )
@@ -176,11 +179,16 @@ def withdraw(session: WriteSession, prompt_keys: Sequence[str], *, now: datetime
 
 @dataclass(frozen=True)
 class Timing:
-    """When a cluster may be trained: at once if `urgent`, else when its additions have paused for long enough."""
+    """When a cluster may be trained: at once if `urgent`, else when its additions have paused for long enough.
+
+    Either way not before `retrain_at`, which depends on its `setbacks` by deletions.
+    """
 
     urgent: bool = False
     settles_at: datetime | None = None
     unsettled_since: datetime | None = None
+    setbacks: int = 0
+    retrain_at: datetime | None = None
 
 
 def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
@@ -250,9 +258,21 @@ def census(session: ReadSession, *, now: datetime, attempts: int) -> list[Census
     return [Census(*row) for row in session.execute(sa.select(*by, *counts).group_by(*by))]
 
 
+def pausing(session: ReadSession, now: datetime) -> int:
+    """How many clusters are not trained yet because deletions have set them back again and again."""
+    return session.execute(sa.select(sa.func.count()).where(ClusterRow.retrain_at > now)).scalar_one()
+
+
 def waiting_since(session: ReadSession) -> datetime | None:
-    """The time of the oldest withdrawal or addition that no served prompt reflects; None if there is none."""
-    oldest = (sa.func.min(ClusterRow.withdrawn_at), sa.func.min(ClusterRow.unsettled_since))
+    """The time of the oldest withdrawal or addition that no served prompt reflects; None if there is none.
+
+    A cluster that pauses for its setbacks waits from the end of that pause on, which may be to come.
+    """
+    paused = sa.case((ClusterRow.retrain_at > ClusterRow.withdrawn_at, ClusterRow.retrain_at))
+    oldest = (
+        sa.func.min(sa.func.coalesce(paused, ClusterRow.withdrawn_at), type_=UtcDateTime()),
+        sa.func.min(sa.func.coalesce(paused, ClusterRow.unsettled_since), type_=UtcDateTime()),
+    )
     statement = sa.select(*oldest).where(sa.or_(ClusterRow.unplanned, differs()))
     return min((when for when in session.execute(statement).one() if when is not None), default=None)
 

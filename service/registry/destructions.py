@@ -41,7 +41,11 @@ def due(session: ReadSession, *, applied: int | None, limit: int = 10_000) -> li
     plan, before the database's log is scrubbed after the objects. Objects of removed samples are due once every live
     replica has applied the removal (`replicas.applied`; None: there is no replica).
     """
-    unplanned = sa.exists().where(ErasureRow.id == DestructionRow.erasure_id, ErasureRow.state == "withdrawn")
+    unplanned = sa.exists().where(
+        ErasureRow.id == DestructionRow.erasure_id,
+        ErasureRow.state == "withdrawn",  # not one that cannot be planned just now, and says `failed`
+        ErasureRow.planned_epoch.is_(None),
+    )
     statement = sa.select(DestructionRow.object_name).where(~unplanned).limit(limit)
     if applied is not None:
         statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))

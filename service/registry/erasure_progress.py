@@ -1,6 +1,8 @@
-"""How far unfinished erasures have come: asked and noted for all of them at once, however many there are.
+"""How far erasures have come: asked and noted for all of them at once, however many there are.
 
-An erasure that waits for a training costs nothing here: only what can change is read.
+Two things are followed, independent of each other: whether something still exists that knows the erased samples
+(then the erasure is not completed), and whether the clusters that lost their prompts serve again (then it is restored).
+An erasure that only waits for a training costs nothing here: only what can change is read.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from service.registry.erasures import OPEN
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRow, ErasureRow, PromptRow
 
-FINAL = ("completed", "removed")  # states of a touched cluster that are final
+FINAL = ("restored", "removed")  # states of an affected cluster that are final
 
 
 class AffectedCluster(NamedTuple):
@@ -37,16 +39,17 @@ class AffectedCluster(NamedTuple):
 
 
 class OpenErasure(NamedTuple):
-    """An erasure, and how many of its clusters are not settled, or have failed."""
+    """An erasure that is not completed, or not restored, and how many of its clusters are not settled."""
 
     id: str
     state: str
     planned_epoch: int
     accepted_at: datetime
+    completed_at: datetime | None
+    restored_at: datetime | None
     ledgered: bool
     ledger_attempts: int  # to write its tombstone, that have failed
     unfinished: int
-    failed: int
 
 
 class ClusterChange(NamedTuple):
@@ -59,12 +62,13 @@ class ClusterChange(NamedTuple):
 
 
 class ErasureChange(NamedTuple):
-    """What is to be noted of an erasure."""
+    """What is to be noted of an erasure; `completed_after` is how long it took, if it is completed by this."""
 
     id: str
     state: str
-    accepted_at: datetime
+    completed_after: timedelta | None
     completed_at: datetime | None
+    restored_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,6 @@ class Destructions:
         failures += [self.worst[before - 1]] if before else []
         return max(failures, default=None)
 
-    def any_failed(self, times: int) -> bool:
-        """Whether destroying anything has failed so often."""
-        return max([*self.own.values(), *self.worst[-1:]], default=0) >= times
-
 
 def destructions(session: ReadSession) -> Destructions:
     """What is still to be destroyed."""
@@ -103,7 +103,7 @@ def destructions(session: ReadSession) -> Destructions:
 
 
 def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCluster]:
-    """Clusters of planned erasures of which something new may be said.
+    """Clusters of planned erasures that are not restored, of which something new may be said.
 
     attempts  failed trainings after which a cluster counts as failed.
     """
@@ -124,37 +124,40 @@ def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCl
         .outerjoin(ClusterRow, ClusterRow.id == ErasureClusterRow.cluster_id)
         .outerjoin(PromptRow, PromptRow.key == ClusterRow.serving_key)
         .where(
-            ErasureRow.state.in_(OPEN),
-            ErasureRow.planned_epoch.is_not(None),
+            *_UNRESTORED,
             ErasureClusterRow.state.not_in(FINAL),
             sa.or_(
                 ClusterRow.id.is_(None),
                 ClusterRow.serving_key.is_not(None),
-                ClusterRow.attempts >= attempts,
-                ErasureClusterRow.state != "retraining",
+                sa.and_(ClusterRow.attempts >= attempts, ErasureClusterRow.state != "failed"),
+                sa.and_(ClusterRow.attempts < attempts, ErasureClusterRow.state != "retraining"),
             ),
         )
     )
     return [AffectedCluster(*row) for row in session.execute(statement)]
 
 
-def open_erasures(session: ReadSession, *, include_waiting: bool = False) -> list[OpenErasure]:
-    """Planned erasures whose state may have to change; `everybody`: also those that just wait for a training."""
+def open_erasures(session: ReadSession) -> list[OpenErasure]:
+    """Planned erasures of which something new may be said: all but those that only wait for a training."""
     unfinished = sa.func.count().filter(ErasureClusterRow.state.not_in(FINAL))
-    failed = sa.func.count().filter(ErasureClusterRow.state == "failed")
     row = ErasureRow
-    columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.ledgered, row.ledger_attempts)
+    columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.completed_at, row.restored_at)
     statement = (
-        sa.select(*columns, unfinished, failed)
+        sa.select(*columns, row.ledgered, row.ledger_attempts, unfinished)
         .outerjoin(ErasureClusterRow, ErasureClusterRow.erasure_id == ErasureRow.id)
-        .where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None))
-        .group_by(*columns)
+        .where(*_UNRESTORED_OR_OPEN)
+        .group_by(*columns, row.ledgered, row.ledger_attempts)
+        .having(sa.or_(row.state.in_(OPEN), unfinished == 0))
         .order_by(ErasureRow.id)
     )
-    if not include_waiting:
-        waits = sa.and_(unfinished > 0, failed == 0, row.state == "retraining", row.ledger_attempts == 0)
-        statement = statement.having(~waits)
     return [OpenErasure(*row) for row in session.execute(statement)]
+
+
+_UNRESTORED = (ErasureRow.restored_at.is_(None), ErasureRow.planned_epoch.is_not(None))
+_UNRESTORED_OR_OPEN = (
+    sa.or_(ErasureRow.restored_at.is_(None), ErasureRow.state.in_(OPEN)),
+    ErasureRow.planned_epoch.is_not(None),
+)
 
 
 def _planned_epoch() -> sa.ColumnElement[int]:
@@ -177,11 +180,15 @@ def note_clusters(session: WriteSession, changes: Iterable[ClusterChange]) -> No
 def note_erasures(session: WriteSession, changes: Iterable[ErasureChange]) -> None:
     """How far erasures have come."""
     statement = sa.update(ErasureRow).where(ErasureRow.id == sa.bindparam("of_id"))
-    rows = [{"of_id": change.id, "now": change.state, "done": change.completed_at} for change in changes]
+    rows = [
+        {"of_id": change.id, "now": change.state, "done": change.completed_at, "back": change.restored_at}
+        for change in changes
+    ]
     if rows:
         values = {
             "state": sa.bindparam("now"),
             "completed_at": sa.bindparam("done", type_=ErasureRow.completed_at.type),
+            "restored_at": sa.bindparam("back", type_=ErasureRow.restored_at.type),
         }
         session.connection().execute(statement.values(**values), rows)
 
@@ -199,13 +206,13 @@ def note_plan(session: WriteSession, *, epoch: int, changed: Mapping[str, set[st
     for erasure, cluster in _unfinished_in(session, list(successors)):
         answers |= {(erasure, successor) for successor in successors[cluster]}
     _add_affected(session, sorted(answers))
-    session.execute(sa.update(ErasureRow).where(*unplanned).values(state="retraining", planned_epoch=epoch))
+    session.execute(sa.update(ErasureRow).where(*unplanned).values(state="withdrawn", planned_epoch=epoch))
 
 
 def note_planned(session: WriteSession, erasure_id: str, *, epoch: int) -> None:
     """An erasure that no plan has to take note of."""
     statement = sa.update(ErasureRow).where(ErasureRow.id == erasure_id)
-    session.execute(statement.values(state="retraining", planned_epoch=epoch))
+    session.execute(statement.values(planned_epoch=epoch))
 
 
 def fail_unplanned(session: WriteSession) -> None:
@@ -223,13 +230,13 @@ def _successors(changed: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def _unfinished_in(session: ReadSession, clusters: Sequence[str]) -> list[tuple[str, str]]:
-    """(erasure, cluster) of older erasures that still wait for one of these clusters."""
+    """(erasure, cluster) of older erasures that are not restored for want of one of these clusters."""
     found: list[tuple[str, str]] = []
     columns = (ErasureClusterRow.erasure_id, ErasureClusterRow.cluster_id)
     statement = (
         sa.select(*columns)
         .join(ErasureRow, ErasureRow.id == ErasureClusterRow.erasure_id)
-        .where(ErasureRow.state.in_(OPEN), ErasureRow.planned_epoch.is_not(None), ErasureClusterRow.state.not_in(FINAL))
+        .where(*_UNRESTORED, ErasureClusterRow.state.not_in(FINAL))
     )
     for chunk in chunked(clusters):
         concerned = statement.where(ErasureClusterRow.cluster_id.in_(chunk))

@@ -15,7 +15,7 @@ from service.registry.records import Erasure, ErasureCluster, Page, Tombstone
 from service.registry.statements import chunked
 from service.registry.tables import ErasureClusterRow, ErasureRow, ErasureSampleRow, SampleRow
 
-OPEN = ("withdrawn", "retraining", "failed")
+OPEN = ("withdrawn", "failed")
 
 
 def create(
@@ -132,6 +132,11 @@ def counts(session: ReadSession) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(statement)}
 
 
+def count_unrestored(session: ReadSession) -> int:
+    """How many erasures touch a cluster that does not serve again. By a partial index: few rows."""
+    return session.execute(sa.select(sa.func.count()).where(ErasureRow.restored_at.is_(None))).scalar_one()
+
+
 @dataclass(frozen=True)
 class Backlog:
     """Unfinished erasures: the number in each state, the time of the oldest, the number past their due date."""
@@ -183,6 +188,7 @@ def _load(session: ReadSession, statement: sa.Select[ErasureRow]) -> list[Erasur
             accepted_at=row.accepted_at,
             withdrawn_at=row.withdrawn_at,
             completed_at=row.completed_at,
+            restored_at=row.restored_at,
             due_at=row.due_at,
             ledgered=row.ledgered,
             ledger_attempts=row.ledger_attempts,

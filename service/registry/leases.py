@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from uuid6 import uuid7
 
+from service.registry.backoff import Backoff
 from service.registry.clusters import FRESH, NO_LEASE, UP_TO_DATE, differs
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.tables import ClusterRow
@@ -28,7 +29,7 @@ KILLED = "A worker process ended while it trained this: killed, or out of memory
 
 def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.ColumnElement[bool]:
     """The condition that a cluster can be claimed: planned, different from what it serves, debounced (no additions for
-    a while), not leased, and not pausing after a failure.
+    a while), not leased, and not pausing after a failure or after setbacks.
 
     patience  the longest time that a stream of additions can delay a training.
     urgent    only clusters that a deletion waits for.
@@ -39,6 +40,7 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
         differs(),
         sa.or_(ClusterRow.leased_until.is_(None), ClusterRow.leased_until <= now),
         sa.or_(ClusterRow.retry_at.is_(None), ClusterRow.retry_at <= now),
+        sa.or_(ClusterRow.retrain_at.is_(None), ClusterRow.retrain_at <= now),
         sa.or_(
             ClusterRow.urgent,
             ClusterRow.settles_at.is_(None),
@@ -48,9 +50,12 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
     )
 
 
-def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, pause: Pause) -> None:
+def mend_times(
+    session: WriteSession, *, now: datetime, lease: timedelta, settle: timedelta, backoff: Backoff, pause: Pause
+) -> None:
     """After the clock was set back: shorten times that are further in the future than they could have been set."""
-    rows = session.execute(sa.select(ClusterRow).where(_ahead(now, lease=lease, settle=settle))).scalars()
+    ahead = _ahead(now, lease=lease, settle=settle, backoff=backoff)
+    rows = session.execute(sa.select(ClusterRow).where(ahead)).scalars()
     for row in rows:
         if row.leased_until is not None:
             row.leased_until = min(row.leased_until, now + lease)
@@ -60,21 +65,27 @@ def mend_times(session: WriteSession, *, now: datetime, lease: timedelta, settle
             row.unsettled_since = min(row.unsettled_since, now)
         if row.retry_at is not None:
             row.retry_at = min(row.retry_at, now + pause(row.attempts))
+        if row.retrain_at is not None:
+            row.retrain_at = min(row.retrain_at, now + backoff.pause(row.setbacks))
     session.flush()
 
 
-def are_times_ahead(session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta) -> bool:
-    """Whether `mend_times` has something to mend."""
-    return session.execute(sa.select(sa.exists().where(_ahead(now, lease=lease, settle=settle)))).scalar_one()
+def are_times_ahead(
+    session: ReadSession, *, now: datetime, lease: timedelta, settle: timedelta, backoff: Backoff
+) -> bool:
+    """Whether `mend_times` may have something to mend."""
+    ahead = _ahead(now, lease=lease, settle=settle, backoff=backoff)
+    return session.execute(sa.select(sa.exists().where(ahead))).scalar_one()
 
 
-def _ahead(now: datetime, *, lease: timedelta, settle: timedelta) -> sa.ColumnElement[bool]:
+def _ahead(now: datetime, *, lease: timedelta, settle: timedelta, backoff: Backoff) -> sa.ColumnElement[bool]:
     late = now + SKEW  # else times that another process has written since `now` was read would count
     return sa.or_(
         ClusterRow.leased_until > late + lease,
         ClusterRow.settles_at > late + settle,
         ClusterRow.unsettled_since > late,
         ClusterRow.retry_at > late + MAX_PAUSE,
+        ClusterRow.retrain_at > late + backoff.longest,
     )
 
 
@@ -159,9 +170,11 @@ def count_try(session: WriteSession, claim: Claim, *, failure: str, retry_at: da
 
 
 def retry(session: WriteSession, cluster_id: str) -> bool:
-    """Reset the failed tries of a cluster, so that the next training may begin at once. False if none has failed."""
-    failed = (ClusterRow.id == cluster_id, ClusterRow.attempts > 0, sa.or_(ClusterRow.unplanned, differs()))
-    return _changed(session, sa.update(ClusterRow).where(*failed).values(**FRESH)) == 1
+    """Reset failed tries and setbacks of a cluster, so that a training may begin at once. False if there are none."""
+    pausing = sa.or_(ClusterRow.attempts > 0, ClusterRow.retrain_at.is_not(None))
+    waits = (ClusterRow.id == cluster_id, pausing, sa.or_(ClusterRow.unplanned, differs()))
+    statement = sa.update(ClusterRow).where(*waits).values(**FRESH, setbacks=0, retrain_at=None)
+    return _changed(session, statement) == 1
 
 
 def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:

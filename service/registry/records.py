@@ -90,6 +90,8 @@ class Cluster:
     settles_at: datetime | None
     unsettled_since: datetime | None
     withdrawn_at: datetime | None
+    setbacks: int
+    retrain_at: datetime | None
     attempts: int
     failure: str | None
     leased_until: datetime | None
@@ -122,6 +124,7 @@ class Erasure:
     accepted_at: datetime
     withdrawn_at: datetime
     completed_at: datetime | None
+    restored_at: datetime | None
     due_at: datetime
     ledgered: bool
     ledger_attempts: int

@@ -151,6 +151,8 @@ class ClusterRow(Base):
     settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # debouncing: additions are not trained before
     unsettled_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    setbacks: Mapped[int] = mapped_column(Integer)  # prompts and trainings lost in a row: see registry.backoff
+    retrain_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # not before, for so many setbacks
     attempts: Mapped[int] = mapped_column(Integer)
     failure: Mapped[str | None] = mapped_column(Text)
     retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -163,7 +165,9 @@ class ClusterRow(Base):
 class ErasureRow(Base):
     """One accepted erasure.
 
-    `ledgered`: its tombstone is written to the erasure ledger. `ledger_attempts`: how often writing it has failed.
+    `planned_epoch`: the serving epoch once a plan took note of it. `restored_at`: when every cluster that it changes
+    served a prompt again that was built without its samples. `ledgered`: its tombstone is written to the erasure
+    ledger. `ledger_attempts`: how often writing it has failed.
     """
 
     __tablename__ = "erasures"
@@ -174,6 +178,7 @@ class ErasureRow(Base):
     accepted_at: Mapped[datetime] = mapped_column(UtcDateTime)
     withdrawn_at: Mapped[datetime] = mapped_column(UtcDateTime)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    restored_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ledgered: Mapped[bool]
     ledger_attempts: Mapped[int] = mapped_column(Integer)
@@ -184,6 +189,12 @@ class ErasureRow(Base):
             "id",
             sqlite_where=text("ledgered = 0"),
             postgresql_where=text("NOT ledgered"),
+        ),
+        Index(  # few as well
+            "ix_erasures_unrestored",
+            "id",
+            sqlite_where=text("restored_at IS NULL"),
+            postgresql_where=text("restored_at IS NULL"),
         ),
     )
 
@@ -269,6 +280,16 @@ class ApiKeyRow(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # to a minute or so: see core.access
     replaced_by: Mapped[str | None] = mapped_column(_Id)  # the key that it was rotated to
+
+
+class BudgetRow(Base):
+    """What a key has asked for lately: `spent` at that time, falling ever since as an hour's budget comes back."""
+
+    __tablename__ = "budgets"
+    key_id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    what: Mapped[str] = mapped_column(String(16), primary_key=True)
+    spent: Mapped[float]
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class IdempotencyRow(Base):

@@ -4,14 +4,16 @@
 is read at import time: call `load_settings()` and pass the result on.
 """
 
-from service.settings.answering import HttpSettings, IntakeSettings, ServingSettings
+from service.settings.answering import MAX_BATCH, ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
 from service.settings.learning import ClosedFormSettings, PartitionSettings, TrainingSettings
 from service.settings.loading import describe, load_settings
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
 from service.settings.whole import Settings
 
 __all__ = [
+    "MAX_BATCH",
     "ClosedFormSettings",
+    "ErasureSettings",
     "HttpSettings",
     "IntakeSettings",
     "PartitionSettings",

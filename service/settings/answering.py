@@ -1,4 +1,4 @@
-"""Settings of what clients meet: intake, serving and HTTP."""
+"""Settings of what clients meet: intake, erasures, serving and HTTP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from models.spec import FORMATS, KNOWN_FORMATS, ImageLimits
 from service.settings.group import Group
+
+MAX_BATCH = 256  # images of one `POST /samples/batch`
 
 
 class ServingSettings(Group):
@@ -48,6 +50,16 @@ class IntakeSettings(Group):
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
     threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
     max_waiting: int = Field(64, ge=0, description="Most requests that wait for such a thread; beyond it, 429.")
+    per_hour: int = Field(
+        100_000, ge=0, description="Images that a key may contribute in an hour, 256 at least (429); 0: no limit."
+    )
+
+    @field_validator("per_hour")
+    @classmethod
+    def _takes_a_batch(cls, per_hour: int) -> int:
+        if 0 < per_hour < MAX_BATCH:
+            raise ValueError(f"a batch of {MAX_BATCH} images would never be accepted; give {MAX_BATCH} or more, or 0")
+        return per_hour
 
     @field_validator("formats")
     @classmethod
@@ -65,6 +77,21 @@ class IntakeSettings(Group):
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip().upper()))
+
+
+class ErasureSettings(Group):
+    """Limits that keep deletions, however many, from leaving clusters without a prompt for long."""
+
+    complete_within: float = Field(
+        86_400.0, gt=0, description="Longest time that a cluster which is erased from again and again waits, seconds."
+    )
+    retrain_pause: float = Field(
+        10.0,
+        gt=0,
+        description="First pause before such a cluster is retrained, seconds; doubles each time. A prompt that served "
+        "as long ends it.",
+    )
+    per_hour: int = Field(10_000, ge=0, description="Erasures that a key may ask for in an hour (429); 0: no limit.")
 
 
 class HttpSettings(Group):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,7 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.settings.answering import HttpSettings, IntakeSettings, ServingSettings
+from service.settings.answering import ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
 from service.settings.learning import ClosedFormSettings, PartitionSettings, TrainingSettings
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
 from service.variables import PREFIX
@@ -56,9 +57,16 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     closed_form: ClosedFormSettings = ClosedFormSettings()
     intake: IntakeSettings = IntakeSettings()
+    erasure: ErasureSettings = ErasureSettings()
     http: HttpSettings = HttpSettings()
     worker: WorkerSettings = WorkerSettings()
     s3: S3Settings = S3Settings()
+
+    @model_validator(mode="after")
+    def _ends_before_it_is_due(self) -> Self:
+        if timedelta(seconds=self.erasure.complete_within) > timedelta(days=self.erasure_due_days):
+            raise ValueError("erasure.complete_within must not be longer than erasure_due_days")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -122,7 +122,7 @@ def test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_
         assert tier.catch_up() is not None
         work(idle)
         assert is_stored(idle, victim)  # applied, and nobody knows it
-        assert idle.erasure(asked.id).state == "retraining"
+        assert idle.erasure(asked.id).state == "withdrawn"
         tier.report()
         work(idle)
     assert not is_stored(idle, victim)

@@ -99,9 +99,9 @@ def test_erasing_again_is_answered_with_the_same_erasure_until_it_is_completed(i
     sample = next(iter(idle.survivors))
     first = idle.erase(sample)
     assert idle.erase(sample).id == first.id
-    idle.reconcile()
+    reconcile.replan(idle.context)
     assert idle.erase(sample).id == first.id
-    idle.settle()
+    idle.reconcile()
     with pytest.raises(NotFound, match=sample):
         idle.erase(sample)
     assert len(idle.erasures()) == 1
@@ -133,25 +133,32 @@ def test_erasing_everything_leaves_nothing_at_all(idle: World) -> None:
 # ----------------------------------------------------------------------------------------------------- seeing through
 
 
-def test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_serves(idle: World) -> None:
+def test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_without_it_serves(
+    idle: World,
+) -> None:
     sample = next(iter(idle.survivors.values()))
     artifact = _artifact(idle, sample)
     found = idle.erase(sample.id)
     reconcile.replan(idle.context)
     advance(idle.context)
-    assert idle.erasure(found.id).state == "retraining"
+    assert idle.erasure(found.id).state == "withdrawn"
     assert {artifact, samples.object_name(sample.id)} <= idle.objects()
+    idle.time.advance(3)
     idle.reconcile()
     assert not {artifact, samples.object_name(sample.id)} & idle.objects()
-    assert idle.erasure(found.id).state == "retraining"
+    completed = idle.erasure(found.id)
+    assert (completed.state, completed.completed_at, completed.restored_at) == ("completed", idle.time.now, None)
+    assert {touched.state for touched in completed.clusters} == {states.RETRAINING}
     idle.time.advance(7)
     while idle.train():
         pass
-    assert idle.erasure(found.id).completed_at is None
+    assert idle.erasure(found.id).restored_at is None
     idle.reconcile()
-    completed = idle.erasure(found.id)
-    assert (completed.state, completed.completed_at) == ("completed", idle.time.now)
-    for touched in completed.clusters:
+    restored = idle.erasure(found.id)
+    assert (restored.state, restored.completed_at) == ("completed", completed.completed_at)
+    assert restored.restored_at == idle.time.now
+    for touched in restored.clusters:
+        assert touched.state == states.RESTORED
         assert touched.prompt_after in idle.serving_keys()
         assert touched.prompt_after != touched.prompt_before
     idle.check()
@@ -181,7 +188,7 @@ def test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed(
             while idle.train():
                 pass
             seen.append(idle.erasure(found.id).state)
-    assert seen == ["retraining", "retraining", "failed", "failed"]
+    assert seen == ["withdrawn", "withdrawn", "failed", "failed"]
     idle.settle()
     idle.check()
 
@@ -195,7 +202,7 @@ def test_an_erasure_waits_while_a_reader_keeps_old_pages_alive(idle: World) -> N
         while idle.train():
             pass
         idle.reconcile()
-        assert idle.erasure(found.id).state == "retraining"
+        assert idle.erasure(found.id).state == "withdrawn"
     idle.settle()
     assert idle.erasure(found.id).state == "completed"
 
@@ -219,8 +226,8 @@ def test_an_erasure_goes_on_when_its_cluster_joins_others(world: World) -> None:
     world.settle()
     world.check()
     done = world.erasure(found.id)
-    assert {touched.state for touched in done.clusters} <= {states.COMPLETED, states.REMOVED}
-    assert states.COMPLETED in {touched.state for touched in done.clusters}
+    assert {touched.state for touched in done.clusters} <= {states.RESTORED, states.REMOVED}
+    assert states.RESTORED in {touched.state for touched in done.clusters}
 
 
 def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_far(idle: World) -> None:
@@ -236,7 +243,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
     while idle.train():
         pass
     idle.reconcile()
-    assert {touched.state for touched in idle.erasure(found.id).clusters} == {"completed", "retraining"}
+    assert {touched.state for touched in idle.erasure(found.id).clusters} == {"restored", "retraining"}
     before = idle.erasure(found.id).clusters
     idle.erase(*(sample.id for sample in idle.samples() if sample.cluster == one.id))
     idle.reconcile()
@@ -248,7 +255,7 @@ def test_what_later_plans_change_does_not_hold_up_an_erasure_that_has_come_so_fa
 
 
 def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tuple[Erasure, bytes, Sample]:
-    """Erase a sample while the file of one that shares its cluster is damaged; train until it is shown as failed."""
+    """Erase a sample while the file of one that shares its cluster is damaged; train until that is shown as failed."""
     victim = next(iter(world.survivors.values()))
     cluster = world.cluster_of(victim).id
     other = next(s for s in world.samples() if s.cluster == cluster and s.id != victim.id)
@@ -276,26 +283,27 @@ def _fail_visibly(world: World, damage: Callable[[bytes], bytes | None]) -> tupl
     ],
     ids=["missing", "cut", "one bit", "empty"],
 )
-def test_an_erasure_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
+def test_a_cluster_that_cannot_be_retrained_is_shown_as_failed_and_recovers(
     idle: World, damage: Callable[[bytes], bytes | None]
 ) -> None:
-    failed, whole, other = _fail_visibly(idle, damage)
-    assert failed.state == "failed"
-    assert "failed" in {touched.state for touched in failed.clusters}
+    found, whole, other = _fail_visibly(idle, damage)
+    assert (found.state, found.restored_at) == ("completed", None)
+    assert "failed" in {touched.state for touched in found.clusters}
     cluster = idle.cluster_of(other)
     assert other.id in (cluster.failure or "")
     assert states.cluster_state(cluster, now=idle.time(), attempts=3) == "failed"
     idle.context.store.put(samples.object_name(other.id), whole)
     idle.settle()
     idle.check()
+    assert idle.erasure(found.id).restored_at is not None
 
 
 def test_erasing_the_damaged_sample_mends_the_cluster(idle: World) -> None:
-    failed, _, other = _fail_visibly(idle, lambda whole: None)
+    found, _, other = _fail_visibly(idle, lambda whole: None)
     idle.erase(other.id)
     idle.settle()
     idle.check()
-    assert idle.erasure(failed.id).state == "completed"
+    assert idle.erasure(found.id).restored_at is not None
 
 
 # ------------------------------------------------------------------------------------------------------------- states

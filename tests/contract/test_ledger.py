@@ -136,7 +136,7 @@ def test_no_erasure_is_completed_before_its_tombstone_is_written(
         while apart.train():
             pass
         seen.add(apart.erasure(accepted.id).state)
-    assert seen == {"retraining", "failed"}  # owed, and in the end shown as such
+    assert seen == {"withdrawn", "failed"}  # owed, and in the end shown as such
     assert "tombstones cannot be written to the erasure ledger: Input/output error" in caplog.text
     assert victim not in caplog.text
     # Everything else has gone on: its bytes are gone, its successor serves, others come.
@@ -165,7 +165,7 @@ def test_a_ledger_that_is_full_is_written_once_there_is_room(disk: Disk, make_wo
         for _ in range(2):
             world.reconcile()
             world.train()
-        assert world.erasure(accepted.id).state == "retraining"
+        assert world.erasure(accepted.id).state == "withdrawn"
         assert entries(world) == {}
         assert list(disk.folder.rglob(".tmp-*")) == []
     world.settle()
@@ -180,7 +180,7 @@ def test_a_ledger_whose_folder_has_gone_is_made_again(apart: World, tmp_path: Pa
     apart.reconcile()
     apart.train()
     apart.reconcile()
-    assert apart.erasure(accepted.id).state == "retraining"
+    assert apart.erasure(accepted.id).state == "withdrawn"
     (tmp_path / "ledger").unlink()
     apart.settle()
     assert list(entries(apart)) == [ledger.object_name(accepted.id)]

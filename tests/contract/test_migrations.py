@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from models.partition.tree import tail
 from models.spec import sha256
-from service.registry import clusters, layout_state, ledger, samples
+from service.registry import clusters, erasures, layout_state, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
 pytestmark = pytest.mark.sql
@@ -90,15 +90,36 @@ def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: st
     before = count_rows(old)
     migrate(empty_database_url)
     assert is_migrated(empty_database_url)
-    assert count_rows(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0}
+    assert count_rows(old) == {**before, "layout_anchors": 0, "replicas": 0, "tallies": 0, "budgets": 0}
     with old.read() as session:
         assert layout_state.digest(session) == sha256(b"oubli/line/tree/2", b"line")
         assert [cluster.serving_key for cluster in clusters.every(session)] == ["k", None]
         assert [sample.position for sample in samples.every(session)] == [
             CELL * place + tail("d", "ann") for place in range(2)
         ]
+        (erasure,) = erasures.page(session, limit=10).items
+        assert (erasure.state, erasure.planned_epoch, erasure.restored_at) == ("withdrawn", 5, None)
     alembic.command.downgrade(_config(empty_database_url), "0001")
     assert count_rows(old) == before
+    with old.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT state FROM erasures")).scalar_one() == "retraining"
+    old.close()
+
+
+def test_what_was_completed_before_the_two_were_told_apart_was_restored_as_well(
+    old: Registry, empty_database_url: str
+) -> None:
+    alembic.command.upgrade(_config(empty_database_url), "0009")
+    with old.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE erasures SET state = 'completed', completed_at = '2026-05-01 12:00:00'"))
+        row = {"erasure_id": IDS["done"], "cluster_id": IDS["near"], "state": "completed"}
+        connection.execute(sa.insert(sa.table("erasure_clusters", *map(sa.column, row))).values(row))
+    migrate(empty_database_url)
+    with old.read() as session:
+        (erasure,) = erasures.page(session, limit=10).items
+    assert (erasure.state, erasure.restored_at) == ("completed", erasure.completed_at)
+    assert erasure.completed_at is not None
+    assert [cluster.state for cluster in erasure.clusters] == ["restored"]
     old.close()
 
 

@@ -50,21 +50,25 @@ def test_counts_are_what_happened(world: World) -> None:
     first, second = world.erase(samples[0].id), world.erase(samples[1].id)
     world.time.advance(40)
     running = stats(world)
-    assert running.erasures == {"withdrawn": 2, "retraining": 0, "failed": 0, "completed": 0}
+    assert running.erasures == {"withdrawn": 2, "failed": 0, "completed": 0}
     assert (running.oldest_erasure, running.overdue, running.samples) == (40.0, 0, 28)
     assert running.pending_deletions > 0
+    assert running.unrestored == 2
     world.time.advance(31 * 86_400)
     assert stats(world).overdue == 2
-    world.settle()
+    world.reconcile()
     done = stats(world)
-    assert done.erasures == {"withdrawn": 0, "retraining": 0, "failed": 0, "completed": 2}
-    assert (done.oldest_erasure, done.overdue, done.pending_deletions) == (0.0, 0, 0)
+    assert done.erasures == {"withdrawn": 0, "failed": 0, "completed": 2}  # before anything has been trained
+    assert (done.oldest_erasure, done.overdue, done.pending_deletions, done.unrestored) == (0.0, 0, 0, 2)
     took = [world.erasure(erasure.id) for erasure in (first, second)]
     seconds = sum((e.completed_at - e.accepted_at).total_seconds() for e in took if e.completed_at is not None)
     assert done.counters.total(COMPLETION) == pytest.approx(seconds)
     assert done.counters.buckets(COMPLETION)[-1] == ("+Inf", 2)
     world.reconcile()
     assert stats(world).counters == done.counters  # looking again counts nothing again
+    world.settle()
+    assert stats(world).unrestored == 0
+    assert stats(world).counters.buckets(COMPLETION) == done.counters.buckets(COMPLETION)
 
 
 def test_states_told_by_the_database_are_the_api_s(registry: Registry) -> None:

@@ -20,10 +20,10 @@ KEYS = tuple("".join(PICTURES[i] for i in range(4) if mask >> i & 1) for mask in
 
 OWN = 4  # bits by which a sample's own object is told apart from the prompts that have seen it
 
-ATTEMPTS = 1  # failures after which a cluster counts as failed
+ATTEMPTS = 1  # failures after which a cluster, or an erasure whose objects the store refuses to destroy, has failed
 UNLIMITED = -1
 
-WITHDRAWN, RETRAINING, FAILED = "withdrawn", "retraining", "failed"
+WITHDRAWN, COMPLETED, FAILED = "withdrawn", "completed", "failed"
 AT_REST, CLAIMED, TRAINED, STORING, LANDED = "at rest", "claimed", "trained", "storing", "landed"
 
 
@@ -38,6 +38,7 @@ class Safeguard(StrEnum):
     REPLACED = "a claim owes the destruction of what an expired lease has stored"
     DESTRUCTION = "an erasure is not completed before its objects are destroyed"
     TIMER = "reconciling has a timer"
+    APART = "an erasure is completed whether or not its clusters serve again"
     OLDER = "an erasure waits for prompts that were owed to destruction before it was planned"
     # The service relies on this and cannot see to it: tests/formal/test_lifecycle.py, "known limit".
     CONNECTION = "a transaction lasts until the object that it stores is there"
@@ -94,15 +95,17 @@ class Worker(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """An erasure that is not completed.
+    """An erasure that is not completed, or not restored.
 
-    pending  clusters (bits) that have not come through yet
+    planned  a plan has taken note of it
+    pending  clusters (bits) that do not serve again yet
     later    those of them that serve a prompt published after this erasure was planned
     deletions  samples that prompts to be destroyed have seen, and (shifted by OWN) those whose own objects must go
     """
 
     samples: int
     state: str
+    planned: bool
     pending: int
     later: int
     deletions: int

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tests.formal.books import KEYS, LANDED, OWN, Scope, State, initial
-from tests.formal.lifecycle import SERVICE, Action, successors
+from tests.formal.books import COMPLETED, KEYS, LANDED, OWN, Safeguard, Scope, State, initial
+from tests.formal.lifecycle import LOOKS, SERVICE, Action, successors
 
 
 class Promise(StrEnum):
@@ -24,7 +24,8 @@ class Promise(StrEnum):
     ONE_PUBLISHER = "I2: what is published is what is desired then, by the one who holds the lease"
     OWED_OR_DONE = "I3: an erasure is on record until nothing of it is left, and then completed"
     CLEAN_ANSWERS = "I4: no answer is returned that comes from a withdrawn prompt"
-    ENDS = "L1: whatever has happened, all erasures can still be completed, and all survivors served"
+    ENDS = "L1: whatever has happened, all erasures can still be completed and restored, and all survivors served"
+    NO_TRAINING = "L2: whatever has happened, all erasures can still be completed without any training"
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,30 @@ def explore(scope: Scope) -> Report:
             target, is_new = graph.number(after, (place, action))
             if action.kind == SERVICE:
                 graph.fair_from[target].append(place)
+            if action.name in LOOKS:
+                graph.look_from[target].append(place)
             broken = (*(_broken_in(after) if is_new else ()), *_broken_by(action, before))
             if broken:
                 found = Counterexample(broken, (*graph.history(place), str(action)), after)
                 break
         if found is not None:
             break
-    if found is None and (stuck := graph.first_stuck()) is not None:
+    if found is None and (stuck := graph.first_stuck(_is_end, graph.fair_from)) is not None:
         found = Counterexample((Promise.ENDS,), graph.history(stuck), graph.states[stuck])
+    by_itself = found is None and not scope.lacks(Safeguard.TIMER)
+    if by_itself and (stuck := graph.first_stuck(_is_forgotten, graph.look_from)) is not None:
+        found = Counterexample((Promise.NO_TRAINING,), graph.history(stuck), graph.states[stuck])
     seen |= {erasure.state for state in graph.states for erasure in state.erasures}
     return Report(len(graph.states), transitions, time.perf_counter() - started, frozenset(seen), found)
 
 
 class _Graph:
-    """States in the order they were found, how each was, and which steps of the service lead to it."""
+    """States in the order they were found, how each was, and which steps of the service, or looks, lead to it."""
 
     def __init__(self) -> None:
         self.states: list[State] = []
         self.fair_from: list[array[int]] = []
+        self.look_from: list[array[int]] = []
         self._origin: list[tuple[int, Action] | None] = []
         self._places: dict[State, int] = {}
 
@@ -93,6 +100,7 @@ class _Graph:
             return place, False
         self.states.append(state)
         self.fair_from.append(array("I"))
+        self.look_from.append(array("I"))
         self._origin.append(origin)
         return place, True
 
@@ -104,12 +112,12 @@ class _Graph:
             actions.append(str(action))
         return tuple(reversed(actions))
 
-    def first_stuck(self) -> int | None:
-        """The earliest state from which the service cannot come to the end by itself."""
-        can_end = bytearray(map(_is_end, self.states))
+    def first_stuck(self, is_end: Callable[[State], bool], before_by: Sequence[array[int]]) -> int | None:
+        """The earliest state from which no end can be come to by these steps alone."""
+        can_end = bytearray(map(is_end, self.states))
         todo = [place for place, ends in enumerate(can_end) if ends]
         while todo:
-            for before in self.fair_from[todo.pop()]:
+            for before in before_by[todo.pop()]:
                 if not can_end[before]:
                     can_end[before] = True
                     todo.append(before)
@@ -122,6 +130,11 @@ def _is_end(state: State) -> bool:
     return not state.erasures and all(KEYS[row.serving] == KEYS[row.members] for row in state.clusters)
 
 
+def _is_forgotten(state: State) -> bool:
+    """Nothing is left to forget, whatever is served."""
+    return all(erasure.state == COMPLETED for erasure in state.erasures)
+
+
 def _broken_in(state: State) -> Iterator[Promise]:
     erased = state.erased
     if any((row.serving | row.desired) & erased for row in state.clusters):
@@ -132,7 +145,7 @@ def _broken_in(state: State) -> Iterator[Promise]:
             yield Promise.ONE_PUBLISHER
     on_record = 0
     for erasure in state.erasures:
-        on_record |= erasure.samples
+        on_record |= erasure.samples if erasure.state != COMPLETED else 0
     if on_record | state.completed != erased or state.completed & (on_record | _left(state)):
         yield Promise.OWED_OR_DONE
 

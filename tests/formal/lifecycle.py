@@ -26,6 +26,7 @@ from tests.formal.books import (
     AT_REST,
     CLAIMED,
     CLUSTERS,
+    FAILED,
     FREE,
     KEYS,
     LANDED,
@@ -33,7 +34,6 @@ from tests.formal.books import (
     STORING,
     TRAINED,
     UNLIMITED,
-    WITHDRAWN,
     Batch,
     Lease,
     Safeguard,
@@ -45,6 +45,8 @@ from tests.formal.books import (
     with_worker,
     without_lease,
 )
+
+LOOKS = ("plan", "destroy", "advance erasures")  # what every process does by itself, without a worker
 
 # Whose doing a step is. Only the service's own steps are fair: it goes on taking them as long as they are possible.
 PEOPLE, SERVICE, FAULT = "people", "service", "fault"
@@ -130,9 +132,10 @@ def _refusals(state: State, destroyed: State) -> Steps:
         refused = left(state.deletions)._replace(deletions=state.deletions)
         yield Action("destroy all but what no erasure asked for", FAULT), refused
     for place, erasure in enumerate(state.erasures):
-        if erasure.deletions and erasure.state != WITHDRAWN:
+        if erasure.deletions and erasure.planned:
             refused = left(erasure.deletions)
-            rows = (*refused.erasures[:place], erasure, *refused.erasures[place + 1 :])
+            failed = erasure._replace(state=FAILED)
+            rows = (*refused.erasures[:place], failed, *refused.erasures[place + 1 :])
             yield Action("destroy all but an erasure's", FAULT), refused._replace(erasures=rows)
 
 

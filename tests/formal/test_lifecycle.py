@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from tests.formal import __main__ as command
-from tests.formal.books import FAILED, RETRAINING, WITHDRAWN, Safeguard, Scope
+from tests.formal.books import COMPLETED, FAILED, WITHDRAWN, Safeguard, Scope
 from tests.formal.explore import Counterexample, Promise, explore
 
 ONE, TWO, ARRIVAL = command.SCOPES
@@ -15,7 +15,7 @@ EVERYTHING = {
     *("die", "die after storing", "start the dead worker again of", "let the lease expire of"),
     *("discard the damaged artifact of", "answer", "compute again"),
     *("destroy all but what no erasure asked for", "destroy all but an erasure's"),
-    *(WITHDRAWN, RETRAINING, FAILED),
+    *(WITHDRAWN, COMPLETED, FAILED),
 }
 
 
@@ -47,6 +47,7 @@ def test_no_promise_is_broken_and_everything_does_happen() -> None:
         (Safeguard.REPLACED, Promise.OWED_OR_DONE),
         (Safeguard.DESTRUCTION, Promise.OWED_OR_DONE),
         (Safeguard.OLDER, Promise.OWED_OR_DONE),
+        (Safeguard.APART, Promise.NO_TRAINING),
     ],
 )
 @pytest.mark.thorough

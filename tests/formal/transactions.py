@@ -8,11 +8,10 @@ from __future__ import annotations
 from tests.formal.books import (
     ATTEMPTS,
     CLAIMED,
-    FAILED,
+    COMPLETED,
     FREE,
     KEYS,
     OWN,
-    RETRAINING,
     VANISHED,
     WITHDRAWN,
     B,
@@ -58,7 +57,7 @@ def accept(scope: Scope, state: State, asked: int) -> State:
             state = without_prompt(state, index)
             if not scope.lacks(Safeguard.EPOCH):
                 state = epoch_moved(state)
-    erasure = Erasure(asked, WITHDRAWN, pending=affected, later=0, deletions=deletions)
+    erasure = Erasure(asked, WITHDRAWN, planned=False, pending=affected, later=0, deletions=deletions)
     return notified(scope, state._replace(erasures=(*state.erasures, erasure), accepted=state.accepted + 1))
 
 
@@ -93,7 +92,7 @@ def replan(scope: Scope, state: State) -> State:
         older = 0
     return state._replace(
         erasures=tuple(
-            e._replace(state=RETRAINING, deletions=e.deletions | older & e.samples) if e.state == WITHDRAWN else e
+            e if e.planned else e._replace(planned=True, deletions=e.deletions | older & e.samples)
             for e in state.erasures
         )
     )
@@ -101,42 +100,39 @@ def replan(scope: Scope, state: State) -> State:
 
 def destroy(state: State) -> State:
     """reconcile.destroy_owed: all but the objects of erasures that are not planned yet."""
-    rows = tuple(e._replace(deletions=0) if e.deletions and e.state != WITHDRAWN else e for e in state.erasures)
+    rows = tuple(e._replace(deletions=0) if e.deletions and e.planned else e for e in state.erasures)
     return state._replace(deletions=0, erasures=rows)
 
 
 def advance(scope: Scope, state: State) -> State:
-    """core.erasure_progress: note how far every planned erasure has come; complete those that owe nothing."""
-    if not state.erasures:
-        return state
+    """core.erasure_progress: complete planned erasures that owe nothing; note which of their clusters serve again."""
     still = []
     completed, undone = state.completed, state.deletions
     for erasure in state.erasures:
-        if erasure.state == WITHDRAWN:
+        if not erasure.planned:
             still.append(erasure)
             continue
-        pending, failed = _progress(state, erasure)
-        if pending or (erasure.deletions and not scope.lacks(Safeguard.DESTRUCTION)):
-            after = FAILED if failed else RETRAINING
-            still.append(erasure._replace(state=after, pending=pending, later=erasure.later & pending))
-        else:
+        pending = _pending(state, erasure)
+        waits = (erasure.deletions and not scope.lacks(Safeguard.DESTRUCTION)) or (
+            pending and scope.lacks(Safeguard.APART)
+        )
+        if not waits:
             completed |= erasure.samples
             undone |= erasure.deletions
+            erasure = erasure._replace(state=COMPLETED, deletions=0)
+        if pending or erasure.state != COMPLETED:
+            still.append(erasure._replace(pending=pending, later=erasure.later & pending))
     return state._replace(erasures=tuple(still), completed=completed, deletions=undone)
 
 
-def _progress(state: State, erasure: Erasure) -> tuple[int, bool]:
-    """Clusters that it still waits for, and whether one of them has failed."""
-    pending, failed = erasure.pending, False
+def _pending(state: State, erasure: Erasure) -> int:
+    """Clusters that do not serve again yet what was built without its samples."""
+    pending = erasure.pending
     for index, row in enumerate(state.clusters):
         bit = 1 << index
-        if not pending & bit:
-            continue
         if row.serving and (erasure.later & bit or KEYS[row.serving] == KEYS[row.desired]):
             pending &= ~bit
-        elif row.attempts >= ATTEMPTS:
-            failed = True
-    return pending, failed
+    return pending
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -175,7 +171,7 @@ def publish(scope: Scope, state: State, number: int) -> State:
     row, bit = state.clusters[worker.cluster], 1 << worker.cluster
     state = without_lease(state, worker.cluster)
     state = with_cluster(state, worker.cluster, row._replace(serving=worker.members, lease=None, attempts=0))
-    rows = tuple(e._replace(later=e.later | (bit & e.pending)) if e.state != WITHDRAWN else e for e in state.erasures)
+    rows = tuple(e._replace(later=e.later | (bit & e.pending)) if e.planned else e for e in state.erasures)
     state = epoch_moved(state._replace(erasures=rows, deletions=state.deletions | row.serving))
     return notified(scope, with_worker(state, number, FREE))
 

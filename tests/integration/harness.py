@@ -36,6 +36,8 @@ TINY = {
     "OUBLI_TRAINING__SETTLE_SECONDS": "0.2",
     "OUBLI_PARTITION__CAP": "12",
     "OUBLI_PARTITION__MIN": "4",
+    "OUBLI_ERASURE__RETRAIN_PAUSE": "0.2",  # tests delete again and again
+    "OUBLI_ERASURE__COMPLETE_WITHIN": "1",
 }
 
 Found = TypeVar("Found")
@@ -296,13 +298,13 @@ class Service:
         return sorted(c["prompt"]["digest"] for c in self.pages("/clusters") if c["prompt"] is not None)
 
     def settle(self, *, seconds: float = DONE_SECONDS) -> list[dict[str, Any]]:
-        """Wait until every cluster serves all of its samples and every erasure is completed; the clusters."""
+        """Wait until every cluster serves all of its samples and every erasure is restored; the clusters."""
 
         def idle() -> list[dict[str, Any]] | None:
             filled = [cluster for cluster in self.pages("/clusters") if cluster["samples"]]
             trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in filled)
             status = self.status()
-            unfinished = set(status["erasures"]) - {"completed"}
+            unfinished = any(erasure["restored_at"] is None for erasure in self.pages("/erasures"))
             # The sum tells whether a plan is under way: it moves samples between clusters.
             whole = sum(cluster["samples"] for cluster in filled) == status["samples"]
             return [{"clusters": filled}] if trained and whole and not unfinished else None
@@ -313,13 +315,13 @@ class Service:
         return clusters
 
     def complete(self, erasure_id: str) -> dict[str, Any]:
-        """Wait until this erasure is completed."""
+        """Wait until this erasure is completed, and every cluster that it touches serves again."""
 
         def completed() -> dict[str, Any] | None:
             erasure: dict[str, Any] = self.client.get(f"/erasures/{erasure_id}").json()
-            return erasure if erasure["state"] == "completed" else None
+            return erasure if erasure["state"] == "completed" and erasure["restored_at"] else None
 
-        found = until(completed, what=f"erasure {erasure_id} completed\n{self.log[-3000:]}")
+        found = until(completed, what=f"erasure {erasure_id} completed and restored\n{self.log[-3000:]}")
         assert found is not None
         return found
 

@@ -167,13 +167,14 @@ def test_the_life_of_an_erasure(service: Service, pictures: list[Picture], owner
     assert answer.status_code == 202
     erasure = answer.json()
     assert set(erasure) == {
-        "id", "subject", "state", "samples", "clusters", "accepted_at", "withdrawn_at", "completed_at", "due_at"
+        "id", "subject", "state", "samples", "clusters", "accepted_at", "withdrawn_at", "completed_at",
+        "restored_at", "due_at"
     }  # fmt: skip
     assert_uuid7(erasure["id"])
     assert answer.headers["location"] == f"/erasures/{erasure['id']}"
     assert int(answer.headers["retry-after"]) >= 1
     assert erasure["subject"] == {"samples": 1}
-    assert erasure["state"] in ("withdrawn", "retraining")
+    assert (erasure["state"], erasure["restored_at"]) == ("withdrawn", None)
     assert erasure["clusters"]
     assert set(erasure["clusters"][0]) == {"cluster", "prompt_before", "prompt_after", "state"}
     assert_problem(service.client.get(f"/samples/{sample['id']}"), 404)
@@ -183,12 +184,14 @@ def test_the_life_of_an_erasure(service: Service, pictures: list[Picture], owner
     if again.status_code == 202:
         assert again.json()["id"] == erasure["id"]
     done = service.complete(erasure["id"])
-    times = [assert_time(done[name]) for name in ("accepted_at", "withdrawn_at", "completed_at", "due_at")]
+    times = [
+        assert_time(done[name]) for name in ("accepted_at", "withdrawn_at", "completed_at", "restored_at", "due_at")
+    ]
     assert times == sorted(times)
-    assert times[3] - times[0] == timedelta(days=30)
+    assert times[4] - times[0] == timedelta(days=30)
     served = {c["prompt"]["key"] for c in service.settle() if c["prompt"]}
     for touched in done["clusters"]:
-        assert touched["state"] in ("completed", "removed")
+        assert touched["state"] in ("restored", "removed")
         assert touched["prompt_before"] not in served
     assert_problem(service.client.delete(f"/samples/{sample['id']}"), 404)
     listed = service.pages("/erasures", state="completed")

@@ -55,7 +55,7 @@ def test_a_deletion_is_followed_from_the_request_to_the_prompt_that_serves_witho
         answer = logged.client.delete(f"/samples/{sample['id']}", headers={"X-Request-Id": name})
         assert answer.status_code == 202
         erasure = logged.complete(answer.json()["id"])
-        touched = {cluster["cluster"] for cluster in erasure["clusters"] if cluster["state"] == "completed"}
+        touched = {cluster["cluster"] for cluster in erasure["clusters"] if cluster["state"] == "restored"}
         told = events(logged)
         (accepted,) = [event for event in told if event.get("request_id") == name]
         assert accepted["erasure"] == erasure["id"]

@@ -11,6 +11,7 @@ from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.naming import NAMING
+from tests.safeguards.pacing import PACING
 from tests.safeguards.running import DECODING, STOPPING, TELLING, WORKING
 from tests.safeguards.sharing import DIVIDING, PUBLISHING, WRITING
 
@@ -30,6 +31,7 @@ MUTANTS = [
     *NAMING,
     *ASKING,
     *KEEPING,
+    *PACING,
 ]
 
 __all__ = ["MUTANTS", "ROOT", "Mutant"]

@@ -71,8 +71,8 @@ ERASING = [  # at once, everywhere, for good
             "contract/test_erasure.py::test_accepting_withdraws_every_prompt_that_has_seen_the_sample[sqlite]"),
     mutant("owed", "accepting an erasure owes the destruction of the sample's object", _ERASURE,
             "destructions.schedule(session, objects, erasure_id=erasure_id)", "pass",
-            "contract/test_erasure.py::test_an_erasure_is_completed_only_when_bytes_are_gone_and_a_prompt_without_it_"
-            "serves[sqlite]"),
+            "contract/test_erasure.py::test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_"
+            "without_it_serves[sqlite]"),
     mutant("owed-unpublished", "accepting an erasure owes the destruction of what its training stored", _ERASURE,
             "prompts.destroy_unpublished(session, [lease for lease in leases if lease], erasure_id=erasure_id)", "pass",
             "contract/test_crashes.py::test_a_worker_killed_at_any_step_does_not_keep_an_erased_sample[sqlite-commit]"),
@@ -97,7 +97,7 @@ ERASING = [  # at once, everywhere, for good
             "    _note_leaving(session, sorted(set(owners)))\n", "",
             "contract/test_bytes.py::test_no_file_holds_anything_of_an_erased_sample[sqlite-in turn]"),
     mutant("completion", "no erasure is completed before its bytes are gone", "service/core/erasure_progress.py",
-            "if failures is None and erasure.ledgered and not", "if erasure.ledgered and not",
+            "if failures is None and erasure.ledgered:", "if erasure.ledgered:",
             "contract/test_erasure.py::test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed[sqlite]"),
     mutant("completion-scrub", "no erasure is completed before the database is scrubbed", "service/core/reconcile.py",
             "destructions.done(session, sorted(gone) if scrubbed else [])", "destructions.done(session, sorted(gone))",
@@ -119,7 +119,7 @@ ERASING = [  # at once, everywhere, for good
 RESTORING = [  # what was erased does not come back with a backup
     mutant("ledgered", "no erasure is completed before its tombstone is in the ledger",
             "service/core/erasure_progress.py",
-            "and erasure.ledgered and not", "and not",
+            "if failures is None and erasure.ledgered:", "if failures is None:",
             "contract/test_ledger.py::test_no_erasure_is_completed_before_its_tombstone_is_written[sqlite]"),
     mutant("ledgered-noted", "a tombstone counts as written only once it is", "service/core/ledger.py",
             "        return words(error)\n    return None", "        words(error)\n    return None",

@@ -76,7 +76,7 @@ LOADING = [  # what is read is what was written
             "unit/test_checkpoint.py::test_another_prompt_than_the_one_asked_for_is_refused"),
     mutant("sample-digest", "a sample's pixels have the recorded digest", "service/core/sample_file.py",
             ' or pixel_digest(pixels) != digest', '',
-            "contract/test_erasure.py::test_an_erasure_that_cannot_be_retrained_is_shown_as_failed_and_recovers"
+            "contract/test_erasure.py::test_a_cluster_that_cannot_be_retrained_is_shown_as_failed_and_recovers"
             "[sqlite-one bit]"),
     mutant("unwritten-memory", "a worker looks for reads of memory that nobody has written", "models/determinism.py",
             "fill_uninitialized_memory = True", "fill_uninitialized_memory = False",

@@ -90,7 +90,7 @@ WRITING = [  # several processes, one truth
             "write(exclusive=True, needed=needed if prepared is None else None)", "write()",
             "contract/test_safeguards.py::test_what_comes_while_the_line_is_cut_anew_is_counted[postgres]"),
     mutant("erase-order", "an erasure locks all its clusters at once, in one order", _ERASURE,
-            "clusters.lock(session, list(gone), serving=prompts.containing(session, ids))", "pass",
+            "clusters.lock(session, list(gone), serving=known_to)", "pass",
             "contract/test_safeguards.py::test_erasures_from_heirs_of_one_prompt_never_wait_for_each_other[postgres]"),
     mutant("intake-order", "an intake locks its clusters in one order", "service/core/intake.py",
             "in sorted(arrivals.items()):", "in arrivals.items():",

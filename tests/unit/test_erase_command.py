@@ -31,7 +31,8 @@ class Erasing:
 
     @staticmethod
     def erasure(name: str) -> dict[str, object]:
-        return {"id": name, "state": "completed", "samples": 2, "clusters": [{"state": "completed"}]}
+        clusters = [{"state": "restored"}, {"state": "retraining"}]
+        return {"id": name, "state": "completed", "samples": 2, "clusters": clusters, "restored_at": None}
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,6 @@ def test_a_sample_whose_erasure_got_no_answer_may_be_held_or_not(journal: Journa
     assert journal.contradictions(listed=[], stored=set())[0] == "DELETE /samples/id-1: 404"
 
 
-@pytest.mark.parametrize("listed", [[], [{"id": "erasure-1", "state": "retraining"}]], ids=["unknown", "unfinished"])
+@pytest.mark.parametrize("listed", [[], [{"id": "erasure-1", "state": "withdrawn"}]], ids=["unknown", "unfinished"])
 def test_a_lost_erasure_is_found(journal: Journal, listed: list[dict[str, Any]]) -> None:
     assert len(journal.lost_erasures(listed)) == 1

@@ -27,7 +27,7 @@ def text_of() -> str:
 
 
 def stats() -> Stats:
-    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "pending_deletions"), 1)
+    told = dict.fromkeys(("epoch", "samples", "overdue", "workers", "pending_deletions", "pausing", "unrestored"), 1)
     states: dict[str, Any] = {"clusters": {"serving": 1}, "erasures": {"failed": 1}, "behind": {"host-1": 1}}
     return Stats(**told, **states, oldest_change=1.0, oldest_erasure=1.0, counters=CounterValues({}))
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import Header, Path, Query, Request, Response, status
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, requester, scope
 from service.api.front import front_router
 from service.api.middleware import Arrival
 from service.api.problems import BODY, responses
@@ -51,16 +51,17 @@ def _accepted(service: Service, request: Request, response: Response, record: re
     return erasure_of(record)
 
 
-@router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 503, 507), summary="Forget one sample")
+@router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 429, 503, 507), summary="Forget one sample")
 def delete_sample(service: Running, request: Request, response: Response, sample_id: UUID) -> Erasure:
     """From this answer on no prompt that has seen the sample is used. Repeated while it runs: the same erasure."""
-    return _accepted(service, request, response, erasure.erase_sample(service.context, str(sample_id)))
+    record = erasure.erase_sample(service.context, str(sample_id), requester=requester(request))
+    return _accepted(service, request, response, record)
 
 
 @router.delete(
     "/owners/{owner:path}",
     **ACCEPTED,
-    responses=responses(404, 503, 507),
+    responses=responses(404, 429, 503, 507),
     summary="Forget everything one owner ever gave",
 )
 def delete_owner(
@@ -70,7 +71,8 @@ def delete_owner(
     owner: Annotated[OwnerSought, Path(**OWNER)],
 ) -> Erasure:
     """All of it in one transaction."""
-    return _accepted(service, request, response, erasure.erase_owner(service.context, owner))
+    record = erasure.erase_owner(service.context, owner, requester=requester(request))
+    return _accepted(service, request, response, record)
 
 
 @router.post(
@@ -80,7 +82,7 @@ def delete_owner(
     dependencies=[scope("erase")],
     responses={
         200: {"model": ErasureQuote, "description": "With `validate_only`: what it would cost."},
-        **responses(*BODY, 404, 409, 503, 507),
+        **responses(*BODY, 404, 409, 429, 503, 507),
     },
     summary="Forget several samples, or ask what that would cost",
 )
@@ -97,14 +99,14 @@ def create_erasure(
     if body.validate_only:
         response.status_code = status.HTTP_200_OK
         return quote_of(erasure.quote(service.context, sample_ids=ids, owner=owner))
-    digest = request_digest(body.model_dump_json().encode())
+    digest, charged = request_digest(body.model_dump_json().encode()), requester(request)
     with once(service.context, "POST /erasures", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
         elif owner is not None:
-            record = erasure.erase_owner(service.context, owner, idempotency_key=ticket.key_digest)
+            record = erasure.erase_owner(service.context, owner, requester=charged, idempotency_key=ticket.key_digest)
         else:
-            record = erasure.erase_samples(service.context, ids, idempotency_key=ticket.key_digest)
+            record = erasure.erase_samples(service.context, ids, requester=charged, idempotency_key=ticket.key_digest)
     return _accepted(service, request, response, record)
 
 
@@ -116,7 +118,7 @@ def create_erasure(
     summary="Follow an erasure",
 )
 def get_erasure(service: Running, erasure_id: UUID) -> Erasure:
-    """withdrawn → retraining → completed; failed is visible, and tried again."""
+    """withdrawn → completed; failed is visible, and tried again. Retraining does not keep it from being completed."""
     return erasure_of(_get(service, str(erasure_id)))
 
 

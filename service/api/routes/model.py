@@ -35,6 +35,7 @@ def _render(service: Service, found: Sequence[records.Cluster]) -> list[Cluster]
             state=cluster_state(cluster, now=now, attempts=attempts),
             prompt=_prompt(built.get(cluster.serving_key or "")),
             failure=cluster.failure,
+            retrain_at=cluster.retrain_at,
         )
         for cluster in found
     ]
@@ -85,7 +86,7 @@ def get_cluster(service: Running, cluster_id: UUID) -> Cluster:
     summary="Try a failed training again, now",
 )
 def retry_cluster(service: Running, request: Request, response: Response, cluster_id: UUID) -> Cluster:
-    """Forgets the failed tries and their pause. 409 if there are none: nothing is to be tried again."""
+    """Forgets failed tries, setbacks by deletions, and their pause. 409 if there are none: nothing is to be tried."""
     context = service.context
     with context.registry.write() as session:
         retried = leases.retry(session, str(cluster_id))
@@ -93,7 +94,7 @@ def retry_cluster(service: Running, request: Request, response: Response, cluste
     if cluster is None:
         raise NotFound(f"There is no cluster {cluster_id}.")
     if not retried:
-        raise Conflict(f"No training of cluster {cluster_id} has failed.")
+        raise Conflict(f"No training of cluster {cluster_id} has failed, and none was put off.")
     service.reconciler.wake()
     response.headers["Location"] = located(request, f"/clusters/{cluster_id}")
     response.headers["Retry-After"] = "2"

@@ -11,7 +11,7 @@ from fastapi import File, Form, Header, Query, Request, Response, UploadFile, st
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, scope
+from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, located, requester, scope
 from service.api.disconnects import while_connected
 from service.api.front import decode_json, front_router
 from service.api.problems import BODY, problem_of, responses
@@ -26,16 +26,17 @@ from service.api.schemas.samples import (
     Sample,
     sample_of,
 )
+from service.core import budgets
 from service.core.duplicates import AlreadyRecorded
 from service.core.idempotency import once, request_digest
 from service.core.text import check_owner, check_text
 from service.errors import Invalid, NotFound, ServiceError
 from service.registry import records, samples
 from service.serving.ingest import Recorded, Upload
+from service.settings import MAX_BATCH
 
 router = front_router(tags=["samples"], dependencies=[IN_UTF8])
 
-MAX_BATCH = 256
 _metadata = TypeAdapter(list[BatchMetadata])
 
 
@@ -82,6 +83,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
     with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
         if ticket.resource_id is not None:
             return _get(service, ticket.resource_id)
+        budgets.require(service.context, requester(request), budgets.IMAGES)
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
@@ -126,6 +128,7 @@ async def create_samples(
 
 
 def _contribute_all(service: Service, request: Request, images: Sequence[UploadFile], metadata: str) -> list[Recorded]:
+    budgets.require(service.context, requester(request), budgets.IMAGES, len(images))
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -169,6 +172,7 @@ def _take_in(
     return service.ingest.take_in(
         uploads,
         caller=caller(request),
+        requester=requester(request),
         while_connected=lambda work: while_connected(request, work),
         idempotency_key=idempotency_key,
     )

@@ -12,7 +12,7 @@ from service.api.schemas.common import OWNER, OwnerSought, Schema
 from service.core.erasure import Quote
 from service.registry import records
 
-State = Literal["withdrawn", "retraining", "completed", "failed"]
+State = Literal["withdrawn", "completed", "failed"]
 
 
 class OwnerSubject(BaseModel):
@@ -33,7 +33,9 @@ class TouchedCluster(Schema):
     cluster: UUID
     prompt_before: str | None = Field(description="Key of the prompt that was withdrawn.")
     prompt_after: str | None = Field(description="Key of the prompt that took its place.")
-    state: Literal["withdrawn", "retraining", "completed", "failed", "removed"]
+    state: Literal["withdrawn", "retraining", "restored", "failed", "removed"] = Field(
+        description="`restored`: it serves a prompt built without the erased samples. `removed`: nothing is left in it."
+    )
 
 
 class Erasure(BaseModel):
@@ -47,7 +49,10 @@ class Erasure(BaseModel):
     accepted_at: datetime
     withdrawn_at: datetime = Field(description="When use stopped: no later answer used a prompt that had seen it.")
     completed_at: datetime | None = Field(
-        description="When every affected cluster served again and all bytes were gone."
+        description="When nothing existed any more that knew the samples: prompts, bytes, rows and sums."
+    )
+    restored_at: datetime | None = Field(
+        description="When every affected cluster served a prompt built without them. May be after `completed_at`."
     )
     due_at: datetime = Field(description="When the law wants it done.")
 
@@ -96,6 +101,7 @@ def erasure_of(record: records.Erasure) -> Erasure:
         accepted_at=record.accepted_at,
         withdrawn_at=record.withdrawn_at,
         completed_at=record.completed_at,
+        restored_at=record.restored_at,
         due_at=record.due_at,
     )
 

@@ -58,6 +58,9 @@ class Cluster(BaseModel):
     state: Literal["empty", "training", "serving", "withdrawn", "failed"]
     prompt: ServedPrompt | None
     failure: str | None = Field(None, description="Why the last training failed, and what to do.")
+    retrain_at: datetime | None = Field(
+        None, description="Not retrained before: deletions have taken its prompt again and again."
+    )
 
 
 class Partition(BaseModel):

@@ -20,6 +20,7 @@ class NotProven(ServiceError):
     """The two services have not learned the same."""
 
     status = 409
+    code = "not-proven"
     title = "Not proven"
 
 

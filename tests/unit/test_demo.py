@@ -1,9 +1,7 @@
 """The demo's proof: equal digests are told in a sentence, anything else is an error that says what differs."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,19 +78,14 @@ def test_the_closed_form_is_asked_once_it_holds_what_the_service_holds(monkeypat
 
 
 def test_the_demo_ends_with_an_error_where_the_second_service_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
-
-    @contextmanager
-    def second(port: int, settings: Mapping[str, str], *, words: str) -> Iterator[tuple[Any, str, Path]]:
-        assert settings == demo.SETTINGS
-        yield FakeClient(replace(LEARNED, closed_form="others")), "", Path()
-
-    monkeypatch.setattr(demo, "running_service", second)
-    monkeypatch.setattr(demo, "contribute", lambda client, digits, title: given.extend(digits))
     monkeypatch.setattr(demo, "wait_until_trained", lambda client, title: None)
     first: Any = FakeClient(LEARNED)
-    cast = demo._Cast(*digits(demo.PEOPLE, demo.FORGOTTEN))
+    second: Any = FakeClient(replace(LEARNED, closed_form="others"))
     with pytest.raises(NotProven):
-        demo._prove(first, cast)
+        demo._prove(first, second)
+
+
+def test_the_second_service_is_given_what_the_others_gave() -> None:
+    cast = demo._Cast(*digits(demo.PEOPLE, demo.FORGOTTEN))
     assert len(cast.share) == 8
-    assert given == [digit for digit in cast.contributed if digit.owner != demo.FORGOTTEN]
+    assert cast.others == [digit for digit in cast.contributed if digit.owner != demo.FORGOTTEN]

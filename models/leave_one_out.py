@@ -3,8 +3,8 @@
 For ridge regression no head need be solved anew (Allen, 1974; Hastie, Tibshirani and Friedman, The Elements of
 Statistical Learning, section 7.10): with the hat value h = x' (X'X + lambda I)^-1 x, the prediction without the sample
 is (x'W - h y) / (1 - h), for all labels at once. Labels' targets are scaled by rarity (`closed_form.solve`); the scale
-is a factor of each column, so it is applied afterwards, with the counts of the samples that are left. A label that only
-the sample itself has does not exist without it. So this is the prediction of `solve` without the sample, up to rounding.
+is a factor of each column, so it is applied afterwards, with the counts of the samples that are left. A label that no
+other sample has does not exist then. So this is the prediction of `solve` without the sample, up to rounding.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from service.serving.engine import Engine
 from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
 from service.serving.preprocess import Preprocessor
+from service.serving.quality_updater import QualityUpdater
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Service:
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
+    quality: QualityUpdater | None
     batcher: Batcher[Job, Outcome]
     preprocessor: Preprocessor
     ingest: Ingest

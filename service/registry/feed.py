@@ -81,3 +81,10 @@ def everything(session: ReadSession) -> Changes:
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     rows = session.execute(sa.select(*columns)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
+
+
+def survivors(session: ReadSession, at: Marks) -> tuple[Added, ...] | None:
+    """All samples that a tier at those marks has in; None if one of them has been removed since."""
+    columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
+    rows = session.execute(sa.select(*columns).where(SampleRow.addition <= at.additions)).all()
+    return tuple(Added(*row) for row in rows) if marks(session).removals == at.removals else None

@@ -100,3 +100,14 @@ class ClosedFormSettings(Group):
     def spec(self) -> ClosedFormSpec:
         """As a value of `models`."""
         return ClosedFormSpec(ridge=self.ridge, temperature=self.temperature)
+
+
+class QualitySettings(Group):
+    """The quality of the closed-form tier, by leave-one-out, computed in the background by each API process."""
+
+    enabled: bool = Field(True, description="Compute it (`GET /quality`); of no effect without the closed-form tier.")
+    settle_seconds: float = Field(5.0, ge=0, description="Quiet time after a change before it is computed anew.")
+    settle_max_seconds: float = Field(60.0, ge=0, description="Longest time that changes can put that off.")
+    share: float = Field(
+        0.25, gt=0, le=1, description="Share of its time, on one core, that computing takes; it pauses for the rest."
+    )

@@ -152,6 +152,22 @@ def test_a_service_that_never_saw_the_erased_reports_the_same(world: World, tmp_
     assert ours.report == theirs.report
 
 
+def test_every_replica_counts_in_the_same_order(
+    world: World, tier: ClosedFormTier, quality: Quality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the samples are, not by when they came: last bits depend on which are multiplied together."""
+    visited: list[tuple[str, str]] = []
+    read = tier.descriptors
+
+    def watched(of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+        visited.extend((sample.digest, sample.label) for sample in of)
+        return read(of)
+
+    monkeypatch.setattr(tier, "descriptors", watched)
+    assert is_right(world, quality.compute())
+    assert visited == sorted((sample.digest, sample.label) for sample in world.survivors.values())
+
+
 def test_the_same_picture_with_two_labels(world: World, quality: Quality) -> None:
     new_sample = world.new_sample("cat", owner="bob")
     world.take_in([new_sample, replace(new_sample, label="dog", owner="cy")])

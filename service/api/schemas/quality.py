@@ -27,9 +27,7 @@ class LabelQuality(Schema):
     label: str = Field(examples=LABEL["examples"])
     samples: int
     recall: float = Field(description="Share of its samples that is recognised.")
-    precision: float | None = Field(
-        description="Share of its predictions that is right; null without any."
-    )
+    precision: float | None = Field(description="Share of its predictions that is right; null without any.")
 
 
 class Confusion(Schema):

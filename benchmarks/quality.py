@@ -44,7 +44,7 @@ from service.settings import Settings
 from service.settings.learning import QualitySettings
 
 SIZES = (100, 1_000, 10_000)
-HELD = (1_000, 10_000, 100_000)
+HELD = (1_000, 10_000, 30_000)
 WIDTHS = (768, 2_560, 5_536)
 SEEDS = 5  # subsets of each size but the largest
 ROUNDS = 3  # with and without reports, in turn

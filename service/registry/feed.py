@@ -83,8 +83,7 @@ def everything(session: ReadSession) -> Changes:
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
 
 
-def survivors(session: ReadSession, at: Marks) -> tuple[Added, ...] | None:
-    """All samples that a tier at those marks has in; None if one of them has been removed since."""
+def survivors(session: ReadSession, *, additions: int) -> tuple[Added, ...]:
+    """Samples that had come by that count of additions and have not been removed."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    rows = session.execute(sa.select(*columns).where(SampleRow.addition <= at.additions)).all()
-    return tuple(Added(*row) for row in rows) if marks(session).removals == at.removals else None
+    return tuple(Added(*row) for row in session.execute(sa.select(*columns).where(SampleRow.addition <= additions)))

@@ -122,9 +122,8 @@ class Quality:
         marks, state = taken
         del taken
         with self._context.registry.read() as session:
-            survivors = feed.survivors(session, marks)
-        if survivors is None:
-            raise Outdated
+            survivors = feed.survivors(session, additions=marks.additions)
+        self._check(marks)
         digest, count = state.digest(), state.samples
         chosen = self._context.closed_form
         head = LeaveOneOut(state, ridge=chosen.ridge, temperature=chosen.temperature)

@@ -258,14 +258,17 @@ def test_an_erasure_while_it_is_computed_ends_the_computation(
     assert is_right(world, quality.compute())
 
 
+@pytest.mark.parametrize("count", [1, 30])
 def test_an_erasure_between_the_sums_and_the_list_ends_the_computation(
-    world: World, quality: Quality, monkeypatch: pytest.MonkeyPatch
+    world: World, quality: Quality, monkeypatch: pytest.MonkeyPatch, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take = quality._take
+    """Also if nothing is left to be listed."""
+    take, victims = quality._take, list(world.survivors)[:count]
     with monkeypatch.context() as patch:
-        patch.setattr(quality, "_take", lambda: (take(), erase_first(world))[0])
+        patch.setattr(quality, "_take", lambda: (take(), world.erase(*victims))[0])
         assert quality.compute() is None
-    assert is_right(world, quality.compute())
+    assert caplog.records == []
+    assert quality.current() is None
 
 
 def test_an_object_destroyed_meanwhile_is_no_fault(

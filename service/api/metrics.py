@@ -122,7 +122,8 @@ class Collector:
         measured: Callable[[], Measured | None] = lambda: None,
     ) -> None:
         self._stats = Patient(gather)
-        self._measured = Patient(measured, kept=0.0)  # the answer of a moment ago may count what is erased since
+        # The answer of a moment ago may count what is erased since; and what is kept of it names no label.
+        self._quality = Patient(lambda: _figures(measured()), kept=0.0)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
 
@@ -131,7 +132,7 @@ class Collector:
         yield from self._of_queue()
         snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
         try:
-            stats, measured = self._stats.answer(), self._measured.answer()
+            stats, quality = self._stats.answer(), self._quality.answer()
         except Exception as error:
             log.warning("the registry does not answer (%s): metrics tell of this process alone", type(error).__name__)
             yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 0)
@@ -141,7 +142,7 @@ class Collector:
         yield _gauge("oubli_epoch_lag", "Serving epochs that this replica has not taken note of yet.", lag)
         yield from _of_stats(stats)
         yield from _of_counters(stats.counters)
-        yield from _of_quality(measured)
+        yield from _of_quality(quality)
 
     def _of_queue(self) -> Iterator[Metric]:
         batcher = self._batcher
@@ -184,15 +185,21 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
     yield _by("replica", "oubli_replica_removals_behind", words, dict(stats.behind))
 
 
-def _of_quality(measured: Measured | None) -> Iterator[Metric]:
+def _figures(measured: Measured | None) -> tuple[float, float, int] | None:
+    """Accuracy, calibration error and samples."""
     if measured is None:
+        return None
+    return measured.report.accuracy, measured.report.calibration_error, measured.report.samples
+
+
+def _of_quality(figures: tuple[float, float, int] | None) -> Iterator[Metric]:
+    if figures is None:
         return
-    report = measured.report
+    accuracy, calibration_error, samples = figures
     words = "Share of samples that the closed form recognises when each is left out; missing while there is no report."
-    yield _gauge("oubli_quality_accuracy", words, report.accuracy)
-    words = "Expected calibration error of the same predictions."
-    yield _gauge("oubli_quality_calibration_error", words, report.calibration_error)
-    yield _gauge("oubli_quality_samples", "Samples that the report of quality counts.", report.samples)
+    yield _gauge("oubli_quality_accuracy", words, accuracy)
+    yield _gauge("oubli_quality_calibration_error", "Expected calibration error of the same.", calibration_error)
+    yield _gauge("oubli_quality_samples", "Samples that the report of quality counts.", samples)
 
 
 def _of_counters(counted: CounterValues) -> Iterator[Metric]:

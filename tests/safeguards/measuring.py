@@ -28,7 +28,7 @@ MEASURING = [
             "contract/test_quality_answers.py::"
             "test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once"),
     mutant("report-scrape", "no scrape repeats what was said a moment before an erasure", "service/api/metrics.py",
-            "Patient(measured, kept=0.0)", "Patient(measured, kept=60.0)",
+            "_figures(measured()), kept=0.0)", "_figures(measured()), kept=60.0)",
             "contract/test_quality_answers.py::"
             "test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once"),
     mutant("report-order", "the order of ids and arrival is in no report", _QUALITY,

@@ -72,7 +72,7 @@ def test_an_image_without_features_is_degenerate_and_its_neighbour_is_not():
     nothing, something = embed(mean_colour(std=1.0), [black, grey])
     assert np.isnan(nothing).all()
     assert np.allclose(something, 3**-0.5)
-    with pytest.raises(DegenerateEmbedding, match="told apart"):
+    with pytest.raises(DegenerateEmbedding, match="distinguish it from others"):
         check(nothing)
 
 

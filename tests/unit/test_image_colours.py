@@ -113,7 +113,7 @@ def test_png_tells_colours_in_other_ways():
     assert shown(chunk(b"cICP", bytes([1, 8, 0, 1]))) in (127, 128, 129)
     with pytest.raises(Undecodable, match="high dynamic range"):
         shown(chunk(b"cICP", bytes([9, 16, 0, 1])))
-    with pytest.raises(Undecodable, match="colours that are not known"):
+    with pytest.raises(Undecodable, match="colour space that is not supported"):
         shown(chunk(b"cICP", bytes([77, 13, 0, 1])))
 
 

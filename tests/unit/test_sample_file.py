@@ -36,7 +36,7 @@ def test_a_flipped_bit_is_found_wherever_it_is():
 @pytest.mark.parametrize("vector", [VECTOR[None], VECTOR.astype(np.float64), np.array([np.nan], dtype=np.float32)])
 def test_an_embedding_of_another_kind_is_refused(vector):
     data = safetensors.numpy.save({"pixels": PIXELS, "embedding": vector})
-    with pytest.raises(sample_file.DamagedSample, match="its embedding is missing"):
+    with pytest.raises(sample_file.DamagedSample, match="its embedding is not a vector"):
         sample_file.decode(data, digest=DIGEST)
 
 

@@ -5,7 +5,8 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-all test-times drills fuzz model mutants check sbom bench bench-peers bench-gpu clean
+.PHONY: help setup demo serve test test-all test-times drills fuzz model mutants check docs sbom bench bench-peers \
+  bench-gpu clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,13 +51,17 @@ model: $(STAMP)  ## Explore the life cycle of clusters and erasures exhaustively
 mutants: $(STAMP)  ## Remove each safeguard in turn; some test must fail (MUTANTS_ARGS="--only NAME")
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
-check: $(STAMP)  ## Format, lint, types, layers and circles, dead code, migrations
+check: $(STAMP)  ## Format, lint, types, layers and circles, dead code, citations, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/vulture
+	$(BIN)/python -m tools.cited_files
 	$(BIN)/python -m tests.alembic_check
+
+docs: $(STAMP)  ## Build the documentation site in site/; a broken link or a page in no menu fails
+	@$(BIN)/python -m tools.site
 
 sbom: $(STAMP)  ## Write sbom.json (CycloneDX): what the images install, with the sums of its files
 	$(BIN)/cyclonedx-py requirements docker/requirements.lock --pyproject pyproject.toml \
@@ -75,8 +80,8 @@ bench-gpu: $(STAMP)  ## Measure serving's two passes on a GPU, with a vit-b-22k 
 	$(BIN)/python -m benchmarks serving_gpu
 
 clean:  ## Remove .venv, caches and build leftovers; never oubli-data
-	rm -rf $(VENV) build *.egg-info sbom.json .coverage .coverage.* htmlcov \
-	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info sbom.json .coverage .coverage.* htmlcov \
+	  .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than pyproject.toml exactly when .venv holds what that file asks for.

@@ -125,7 +125,7 @@ def solve(state: Accumulators, *, ridge: float) -> ClosedFormHead:
 
     A label's targets are scaled by the square root of how much rarer it is than the mean label. Unscaled, labels with a
     tenth of the others' samples are hardly ever answered; scaled in full, a single sample with a label of its own would
-    take a third of all answers (docs/evaluation.md).
+    take a third of all answers (docs/explanation/evaluation.md).
 
     ridge  lambda, in units of the features' square; it does not grow with the number of samples.
     """

@@ -35,7 +35,7 @@ class Described(NamedTuple):
     embeddings   [n, dim]: its pooled features, L2-normalised. Samples are routed by them.
     descriptors  [n, width]: unit vectors of what it sees at several depths, each L2-normalised and of equal weight.
                  The closed-form tier is fitted on them: 0.788 right on 10,000 CIFAR-10 images where the embeddings give
-                 0.741 (docs/evaluation.md).
+                 0.741 (docs/explanation/evaluation.md).
     """
 
     embeddings: Embedding

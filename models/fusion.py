@@ -1,9 +1,9 @@
 """Fusion: one answer from a cluster's prompt and the closed-form head, which has seen all samples.
 
 A weighted mean of their probabilities (a linear opinion pool; Genest and Zidek, 1986). The prompt's weight grows with
-the square root of its cluster's share of all samples: measured on CIFAR-10 (docs/evaluation.md), the best weight is
-about 0.5 for a prompt that has seen all samples, 0.2 for one that has seen a tenth; a prompt that has seen less than a
-hundredth improves nothing.
+the square root of its cluster's share of all samples: measured on CIFAR-10
+(docs/explanation/evaluation.md), the best weight is about 0.5 for a prompt that has seen all samples, 0.2 for one that
+has seen a tenth; a prompt that has seen less than a hundredth improves nothing.
 """
 
 from __future__ import annotations

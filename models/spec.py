@@ -80,7 +80,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class ClosedFormSpec:
-    """Solving and weighting of the closed-form tier; chosen on CIFAR-10 (docs/evaluation.md), not on users' samples.
+    """Solving and weighting of the closed-form tier; chosen on CIFAR-10 (docs/explanation/evaluation.md) alone.
 
     ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
     temperature  by which the regression's outputs are divided before the softmax.

@@ -1,7 +1,8 @@
 """What all tests share: real images, two backbones, settings under which bits repeat; and in which order they run.
 
-Two tiers are told apart by the marker `thorough` (README, "Development"). A mark on a module or a test puts it there;
-of the contract tests' PostgreSQL half, all that does not test SQL or locking is there too (tests/contract/conftest.py).
+Two tiers are told apart by the marker `thorough` (CONTRIBUTING, "Tests in two tiers"). A mark on a module or a
+test puts it there; of the contract tests' PostgreSQL half, all that does not test SQL or locking is there too
+(tests/contract/conftest.py).
 """
 
 import os

@@ -17,7 +17,7 @@ NOT_DONE = 1
 CANNOT_BEGIN = 2
 
 _NOT_MIGRATED = "There is no registry of this release here. Is the data folder right? If so, run `oubli migrate`."
-_DAMAGED = "The registry is damaged, or no SQLite database ({reason}). Restore a backup: README, Backup and restore."
+_DAMAGED = "The registry is damaged, or no SQLite database ({reason}). Restore a backup, as docs/how-to/backup.md says."
 _UNDEFINED = {"42P01", "42703"}  # PostgreSQL: a table, a column
 _NOT_OPENED = "The registry cannot be opened ({reason}). Is the data folder right, and yours to write in?"
 

@@ -105,7 +105,7 @@ def openapi() -> None:
 
 
 def settings(as_json: JsonOption = False) -> None:
-    """Print every setting with its default, as the Markdown table of README."""
+    """Print every setting with its default, as a Markdown table."""
     if as_json:
         names = ("variable", "default", "description")
         print_json([dict(zip(names, row, strict=True)) for row in describe()])

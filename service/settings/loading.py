@@ -18,7 +18,7 @@ from service.variables import PREFIX, no_such, unknown
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """Every setting: its environment variable, its default, what it does. README's table is made of this."""
+    """Every setting: its environment variable, its default, what it does. docs/reference/settings.md is made of it."""
     rows = []
     for name, field in Settings.model_fields.items():
         group = field.annotation

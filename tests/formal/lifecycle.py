@@ -2,7 +2,7 @@
 
 The model promises to allow whatever the service's code allows within a scope, in any order: messages come late, twice
 or never, workers stall, fail and die at every step, leases run out under those who hold them. `explore` goes through
-all of it and checks the promises of DESIGN.md. What it leaves out or makes coarser than the code:
+all of it and checks the promises of README. What it leaves out or makes coarser than the code:
 
 - A key is the set of members a prompt is built from, in order of arrival; training is a step that takes any time.
 - A transaction is one step: the code takes its row locks in one order, and SQLite has one writer anyway. Storing an

@@ -114,7 +114,7 @@ def _seconds(erasure: Mapping[str, Any]) -> float:
 
 
 def as_markdown(records: Sequence[Mapping[str, Any]]) -> str:
-    """The table of docs/reliability.md; recoveries are the slowest of all rounds."""
+    """The table of docs/explanation/reliability.md; recoveries are the slowest of all rounds."""
     head = (
         "| fault | rounds | requests, of them failed at first | erasures accepted, lost | slowest completion "
         "| recovery: DELETE / predict / training |\n|---|---|---|---|---|---|"

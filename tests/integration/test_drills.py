@@ -1,7 +1,7 @@
 """Fault drills: the production shape under steady load, one fault after the other, and nothing that was promised lost.
 
 `OUBLI_DRILL_ROUNDS` (1) times each fault; from 5 on the long pauses last as long as the record asks for.
-`OUBLI_DRILL_SEED` repeats the random moments of a run. `-s` shows the table of docs/reliability.md.
+`OUBLI_DRILL_SEED` repeats the random moments of a run. `-s` shows the table of docs/explanation/reliability.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""README's production section, word for word: two APIs, two workers and beat on PostgreSQL and Redis.
+"""The commands of docs/how-to/deployment.md, word for word: two APIs, two workers and beat on PostgreSQL and Redis.
 
 Replaced are only the addresses: of throw-away servers and of free ports.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,13 +18,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests import servers
-from tests.integration.harness import REPOSITORY, TINY, Picture, environment, free_port
+from tests import documents, servers
+from tests.integration.harness import REPOSITORY, TINY, environment, free_port
 from tests.programs import program
 
 pytestmark = [pytest.mark.thorough, pytest.mark.postgres, pytest.mark.redis]
 
-README = (REPOSITORY / "README.md").read_text()
 SECRET = "5ec4e7"
 DATABASE = "postgresql+psycopg://oubli:$SECRET@127.0.0.1:5432/oubli"
 BROKER = "redis://:$SECRET@127.0.0.1:6379/0"
@@ -33,7 +31,7 @@ BROKER = "redis://:$SECRET@127.0.0.1:6379/0"
 
 @pytest.fixture
 def addresses() -> Iterator[dict[str, str]]:
-    """README's addresses, and what stands for them here: an empty database, and a Redis that asks for the password."""
+    """The page's addresses, and what stands for them here: an empty database, and a Redis that wants the password."""
     with ExitStack() as stack:
         database = stack.enter_context(servers.fresh_database(stack.enter_context(servers.postgres())))
         broker = stack.enter_context(servers.redis())
@@ -46,13 +44,6 @@ def addresses() -> Iterator[dict[str, str]]:
             "8001": str(free_port()),
             "8002": str(free_port()),
         }
-
-
-def block(mark: str) -> str:
-    """The commands below that mark."""
-    found = re.search(rf"<!-- {mark}: .*?-->\n```sh\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found.group(1)
 
 
 def run(script: str, folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
@@ -91,14 +82,12 @@ def every_object(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(900)
-def test_the_production_section_works_word_for_word(
-    addresses: dict[str, str], pictures: list[Picture], tmp_path: Path
-) -> None:
+def test_the_production_section_works_word_for_word(addresses: dict[str, str], tmp_path: Path) -> None:
     program("curl")
-    (tmp_path / "cat.jpg").write_bytes(pictures[0].data)
+    (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    script = block("production")
+    script = documents.block(documents.DEPLOYMENT, "production")
     for old, new in addresses.items():
         assert old in script, old
         script = script.replace(old, new)
@@ -123,7 +112,7 @@ def test_the_production_section_works_word_for_word(
 
 
 def test_the_section_and_the_files_that_it_names_agree() -> None:
-    containers = README.split("With containers,")[1].split("## Development")[0]
+    containers = documents.text_of(documents.DEPLOYMENT).split("## Containers")[1].split("## Upgrade")[0]
     compose = (REPOSITORY / "docker-compose.yml").read_text()
     for command in (
         "docker compose --profile cpu up --build --detach",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -12,20 +11,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from tests import documents
 from tests.integration.harness import REPOSITORY, TINY, Done, Picture, Service, environment, oubli
 from tests.programs import program
 from tests.servers import fresh_database, postgres, postgres_program
-
-README = (REPOSITORY / "README.md").read_text()
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]  # seconds; services are started and stopped several times
 
 
 def block(name: str) -> str:
-    """README's commands of that mark, for the test's data folder."""
-    found = re.search(rf"<!-- {name}:.*?-->\n```sh\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found.group(1).replace("oubli-data", "data")
+    """The commands of that mark, for the test's data folder."""
+    return documents.block(documents.BACKUP, name).replace("oubli-data", "data")
 
 
 def shell(script: str, service: Service) -> Done:
@@ -101,7 +97,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, pictures: list[Picture]) -
 
 
 def put_back(service: Service) -> None:
-    """README's first three lines."""
+    """The first three lines of the commands to restore."""
     done = shell("\n".join(block("restore").splitlines()[:3]), service)
     assert done.code == 0, done.err
 

@@ -1,4 +1,4 @@
-"""docs/ops: metrics that it names exist, metrics that exist are named, and Prometheus' own tool accepts it."""
+"""docs/ops and its page name the metrics that exist, all of them, and Prometheus' own tool accepts the rules."""
 
 import json
 import re
@@ -15,14 +15,15 @@ from prometheus_client import generate_latest
 from service.api.metrics import Collector, Metrics
 from service.core.stats import Stats
 from service.registry.counters import CounterValues
+from tests import documents
 from tests.programs import program
 
 OPS = Path(__file__).parents[2] / "docs" / "ops"
 NAME = re.compile(r"\b(?:oubli|process)_[a-z_]+[a-z]\b")
 
 
-def text_of(folder: Path = OPS) -> str:
-    return (folder / "README.md").read_text()
+def text_of() -> str:
+    return documents.text_of(documents.OPERATIONS)
 
 
 def stats() -> Stats:

@@ -64,7 +64,7 @@ def test_each_kind_that_is_answered_is_listed_with_its_meaning() -> None:
 
 
 def test_the_documentation_lists_them_all() -> None:
-    assert problems.table() in (REPOSITORY / "docs" / "problems.md").read_text()
+    assert problems.table() in (REPOSITORY / "docs" / "reference" / "problems.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -68,8 +68,8 @@ def due(
         ErasureRow.state == states.WITHDRAWN,  # not a `failed` one, which cannot be planned just now
         ErasureRow.planned_epoch.is_(None),
     )
-    held = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
-    is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~held)
+    in_memory = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
+    is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~in_memory)
     statement = sa.select(DestructionRow.object_name).where(~unplanned, is_let_go).limit(limit)
     if applied is not None:
         statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))

@@ -118,7 +118,7 @@ class Registry:
 
         exclusive  no other transaction of `write` runs meanwhile; for changes of the partition.
         needed     of an exclusive one: asked again when its turn has come. If it says no, Needless is raised before
-                   any writer is held up: of several processes that see the same work, one does it.
+                   any writer is delayed: of several processes that see the same work, one does it.
         """
         with self.write_unfenced() as session:
             if exclusive:

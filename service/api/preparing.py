@@ -73,7 +73,7 @@ class Preparer:
         renewed  `serving.deadline_seconds` are for each file to be the next that is ready, not for the whole wait: a
                  client that hands in hundreds of samples knows that it takes long.
         """
-        with self._batcher.expect(len(files)) as announcement:
+        with self._batcher.expect(len(files), caller=caller) as announcement:
             since = time.monotonic()
             tasks: list[asyncio.Task[list[tuple[int, Result]]]] = []
             try:

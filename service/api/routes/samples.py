@@ -74,7 +74,7 @@ async def create_sample(
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
-    record = await service.intake.run(contribute)
+    record = await service.intake.run(contribute, caller=caller(request))
     response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
 
@@ -123,7 +123,9 @@ async def create_samples(
     metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
-    results = await service.intake.run(lambda: _contribute_all(service, request, images, metadata))
+    results = await service.intake.run(
+        lambda: _contribute_all(service, request, images, metadata), caller=caller(request)
+    )
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 

@@ -148,7 +148,7 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
         said = decode_json(text)  # which names a member that comes twice; what follows takes the last
         if isinstance(said, list) and len(said) != count:  # before each of a hundred thousand is looked at
             raise Invalid(f"metadata describes {len(said)} images, and {count} were sent.")
-        return _metadata.validate_json(text)
+        return _metadata.validate_json(text, strict=True)
     except json.JSONDecodeError as error:
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:

@@ -20,7 +20,11 @@ class ServingSettings(Group):
         description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU try 64 or more.")
-    max_queue: int = Field(512, ge=1, description="Most images that are prepared or wait; beyond it, 429.")
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Most images that are prepared or wait; beyond it, 429. A quarter more for a key's only request.",
+    )
     max_wait: float = Field(
         0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."
     )
@@ -49,7 +53,11 @@ class IntakeSettings(Group):
     )
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
     threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
-    max_waiting: int = Field(64, ge=0, description="Most requests that wait for such a thread; beyond it, 429.")
+    max_waiting: int = Field(
+        64,
+        ge=0,
+        description="Most requests that wait for such a thread; beyond it, 429; a quarter more for a key's only one.",
+    )
     per_hour: int = Field(
         100_000, ge=0, description="Images that a key may contribute in an hour, 256 at least (429); 0: no limit."
     )

@@ -83,7 +83,7 @@ async def create_sample(
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
-    record = await service.intake_threads.run(contribute)
+    record = await service.intake_threads.run(contribute, caller=caller(request))
     response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
 
@@ -133,7 +133,9 @@ async def create_samples(
     metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
-    results = await service.intake_threads.run(lambda: _contribute_all(service, request, images, metadata))
+    results = await service.intake_threads.run(
+        lambda: _contribute_all(service, request, images, metadata), caller=caller(request)
+    )
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 
@@ -155,7 +157,7 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
         said = decode_json(text)  # which names a member that comes twice; what follows takes the last
         if isinstance(said, list) and len(said) != count:  # before each of a hundred thousand is looked at
             raise Invalid(f"metadata describes {len(said)} images, and {count} were sent.")
-        return _metadata.validate_json(text)
+        return _metadata.validate_json(text, strict=True)
     except json.JSONDecodeError as error:
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from service.api.schemas.common import OWNER, OwnerSought, Schema
 from service.core.erasure import Quote
@@ -80,7 +80,8 @@ class ErasureRequest(BaseModel):
 
     samples: Annotated[list[UUID], Field(min_length=1, max_length=10_000)] | None = None
     owner: OwnerSought | None = Field(None, **OWNER)
-    validate_only: bool = Field(False, description="Answer with a quote, and change nothing.")
+    # Strict: "off", or 0, would be taken for false, and what was to be a question would erase.
+    validate_only: StrictBool = Field(False, description="Answer with a quote, and change nothing.")
 
     @model_validator(mode="after")
     def _one_subject(self) -> ErasureRequest:

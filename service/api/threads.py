@@ -2,7 +2,7 @@
 
 FastAPI runs every plain endpoint on one pool of threads. Intake has its own, so that uploads, however many, leave
 erasures and look-ups theirs. A caller who has no other upload under way finds the line a quarter longer, so that
-whoever keeps it full does not have all others refused.
+a client that fills it does not get all others refused.
 """
 
 from __future__ import annotations

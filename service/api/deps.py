@@ -11,12 +11,13 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from fastapi.security.utils import get_authorization_scheme_param
+from pydantic import AfterValidator
 
 from service.api.key_checks import KeyChecks
 from service.api.preparing import Preparer
 from service.api.threads import Threads
 from service.core.context import Context
-from service.core.idempotency import LONGEST_KEY
+from service.core.idempotency import LONGEST_KEY, one_spelling
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
@@ -104,6 +105,19 @@ def idempotency_header(made: str) -> Any:
     """`Idempotency-Key`, of a request that makes such a thing. Its length is checked once its text is normalised."""
     lengths = {"minLength": 1, "maxLength": LONGEST_KEY}
     return Header(description=f"Repeat safely: one key, one {made}.", json_schema_extra=lengths)
+
+
+def _usable(key: str | None) -> str | None:
+    """Also where nothing is made, as by a quote: what would be refused is not ignored. As it came."""
+    try:
+        if key is not None:
+            one_spelling(key)
+    except Invalid as error:
+        raise ValueError(error.detail) from None
+    return key
+
+
+IdempotencyKey = Annotated[str | None, AfterValidator(_usable)]
 
 
 async def _sent_in_utf8(request: Request) -> None:

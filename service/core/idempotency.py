@@ -45,7 +45,7 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     if key is None:
         yield Ticket()
         return
-    key = _one_spelling(key)
+    key = one_spelling(key)
     key_digest = hashlib.sha256(f"{route}\n{caller}\n{key}".encode()).hexdigest()
     resource_id = _begin(context, key_digest, digest)
     if resource_id is not None:
@@ -58,8 +58,11 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
             idempotency.abandon(session, key_digest)  # of no effect once it is finished
 
 
-def _one_spelling(key: str) -> str:
-    """The key as other text is kept. HTTP hands headers over byte by byte (Latin-1); what clients mean is UTF-8."""
+def one_spelling(key: str) -> str:
+    """The key as other text is kept. HTTP hands headers over byte by byte (Latin-1); what clients mean is UTF-8.
+
+    Raises Invalid.
+    """
     with suppress(UnicodeError):
         key = key.encode("latin-1").decode()
     return check_text("Idempotency-Key", key, most=LONGEST_KEY)

@@ -9,7 +9,17 @@ from uuid import UUID
 
 from fastapi import Path, Query, Request, Response, status
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, idempotency_header, located, scope
+from service.api.deps import (
+    IN_UTF8,
+    IdempotencyKey,
+    PagingParameters,
+    Running,
+    Service,
+    caller,
+    idempotency_header,
+    located,
+    scope,
+)
 from service.api.front import front_router
 from service.api.middleware import Arrival
 from service.api.problems import BODY, responses
@@ -89,7 +99,7 @@ def create_erasure(
     request: Request,
     response: Response,
     body: ErasureRequest,
-    idempotency_key: Annotated[str | None, idempotency_header("erasure")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("erasure")] = None,
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not held, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]

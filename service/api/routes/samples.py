@@ -12,7 +12,17 @@ from fastapi import File, Form, Query, Request, Response, UploadFile, status
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.deps import IN_UTF8, PagingParameters, Running, Service, caller, idempotency_header, located, scope
+from service.api.deps import (
+    IN_UTF8,
+    IdempotencyKey,
+    PagingParameters,
+    Running,
+    Service,
+    caller,
+    idempotency_header,
+    located,
+    scope,
+)
 from service.api.front import decode_json, front_router
 from service.api.preparing import Result, while_connected
 from service.api.problems import BODY, problem_of, responses
@@ -59,7 +69,7 @@ async def create_sample(
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
-    idempotency_key: Annotated[str | None, idempotency_header("sample")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("sample")] = None,
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
 

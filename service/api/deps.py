@@ -11,11 +11,12 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from fastapi.security.utils import get_authorization_scheme_param
+from pydantic import AfterValidator
 
 from service.api.key_checks import KeyChecks
 from service.api.threads import Threads
 from service.core.context import Context
-from service.core.idempotency import LONGEST_KEY
+from service.core.idempotency import LONGEST_KEY, one_spelling
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
@@ -110,6 +111,19 @@ def idempotency_header(made: str) -> Any:
     """`Idempotency-Key`, of a request that makes such a thing. Its length is checked once its text is normalised."""
     lengths = {"minLength": 1, "maxLength": LONGEST_KEY}
     return Header(description=f"Repeat safely: one key, one {made}.", json_schema_extra=lengths)
+
+
+def _usable(key: str | None) -> str | None:
+    """The `Idempotency-Key` as it came. Refused also where nothing is made, as by a quote: it is not to be ignored."""
+    try:
+        if key is not None:
+            one_spelling(key)
+    except Invalid as error:
+        raise ValueError(error.detail) from None
+    return key
+
+
+IdempotencyKey = Annotated[str | None, AfterValidator(_usable)]
 
 
 def requester(request: Request) -> str | None:

@@ -175,6 +175,15 @@ def test_a_member_of_another_type_is_not_taken_for_what_it_resembles(
     assert named(client.post(path, json={**said, member: value})) == [f"body.{member}"]
 
 
+@pytest.mark.parametrize("key", ["", "a" * 256, "\u202e".encode()])
+@pytest.mark.parametrize("said", [{"owner": "nobody", "validate_only": True}, {"owner": "nobody"}])
+def test_an_idempotency_key_that_is_none_is_refused_also_of_a_question(
+    client: httpx.Client, said: dict[str, Any], key: str | bytes
+) -> None:
+    answer = client.post("/erasures", json=said, headers={"Idempotency-Key": key})
+    assert named(answer) == ["header.idempotency-key"]
+
+
 @pytest.mark.parametrize("count", ["2", True, 1.0])
 def test_nor_is_one_of_metadata(client: httpx.Client, count: Any) -> None:
     metadata = json.dumps([{"label": "a", "owner": "b", "unless_held": count}])

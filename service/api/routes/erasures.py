@@ -11,6 +11,7 @@ from fastapi import Path, Query, Request, Response, status
 
 from service.api.deps import (
     IN_UTF8,
+    IdempotencyKey,
     PagingParameters,
     Running,
     Service,
@@ -101,7 +102,7 @@ def create_erasure(
     request: Request,
     response: Response,
     body: ErasureRequest,
-    idempotency_key: Annotated[str | None, idempotency_header("erasure")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("erasure")] = None,
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not on record, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import (
     IN_UTF8,
+    IdempotencyKey,
     PagingParameters,
     Running,
     Service,
@@ -68,7 +69,7 @@ async def create_sample(
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
-    idempotency_key: Annotated[str | None, idempotency_header("sample")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("sample")] = None,
 ) -> Sample:
     """Decode, embed, route to the nearest cluster and record. Training follows by itself.
 

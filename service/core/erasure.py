@@ -1,8 +1,8 @@
 """Accepting erasures, and quoting them.
 
-Accepting is one transaction: the samples' rows are deleted, every prompt that has seen them is withdrawn, the serving
-epoch moves on. The rest (planning, deleting bytes, retraining) is recorded as open work for `core.reconcile` and the
-workers.
+Accepting is one transaction: the samples' rows are deleted, and every prompt that has seen them is withdrawn; if there
+was one, the serving epoch moves on. The rest is recorded as open work: planning and deleting bytes, for
+`core.reconcile` in replicas and workers; training, for workers.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _erase(
     1. Lock the clusters concerned, in the order of their ids, as every transaction does.
     2. End the trainings of clusters that lose samples, and delete the samples' rows.
     3. Withdraw every prompt that has seen one of the samples.
-    4. Move the serving epoch on, so that no replica answers with what was withdrawn.
+    4. Move the serving epoch on if a prompt was withdrawn, or an anchor erased: no replica answers with it any more.
     5. Forget the digests of the requests that made the samples.
     6. Record the erasure, with the clusters that it changes.
     7. Schedule the deletion of prompts, of the samples' objects and of what ended trainings have stored.

@@ -70,8 +70,8 @@ def train_one(
     """Claim the most urgent cluster, build its prompt, publish it. False if there was nothing to claim.
 
     `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only what a
-    deletion waits for is claimed. Raises what the registry raises when it is away as the outcome is to be recorded:
-    then nothing is published, and the lease is left to its holder, or to expire.
+    deletion waits for is claimed. Raises Unavailable if the registry is away when the outcome is to be recorded. Then
+    nothing is published, and the lease still stands: this worker gives it back later, or it runs out.
     """
     step("claim")
     claim = _claim(context, worker, urgent=urgent)

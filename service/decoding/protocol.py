@@ -1,9 +1,10 @@
 """The protocol of API and decoder process over a socket: files in, pixels or words out.
 
-Numbers are unsigned, little-endian. There: how many files, the length of each, the files. Back, for each file in order:
-a kind and two numbers; after `DECODED` (height, width) come digest, resized pixels and pixels, after a refusal (0,
-length) its words. `GIVEN_BACK` stands for all files from there on: their turn was over. Nothing is pickled, and what a
-process says of sizes is checked: it has been talking to strangers.
+Numbers are unsigned, little-endian. To the decoder: the number of files, the length of each, the files. From it, for
+each file in order, a reply: a kind and two numbers. After `DECODED` the numbers are height and width, and digest,
+resized pixels and pixels follow; after a refusal they are 0 and a length, and so many bytes of words follow.
+`GIVEN_BACK` ends the replies: neither this file nor a later one was decoded, because their turn is over. Nothing is
+pickled, and the sizes in a reply are checked: a file of unknown origin may have taken the process over.
 """
 
 from __future__ import annotations

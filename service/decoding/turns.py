@@ -1,8 +1,8 @@
 """The order of decoding: callers take turns, and within a caller its requests do.
 
-Promises: a request of many files does not stand before another's one, nor a caller of many requests before another
-caller; a caller has at most `most` decoders at once, so that the last one is free for another caller's small picture
-while all of one caller's are slow. Files of a request are handed out in order. Knows nothing of processes.
+Promises: a request of many files does not keep a request of one file waiting, nor a caller of many requests another
+caller; a caller has at most `most` decoders at once, so that one more is free for another caller's small picture while
+all of one caller's are slow. Files of a request are handed out in order. Knows nothing of processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Request(Generic[Result]):
     """Files of one caller that wait to be decoded.
 
     share    how many small files a decoder takes at a time.
-    deliver  is told what became of which file, on any thread; None: of those left nothing will.
+    deliver  called, on any thread, with the outcomes of some files, by place; with None if the queue is closed: the
+             files without an outcome will have none.
     """
 
     files: Sequence[bytes]

@@ -129,7 +129,8 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
 def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence[str] = ()) -> None:
     """Lock these clusters, and those that serve these prompts, in the order of their ids, as every transaction does.
 
-    The first lock of a transaction: clusters are locked before the state row, which has the serving epoch.
+    To be called before any other row is locked but that of the requester's budget: clusters come before the state row,
+    which has the serving epoch.
     """
     concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(serving))
     statement = sa.select(ClusterRow.id).where(concerned).order_by(ClusterRow.id)
@@ -137,7 +138,11 @@ def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence
 
 
 class EndedLease(NamedTuple):
-    """A lease that was ended under its holder, who may go on until then at most without noticing."""
+    """A lease that was ended before its time.
+
+    until  when it would have run out. Its worker trains on until it notices the end, and gives up at `until` even if it
+           has not.
+    """
 
     token: str
     until: datetime

@@ -71,7 +71,7 @@ async def create_sample(
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
     idempotency_key: Annotated[IdempotencyKey, idempotency_header("sample")] = None,
 ) -> Sample:
-    """Decode, embed, route to the nearest cluster and record. Training follows by itself.
+    """Decode, embed, route to the cluster that covers its position, and record. Training follows by itself.
 
     The image may be the body itself: see "An image as the body itself", at the top of this page.
     """

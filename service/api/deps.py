@@ -100,8 +100,8 @@ def located(request: Request, path: str) -> str:
     return f"{request.scope.get('root_path', '')}{path}"
 
 
-def caller(request: Request) -> str:
-    """Who sends this request: whose turn it is, and whose `Idempotency-Key`. One key is one caller, however spelt."""
+def credential(request: Request) -> str:
+    """The bearer credential of a request: whose turn it is, and whose `Idempotency-Key`. One key is one, however spelt."""
     given = request.headers.get("authorization", "")
     scheme, key = get_authorization_scheme_param(given)
     return f"Bearer {key}" if scheme.lower() == "bearer" else given
@@ -126,7 +126,7 @@ def _usable(key: str | None) -> str | None:
 IdempotencyKey = Annotated[str | None, AfterValidator(_usable)]
 
 
-def requester(request: Request) -> str | None:
+def key_id(request: Request) -> str | None:
     """Id of the API key that this request is charged to; None where none is asked for."""
     key_id: str | None = request.scope.get("oubli_key_id")
     return key_id

@@ -54,7 +54,7 @@ def take_in(
     context: Context,
     new_samples: Sequence[NewSample],
     *,
-    requester: str | None = None,
+    key_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
     """Store new samples and record them in order, in one transaction; for each the sample, or why it is refused.
@@ -62,7 +62,7 @@ def take_in(
     Objects are stored first, so every recorded sample has its object. If the transaction fails, they are deleted again.
     Raises OverBudget.
 
-    requester        the API key that they are charged to.
+    key_id           the API key that they are charged to.
     idempotency_key  digest of the request's key, which the transaction ties to its one sample.
     """
     ids = _ids(len(new_samples))
@@ -72,7 +72,7 @@ def take_in(
         sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, new_samples, ids, idempotency_key, requester=requester, begun=begun)
+        results = _record(context, new_samples, ids, idempotency_key, key_id=key_id, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -175,7 +175,7 @@ def _record(
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
-    requester: str | None,
+    key_id: str | None,
     begun: datetime,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
     """The recording transaction, repeated after a relayout, or as an exclusive one where that is needed.
@@ -187,7 +187,7 @@ def _record(
     5. Lock the clusters, in the order of their ids, and count their new members.
     6. Check again for copies: those that other requests have added are visible now.
     7. Number the additions for the closed-form tiers of all replicas.
-    8. Charge the samples to the requester's budget.
+    8. Charge the samples to the API key's budget.
     9. Tie the `Idempotency-Key` to its sample.
     """
     exclusive = False
@@ -196,9 +196,9 @@ def _record(
         try:
             with context.registry.write(exclusive=exclusive) as session:
                 results = _record_all(context, session, new_samples, ids, located, exclusive=exclusive)
-                # 8. Charge the requester.
+                # 8. Charge the key.
                 recorded = [result for result in results if isinstance(result, Sample)]
-                budgets.spend(context, session, requester, budgets.IMAGES, len(recorded))
+                budgets.spend(context, session, key_id, budgets.IMAGES, len(recorded))
                 # 9. Tie the key.
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
@@ -257,7 +257,7 @@ def _record_all(
     arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
-        clusters.added(session, cluster, count, settles_at=settles_at, now=now)
+        clusters.count_added(session, cluster, count, settles_at=settles_at, now=now)
     # 6. Check for copies. An owner's copies share a cluster, which is locked by now.
     if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone

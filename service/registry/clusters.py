@@ -109,7 +109,7 @@ def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_ke
     return row.id
 
 
-def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
+def count_added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
     """Count new members: the plan is out of date, and training waits until additions pause.
 
     A training under way goes on: its prompt will lack the new members, and is of survivors only.
@@ -129,7 +129,7 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
 def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence[str] = ()) -> None:
     """Lock these clusters, and those that serve these prompts, in the order of their ids, as every transaction does.
 
-    To be called before any other row is locked but that of the requester's budget: clusters come before the state row,
+    To be called before any other row is locked but that of the API key's budget: clusters come before the state row,
     which has the serving epoch.
     """
     concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(serving))
@@ -148,10 +148,10 @@ class EndedLease(NamedTuple):
     until: datetime
 
 
-def removed(session: WriteSession, cluster_id: str, count: int) -> EndedLease | None:
-    """Count members off that are erased: the plan is void, training is urgent, and a training under way is fenced off.
+def remove_members(session: WriteSession, cluster_id: str, count: int) -> EndedLease | None:
+    """Count members off that are erased, and end the cluster's lease: its plan is void, and training is urgent.
 
-    The lease that was ended, if there was one.
+    The lease that was ended, if there was one. Its worker can publish nothing any more.
     """
     lease = _lease(session, cluster_id)
     session.execute(

@@ -177,7 +177,7 @@ def retry(session: WriteSession, cluster_id: str) -> bool:
     return _changed(session, statement) == 1
 
 
-def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
+def end_left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
     """End the leases of a worker that was killed and has come back, each counted as a failed try; their tokens."""
     leased = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
     rows = session.execute(leased).scalars().all()

@@ -17,10 +17,10 @@ from service.api.deps import (
     PagingParameters,
     Running,
     Service,
-    caller,
+    credential,
     idempotency_header,
     located,
-    requester,
+    key_id,
     scope,
 )
 from service.api.disconnects import while_connected
@@ -84,17 +84,17 @@ async def create_sample(
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
-    record = await service.intake_threads.run(contribute, caller=caller(request))
+    record = await service.intake_threads.run(contribute, caller=credential(request))
     response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
 
 
 def _contribute(service: Service, request: Request, upload: Upload, idempotency_key: str | None) -> records.Sample:
     digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
-    with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
+    with once(service.context, "POST /samples", idempotency_key, digest, caller=credential(request)) as ticket:
         if ticket.resource_id is not None:
             return _get(service, ticket.resource_id)
-        budgets.require(service.context, requester(request), budgets.IMAGES)
+        budgets.require(service.context, key_id(request), budgets.IMAGES)
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
@@ -135,13 +135,13 @@ async def create_samples(
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
     results = await service.intake_threads.run(
-        lambda: _contribute_all(service, request, images, metadata), caller=caller(request)
+        lambda: _contribute_all(service, request, images, metadata), caller=credential(request)
     )
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 
 def _contribute_all(service: Service, request: Request, images: Sequence[UploadFile], metadata: str) -> list[Recorded]:
-    budgets.require(service.context, requester(request), budgets.IMAGES, len(images))
+    budgets.require(service.context, key_id(request), budgets.IMAGES, len(images))
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -183,8 +183,8 @@ def _take_in(
 ) -> list[Recorded]:
     return service.ingest.take_in(
         uploads,
-        caller=caller(request),
-        requester=requester(request),
+        caller=credential(request),
+        key_id=key_id(request),
         while_connected=lambda work: while_connected(request, work),
         idempotency_key=idempotency_key,
     )

@@ -75,7 +75,7 @@ def destroy_pending(context: Context) -> int:
         log.warning("the database's files could not be rewritten (readers, or a full disk); it will be tried again")
     with context.registry.write_unfenced() as session:
         destructions.done(session, sorted(gone) if scrubbed else [])
-        destructions.failed(session, failed)
+        destructions.failed(session, failed if scrubbed else pending)
     return len(gone) if scrubbed else 0
 
 

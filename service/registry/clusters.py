@@ -205,8 +205,10 @@ class Timing:
     retrain_at: datetime | None = None
 
 
-def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
-    """Give a cluster another region; its plan is void. The token of the lease that was ended, if there was one."""
+def reshape(
+    session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing
+) -> EndedLease | None:
+    """Give a cluster another region; its plan is void. The lease that was ended, if there was one."""
     lease = _lease(session, cluster_id)
     session.execute(
         sa.update(ClusterRow)
@@ -222,13 +224,14 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
             **FRESH,
         )
     )
-    return lease.token if lease is not None else None
+    return lease
 
 
-def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[str]:
-    """Delete clusters that have no members; the tokens of the leases that were ended."""
-    statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)).returning(ClusterRow.lease_token)
-    return [token for token in session.execute(statement).scalars() if token is not None]
+def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[EndedLease]:
+    """Delete clusters that have no members; the leases that were ended."""
+    statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids))
+    ended = session.execute(statement.returning(ClusterRow.lease_token, ClusterRow.leased_until))
+    return [EndedLease(token, until) for token, until in ended if token is not None and until is not None]
 
 
 def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> None:

@@ -54,6 +54,7 @@ class Erasure(BaseModel):
     restored_at: datetime | None = Field(
         description="When every affected cluster served a prompt built without them. May be after `completed_at`."
     )
+    failure: str | None = Field(None, description="If `failed`: what is in the way, and where to look.")
     due_at: datetime = Field(description="When the law wants it done.")
 
 
@@ -103,8 +104,18 @@ def erasure_of(record: records.Erasure) -> Erasure:
         withdrawn_at=record.withdrawn_at,
         completed_at=record.completed_at,
         restored_at=record.restored_at,
+        failure=_failure(record) if record.state == "failed" else None,
         due_at=record.due_at,
     )
+
+
+def _failure(record: records.Erasure) -> str:
+    """The first thing that is in the way. An operator finds names and errors in the logs, not a client here."""
+    if record.planned_epoch is None:
+        return "Its samples cannot be moved to another layout: GET /partition says why. It is tried again."
+    if not record.ledgered and record.ledger_attempts:
+        return "Its tombstone cannot be written to the erasure ledger; the logs say why. It is tried again."
+    return "Its objects cannot be deleted, or the database not be scrubbed; the logs say why. It is tried again."
 
 
 def quote_of(quote: Quote) -> ErasureQuote:

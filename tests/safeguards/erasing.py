@@ -153,8 +153,8 @@ RESTORING = [  # what was erased does not come back with a backup
             "if object_name(tombstone.erasure) != name:", "if False:",
             "contract/test_ledger.py::test_what_is_no_tombstone_is_never_taken_for_one[another erasure]"),
     mutant("replay-seen", "a replayed erasure plans anew for who has seen samples that did not come back", _ERASURE,
-            "leases += [clusters.remove_members(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]",
-            "pass",
+            "leases += [clusters.remove_members(session, cluster, 0) for cluster in sorted(set(withdrawn) - set("
+            "gone))]", "pass",
             "contract/test_restore.py::test_a_prompt_that_has_seen_an_erased_sample_is_withdrawn_though_its_row_did_not_"
             "come_back[sqlite]"),
     mutant("replay-objects", "objects that came back without their rows are destroyed", "service/core/restore.py",

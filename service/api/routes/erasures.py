@@ -17,8 +17,8 @@ from service.api.deps import (
     Service,
     credential,
     idempotency_header,
-    located,
     key_id,
+    located,
     scope,
 )
 from service.api.front import front_router

@@ -19,8 +19,8 @@ from service.api.deps import (
     Service,
     credential,
     idempotency_header,
-    located,
     key_id,
+    located,
     scope,
 )
 from service.api.disconnects import while_connected

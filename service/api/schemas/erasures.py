@@ -34,7 +34,10 @@ class TouchedCluster(Schema):
     prompt_before: str | None = Field(description="Key of the prompt that was withdrawn.")
     prompt_after: str | None = Field(description="Key of the prompt that took its place.")
     state: Literal["withdrawn", "retraining", "restored", "failed", "removed"] = Field(
-        description="`restored`: it serves a prompt built without the erased samples. `removed`: nothing is left in it."
+        description="`withdrawn`: the erasure is accepted, and not planned yet. `retraining`: planned; a training is due "
+        "or under way. `restored`, final: it has served a prompt built without the erased samples. `removed`, final: "
+        "it exists no more, without samples or joined to others. `failed`: as many trainings failed as are allowed; "
+        "it is tried again, and the erasure is completed all the same."
     )
 
 
@@ -52,10 +55,11 @@ class Erasure(BaseModel):
         description="When nothing existed any more that knew the samples: prompts, bytes, rows and sums."
     )
     restored_at: datetime | None = Field(
-        description="When every affected cluster served a prompt built without them. May be after `completed_at`."
+        description="When each affected cluster had served a prompt built without them, or was gone; usually after "
+        "`completed_at`. A later erasure may have withdrawn that prompt again."
     )
     failure: str | None = Field(None, description="If `failed`: what is in the way, and where to look.")
-    due_at: datetime = Field(description="When the law wants it done.")
+    due_at: datetime = Field(description="`accepted_at` plus `erasure_due_days`: until then it should be completed.")
 
 
 class ErasureQuote(Schema):

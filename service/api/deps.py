@@ -101,7 +101,7 @@ def located(request: Request, path: str) -> str:
 
 
 def credential(request: Request) -> str:
-    """The bearer credential of a request, by which callers take turns; the same for one key, however its scheme is spelt."""
+    """The bearer credential of a request, by which callers take turns; one a key, however its scheme is spelt."""
     given = request.headers.get("authorization", "")
     scheme, key = get_authorization_scheme_param(given)
     return f"Bearer {key}" if scheme.lower() == "bearer" else given

@@ -69,9 +69,9 @@ def train_one(
 ) -> bool:
     """Claim the most urgent cluster, build its prompt, publish it. False if there was nothing to claim.
 
-    `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only what a
-    deletion waits for is claimed. Raises Unavailable if the registry is away when the outcome is to be recorded. Then
-    nothing is published, and the lease still stands: this worker gives it back later, or it runs out.
+    `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only a cluster
+    that an erasure changed is claimed. Raises Unavailable if the registry is away when the outcome is to be recorded.
+    Then nothing is published, and the lease still stands: this worker gives it back later, or it runs out.
     """
     step("claim")
     claim = _claim(context, worker, urgent=urgent)

@@ -43,7 +43,7 @@ DecodeResult = DecodedImage | ServiceError
 class Decoders:
     """Processes that decode for every request of this one.
 
-    most  that one caller's requests keep busy at once; there is one more.
+    most  processes that one caller's requests can keep busy at once; there is one more.
     """
 
     def __init__(self, rules: Rules, *, most: int) -> None:
@@ -105,12 +105,12 @@ class Decoders:
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes that are alive now."""
+        """Ids of the processes that are alive now."""
         return [pid for decoder in self._each if (pid := decoder.pid) is not None]
 
     @property
     def busy(self) -> list[int]:
-        """Of those that have files in hand."""
+        """Ids of the processes that have files in hand."""
         return [pid for decoder in self._each if decoder.piece is not None and (pid := decoder.pid) is not None]
 
 
@@ -120,7 +120,7 @@ _STOPPING = "The service is shutting down."
 async def _until(
     found: asyncio.Queue[Replies[DecodeResult] | None], until: float
 ) -> Replies[DecodeResult] | Unavailable:
-    """The next part; Unavailable if there is none by then, or will be none."""
+    """The next outcomes; Unavailable if none come until then, or the service stops."""
     try:
         async with asyncio.timeout_at(until):
             part = await found.get()

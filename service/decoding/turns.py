@@ -63,7 +63,7 @@ class Turns(Generic[Result]):
         self._closed = False
 
     def add(self, request: Request[Result]) -> bool:
-        """To the end of its caller's requests; False once the queue is closed."""
+        """Put a request behind those of its caller; False once the queue is closed."""
         with self._changed:
             if self._closed:
                 return False
@@ -81,7 +81,7 @@ class Turns(Generic[Result]):
             return None
 
     def put_back(self, piece: Piece[Result], places: Sequence[int] = ()) -> None:
-        """A piece has been dealt with, except for these files: they are their request's next ones."""
+        """Take a piece out of a decoder's hands; `places` of it were not decoded, and are its request's next ones."""
         with self._changed:
             caller = piece.request.caller
             self._in_hand[caller] -= 1
@@ -105,12 +105,12 @@ class Turns(Generic[Result]):
                     del self._waiting[request.caller]
 
     def wait(self, seconds: float) -> bool:
-        """For so long, or until the queue is closed; whether it is."""
+        """Wait for so long, or until the queue is closed; whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed, seconds)
 
     def close(self) -> None:
-        """Hand out nothing more, and tell all who wait."""
+        """Hand out nothing more; requests that are not answered are told (`Request.deliver`)."""
         with self._changed:
             self._closed = True
             waiting = list(self._unfinished)

@@ -132,7 +132,7 @@ class Registry:
 
     @contextmanager
     def write_unfenced(self) -> Iterator[WriteSession]:
-        """A transaction that does not exclude changes of the partition, nor wait for them: heartbeats, leases, tickets.
+        """A transaction that may run beside a plan, and never waits for one: heartbeats, leases, tickets of requests.
 
         Committed at the end of the block, rolled back if it raises. Raises as `write` does.
         """

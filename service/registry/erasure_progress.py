@@ -23,7 +23,7 @@ from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRo
 
 
 class AffectedCluster(NamedTuple):
-    """A cluster that an erasure waits for, and what it serves now; `present` is false once it is gone."""
+    """A cluster that an erasure affects, and what it serves now; `present` is false once it is gone."""
 
     erasure: str
     cluster: str

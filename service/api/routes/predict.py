@@ -46,7 +46,8 @@ async def predict(
 ) -> Predictions | JSONResponse:
     """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
 
-    Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
+    A prompt that has seen at most 1 % of all samples is not asked beside the closed form: it would improve nothing.
+    Nothing of the images is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
     409 while nothing has been contributed.
     """
     answers = await _answers(service, request, await _files(raw, images))

@@ -34,10 +34,10 @@ class TouchedCluster(Schema):
     prompt_before: str | None = Field(description="Key of the prompt that was withdrawn.")
     prompt_after: str | None = Field(description="Key of the prompt that took its place.")
     state: Literal["withdrawn", "retraining", "restored", "failed", "removed"] = Field(
-        description="`withdrawn`: the erasure is accepted, and not planned yet. `retraining`: planned; a training is due "
-        "or under way. `restored`, final: it has served a prompt built without the erased samples. `removed`, final: "
-        "it exists no more, without samples or joined to others. `failed`: as many trainings failed as are allowed; "
-        "it is tried again, and the erasure is completed all the same."
+        description="`withdrawn`: the erasure is accepted, and not planned yet. `retraining`: planned; a training is "
+        "due or under way. `restored`, final: it has served a prompt built without the erased samples. `removed`, "
+        "final: it exists no more, without samples or joined to others. `failed`: as many trainings failed as are "
+        "allowed; it is tried again, and the erasure is completed all the same."
     )
 
 

@@ -56,7 +56,7 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     try:
         yield Ticket(key_digest=key_digest)
     finally:
-        with context.registry.write_unfenced() as session:
+        with context.registry.write_beside_plans() as session:
             idempotency.abandon(session, key_digest)  # of no effect once it is finished
 
 
@@ -69,7 +69,7 @@ def one_spelling(key: str) -> str:
 
 def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     now = context.clock()
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         first = idempotency.begin(session, key_digest, digest, now=now)
         if first is not None and first.resource_id is None and abs(now - first.created_at) > RUNNING:
             idempotency.abandon(session, key_digest)

@@ -83,7 +83,7 @@ def train_one(
     finally:
         on_lease(None)
     if not published:  # and nothing of its samples is in this process's memory any more
-        with suppress(Unavailable), context.registry.write_unfenced() as session:
+        with suppress(Unavailable), context.registry.write_beside_plans() as session:
             destructions.let_go(session, prompts.unpublished_name(claim.token))
     return True
 
@@ -186,7 +186,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
 
 def renew(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         until = context.clock() + context.settings.worker.lease
         if not leases.renew(session, claim, until=until):
             raise LeaseLost

@@ -120,7 +120,7 @@ class Registry:
         needed     of an exclusive one: asked again when its turn has come. If it says no, Needless is raised before
                    any writer is delayed: of several processes that see the same work, one does it.
         """
-        with self.write_unfenced() as session:
+        with self.write_beside_plans() as session:
             if exclusive:
                 if not self.is_sqlite:
                     session.execute(_LOCK_TURN, {"name": _TURN_LOCK})
@@ -131,7 +131,7 @@ class Registry:
             yield session
 
     @contextmanager
-    def write_unfenced(self) -> Iterator[WriteSession]:
+    def write_beside_plans(self) -> Iterator[WriteSession]:
         """A transaction that may run beside a plan, and never waits for one: heartbeats, leases, tickets of requests.
 
         Committed at the end of the block, rolled back if it raises. Raises as `write` does.

@@ -26,6 +26,7 @@ from service.serving.engine import Engine
 from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
 from service.serving.preprocess import Preprocessor
+from service.serving.quality_updater import QualityUpdater
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Service:
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
+    quality: QualityUpdater | None
     batcher: Batcher[Job, Outcome]
     preprocessor: Preprocessor
     ingest: Ingest

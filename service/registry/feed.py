@@ -82,3 +82,9 @@ def everything(session: ReadSession) -> Changes:
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     rows = session.execute(sa.select(*columns)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
+
+
+def survivors(session: ReadSession, *, additions: int) -> tuple[Added, ...]:
+    """Samples that had come by that count of additions and have not been removed."""
+    columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
+    return tuple(Added(*row) for row in session.execute(sa.select(*columns).where(SampleRow.addition <= additions)))

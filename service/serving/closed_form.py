@@ -150,11 +150,21 @@ class ClosedFormTier:
 
     def summary(self) -> tuple[str, int] | None:
         """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
+        known = self.accumulated()
+        return (known[1].digest(), known[1].samples) if known is not None else None
+
+    def accumulated(self) -> tuple[Marks, Accumulators] | None:
+        """The marks and a copy of the sums, brought up to date; None while it is lost."""
         if self.catch_up() is None:
             return None
         with self._lock:
-            state = self._state.copy() if self._state is not None else None
-        return (state.digest(), state.samples) if state is not None else None
+            if self._state is None or self._solved is None:
+                return None
+            return self._solved.marks, self._state.copy()
+
+    def descriptors(self, of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+        """Descriptors [n, dim] of these samples with their labels, read from the store. Raises Lost."""
+        return self._read(of)
 
     def _apply(self, state: Accumulators, changes: Changes) -> None:
         if not changes.complete(self._labels):

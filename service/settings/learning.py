@@ -105,3 +105,16 @@ class ClosedFormSettings(Group):
     def spec(self) -> ClosedFormSpec:
         """As a value of `models`."""
         return ClosedFormSpec(ridge=self.ridge, temperature=self.temperature)
+
+
+class QualitySettings(Group):
+    """The quality of the closed-form tier, by leave-one-out, computed in the background by each API process."""
+
+    enabled: bool = Field(
+        True, description="Compute the closed form's quality by leave-one-out (`GET /quality`), in each API process."
+    )
+    settle_seconds: float = Field(5.0, ge=0, description="Quiet time after a change before quality is computed anew.")
+    settle_max_seconds: float = Field(60.0, ge=0, description="Longest time that changes can put that off.")
+    share: float = Field(
+        0.25, gt=0, le=1, description="Share of a core that computing quality may take; it pauses for the rest."
+    )

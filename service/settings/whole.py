@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from service.settings.answering import ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
-from service.settings.learning import ClosedFormSettings, PartitionSettings, TrainingSettings
+from service.settings.learning import ClosedFormSettings, PartitionSettings, QualitySettings, TrainingSettings
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
 from service.variables import PREFIX
 
@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
     closed_form: ClosedFormSettings = ClosedFormSettings()
+    quality: QualitySettings = QualitySettings()
     intake: IntakeSettings = IntakeSettings()
     erasure: ErasureSettings = ErasureSettings()
     http: HttpSettings = HttpSettings()

@@ -109,8 +109,8 @@ def test_each_refused_image_of_a_prediction_has_a_code_of_its_own(client: httpx.
 
 # ------------------------------------------------------------------------------------------------------------ headers
 
-ANSWERS = ["/samples", "/status", "/erasures", "/clusters", "/labels", "/partition", "/metrics", "/health/live",
-           "/health/ready", "/nothing", "/samples/no-id", f"/samples/{NOBODY}"]  # fmt: skip
+ANSWERS = ["/samples", "/status", "/erasures", "/clusters", "/labels", "/partition", "/quality", "/metrics",
+           "/health/live", "/health/ready", "/nothing", "/samples/no-id", f"/samples/{NOBODY}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ANSWERS)

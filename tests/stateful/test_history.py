@@ -8,7 +8,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -30,15 +30,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from models.embedding import Descriptor
 from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
 from service.core.intake import WHOLE_LINE, NewSample
 from service.errors import NotFound
 from service.registry import feed, prompts, replicas, samples
 from service.registry.engine import ReadSession, Registry
+from service.registry.feed import Added
 from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
 from service.serving.closed_form import ClosedFormTier
+from service.serving.quality import Quality
 from tests.layouts import MORE_LAYOUTS
 from tests.servers import fresh_database, postgres
 from tests.world import World, lease, opened
@@ -81,6 +84,7 @@ class History(RuleBasedStateMachine):
     world: World
     beside: Context  # of the processes that replicas live in
     tiers: dict[str, ClosedFormTier]
+    qualities: dict[str, Quality]
     server: str | None = None  # a PostgreSQL server; SQLite without one
     backbone = "tiny"
 
@@ -101,7 +105,9 @@ class History(RuleBasedStateMachine):
         registry = Registry(self.world.context.settings.database)
         self.stack.callback(registry.close)
         self.beside = replace(self.world.context, registry=registry)
-        self.tiers = {name: ClosedFormTier(self.beside, name=name) for name in REPLICAS}
+        self.tiers, self.qualities = {}, {}
+        for name in REPLICAS:
+            self.start_a_replica(name, name)
         for owner in range(populations):
             self.add(seed + owner, 15, f"old {owner}")
 
@@ -263,7 +269,34 @@ class History(RuleBasedStateMachine):
     @rule(name=st.sampled_from(REPLICAS), same_name=st.booleans())
     def kill_a_replica(self, name: str, same_name: bool) -> None:
         self.killed += 1
-        self.tiers[name] = ClosedFormTier(self.beside, name=name if same_name else f"{name} {self.killed}")
+        self.start_a_replica(name, name if same_name else f"{name} {self.killed}")
+
+    def start_a_replica(self, place: str, name: str) -> None:
+        self.tiers[place] = tier = ClosedFormTier(self.beside, name=name)
+        self.qualities[place] = quality = Quality(self.beside, tier)
+        tier.before_report = quality.forget
+
+    @rule(names=some_replicas)
+    def measure_quality(self, names: list[str]) -> None:
+        for name in names:
+            known = self.tiers[name].summary() is not None and len(self.world.survivors) >= 2
+            assert (self.qualities[name].compute() is not None) == known
+
+    @precondition(lambda self: self.world.survivors)
+    @rule(name=st.sampled_from(REPLICAS), place=places)
+    def erase_while_quality_is_measured(self, name: str, place: int) -> None:
+        tier, pending = self.tiers[name], [place]
+        read = tier.descriptors
+
+        def hook(of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+            if pending:
+                self.erase_a_sample(pending.pop())
+            return read(of)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tier, "descriptors", hook)
+            measured = self.qualities[name].compute()
+        assert pending or measured is None
 
     @rule(name=st.sampled_from(REPLICAS))
     def shut_a_replica_down(self, name: str) -> None:
@@ -317,6 +350,15 @@ class History(RuleBasedStateMachine):
         assert all(sample.position in regions[sample.cluster] for sample in self.world.samples())
 
     @invariant()
+    def no_report_of_quality_counts_an_erased_sample(self) -> None:
+        """Those that came first are what it counts: no sample has been erased since."""
+        for quality in self.qualities.values():
+            measured = quality.current()
+            if measured is not None:
+                assert measured.digest == self.world.closed_form_digest(measured.report.samples)
+                assert measured.report.samples <= len(self.world.survivors)
+
+    @invariant()
     def what_a_live_replica_has_not_applied_is_there(self) -> None:
         fresh = self.world.context.settings.worker.fresh
         with self.reading() as session:
@@ -334,8 +376,16 @@ class History(RuleBasedStateMachine):
                 self.world.settle()  # in spite of replicas that say nothing
                 self.keep(REPLICAS)
                 self.world.check()
+                self.check_quality()
         finally:
             self.stack.close()
+
+    def check_quality(self) -> None:
+        """Settled, every replica's report is what the survivors alone give."""
+        for quality in self.qualities.values():
+            measured = quality.compute()
+            assert (measured is None) == (len(self.world.survivors) < 2)
+            assert measured is None or measured.report == self.world.quality_report()
 
 
 def run(machine: type[History], examples: int, steps: int = STEPS) -> None:

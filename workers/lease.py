@@ -27,7 +27,7 @@ class LeaseHolder:
     def is_lost(self) -> bool:
         """Whether the training under way comes to nothing, for all that is known here.
 
-        Also once the lease has run out without word from the registry: nobody waits for this worker's memory any more.
+        Also once the lease has run out without word from the registry: no erasure waits for its memory then.
         """
         return self._claim is not None and (self._is_ended or time.monotonic() > self._valid_until)
 

@@ -81,7 +81,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
 def _open_ledger(settings: Settings, store: Store, *, read_only: bool) -> Store:
     """The ledger that the settings name; by default beside the objects of a data folder, or among those of `store_url`.
 
-    Beside, since whoever restores a backup puts objects back, and the ledger must not go back with them. An earlier
+    Beside, since restoring a backup puts objects back, and the ledger must not go back with them. An earlier
     release kept it among the objects: what is found there is moved.
     """
     if settings.ledger_url is not None:

@@ -1,11 +1,13 @@
 """Threads for one kind of work, with a bounded number of calls that wait for one.
 
 FastAPI runs every plain endpoint on one pool of threads. Intake has its own, so that uploads, however many, leave
-erasures and look-ups theirs.
+erasures and look-ups theirs. A caller who has no other upload under way finds the line a quarter longer, so that
+a client that fills it does not get all others refused.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,14 +24,16 @@ class Threads:
     def __init__(self, threads: int, *, waiting: int) -> None:
         self._limiter = CapacityLimiter(threads)
         self._most = threads + waiting
-        self._inside = 0  # calls that are made or wait; the event loop alone counts them
+        self._inside: Counter[str] = Counter()  # calls that are made or wait, by caller; the event loop alone counts
 
-    async def run(self, call: Callable[[], Result]) -> Result:
+    async def run(self, call: Callable[[], Result], *, caller: str = "") -> Result:
         """Run the call in one of these threads. Raises Busy if too many wait already, or what the call raises."""
-        if self._inside >= self._most:
+        most = self._most if self._inside[caller] else self._most + self._most // 4
+        if self._inside.total() >= most:
             raise Busy("So many uploads are being taken in that no more can wait. Try again in a moment.")
-        self._inside += 1
+        self._inside[caller] += 1
         try:
             return await to_thread.run_sync(call, limiter=self._limiter)
         finally:
-            self._inside -= 1
+            self._inside[caller] -= 1
+            self._inside += Counter()  # forgets zeros

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from models.backbone import UnknownBackbone, load_backbone
@@ -60,7 +61,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     store = open_store(settings.store_url, folder=settings.data_dir / "objects", s3=settings.s3, read_only=read_only)
     context = Context(
         settings=settings,
-        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url, s3=settings.s3),
+        ledger=_open_ledger(settings, store, read_only=read_only),
         registry=open_registry(settings),
         store=store,
         backbone=backbone,
@@ -75,6 +76,36 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         context.registry.close()
         raise
     return context
+
+
+def _open_ledger(settings: Settings, store: Store, *, read_only: bool) -> Store:
+    """The ledger that the settings name; by default beside the objects of a data folder, or among those of `store_url`.
+
+    Beside, since restoring a backup puts objects back, and the ledger must not go back with them. An earlier
+    release kept it among the objects: what is found there is moved.
+    """
+    if settings.ledger_url is not None:
+        return open_ledger(settings.ledger_url, s3=settings.s3)
+    if settings.store_url is not None:
+        return store
+    old = settings.data_dir / "objects" / "ledger"
+    if read_only and old.is_dir():
+        return store
+    if not read_only:
+        _move_tombstones(old, settings.data_dir / "ledger" / "ledger")
+    return FolderStore(settings.data_dir / "ledger")
+
+
+def _move_tombstones(old: Path, new: Path) -> None:
+    """Several processes may start at once: what another has moved already is moved."""
+    for path in sorted(old.rglob("*.json")):
+        target = new / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.replace(target)
+    for folder in sorted([*old.rglob("*"), old], reverse=True):
+        with suppress(OSError):  # not there, or an older process still writes to it
+            folder.rmdir()
 
 
 def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:

@@ -2,16 +2,17 @@
 
 Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
 most `max_batch` items a call, and as few as `portion` says; at most `max_queue` items announced or waiting, above which
-callers are refused (Busy); an item waits for others no longer than `max_wait`, and not at all while none is announced;
-an item that has waited for `deadline`, here and before, is refused and not computed; items whose caller has gone are
-dropped; an exception reaches every caller of its batch, and the loop goes on; an idle batcher uses no CPU.
+callers are refused (Busy), and somewhat more for a caller who has nothing else under way (`expect`); an item waits for
+others no longer than `max_wait`, and not at all while none is announced; an item that has waited for `deadline`, here
+and before, is refused and not computed; items whose caller has gone are dropped; an exception reaches every caller of
+its batch, and the loop goes on; an idle batcher uses no CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -91,6 +92,7 @@ class Batcher(Generic[Item, Result]):
         self.refused = 0  # items that did not fit the queue
         self.late = 0  # items that waited for too long
         self._announced = 0
+        self._requests: Counter[str] = Counter()  # under way, by caller
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._changed = asyncio.Event()
         self._gathering = asyncio.Lock()
@@ -121,16 +123,25 @@ class Batcher(Generic[Item, Result]):
         return self._limits.max_queue
 
     @contextmanager
-    def expect(self, count: int) -> Iterator[Announcement[Item, Result]]:
-        """Announce items that are being prepared. Raises Busy unless all of them fit the queue."""
-        if self._announced + len(self._waiting) + count > self._limits.max_queue:
+    def expect(self, count: int, *, caller: str = "") -> Iterator[Announcement[Item, Result]]:
+        """Announce items that are being prepared. Raises Busy unless all of them fit the queue.
+
+        caller  whose other requests count; for one that has none the queue is a quarter longer.
+        """
+        most, expected = self._limits.max_queue, self._announced + len(self._waiting)
+        if expected and not self._requests[caller]:  # else a client that keeps it full would have others refused
+            most += most // 4
+        if expected + count > most:
             self.refused += count
-            raise Busy(f"{self._announced + len(self._waiting)} images are waiting already. Try again in a moment.")
+            raise Busy(f"{expected} images are waiting already. Try again in a moment.")
         announcement = Announcement(self, count)
         self._announced += count
+        self._requests[caller] += 1
         try:
             yield announcement
         finally:
+            self._requests[caller] -= 1
+            self._requests += Counter()  # forgets zeros
             self._withdraw(announcement, announcement.left)
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:

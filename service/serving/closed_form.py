@@ -105,7 +105,7 @@ class ClosedFormTier:
         with self._starting:
             if self._state is not None:
                 return self.catch_up()
-            with self._context.registry.write_unfenced() as session:
+            with self._context.registry.write_beside_plans() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
                 survivors = feed.everything(session)
@@ -141,7 +141,7 @@ class ClosedFormTier:
         known = self._reported
         if known is not None:
             self.before_report()
-            with self._context.registry.write_unfenced() as session:
+            with self._context.registry.write_beside_plans() as session:
                 replicas.report(session, Replica(self._name, self._context.clock(), *known))
 
     def leave(self) -> None:
@@ -189,7 +189,7 @@ class ClosedFormTier:
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
         self._state, self._solved, self._reported, self._labels = None, None, None, {}
-        with suppress(Exception), self._context.registry.write_unfenced() as session:
+        with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
 
     def _may_start(self) -> bool:
@@ -206,7 +206,7 @@ class ClosedFormTier:
         for part in self._read(added):
             if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
                 last = time.monotonic()
-                with self._context.registry.write_unfenced() as session:
+                with self._context.registry.write_beside_plans() as session:
                     replicas.beat(session, name=self._name, now=self._context.clock())
             yield part
 

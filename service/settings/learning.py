@@ -18,7 +18,12 @@ class PartitionSettings(Group):
     kind: Literal["tree", "anchors", "random", "pinned"] = Field(
         "tree", description="How clusters are made: `tree`, `anchors`, `random` or `pinned`."
     )
-    cap: int = Field(500, ge=2, description="`tree`: most samples in a cluster; bounds the cost of any deletion.")
+    cap: int = Field(
+        500,
+        ge=2,
+        description="`tree`: most samples in a cluster; bounds the cost of any deletion. Beside the closed form only "
+        "prompts of more than 1 % of all samples are asked: with 500, none above 50,000 samples.",
+    )
     min: int = Field(100, ge=1, description="`tree`: fewest samples in a cluster; at most half of `cap`.")
     anchors: int = Field(1000, ge=2, description="`anchors`: samples that centroids are made of.")
     clusters: int | None = Field(

@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
     ledger_url: str | None = Field(
-        None, description="Folder of the erasure ledger, kept apart from backups; default: among the objects."
+        None,
+        description="Folder, or `s3://bucket/prefix`, of the erasure ledger, which no backup is to turn back; default: "
+        "`ledger` in the data folder, or among the objects of `store_url`.",
     )
     broker_url: SecretStr | None = Field(None, description="Celery broker; default: a folder in the data folder.")
     store_url: str | None = Field(

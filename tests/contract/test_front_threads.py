@@ -44,8 +44,8 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
     monkeypatch.setattr(ingest, "take_in", gate)
     data = picture()
 
-    def contribute(number: int) -> int:
-        with front.client() as client:
+    def contribute(number: int, key: str | None = None) -> int:
+        with front.client(key) as client:
             words = {"label": "a", "owner": f"owner-{number}"}
             if number % 2:
                 return client.post("/samples", files={"image": ("a.png", data)}, data=words).status_code
@@ -61,6 +61,7 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
             until(lambda: sum(one.done() for one in sent) == refused, what="those who find no room are told so")
             assert {one.result() for one in sent if one.done()} == {429}
             until(lambda: gate.waiting == THREADS, what="those who found room have been decoded")
+            other = crowd.submit(contribute, uploads, front.make_key("samples"))  # its only one finds room
             with front.client() as client:
                 assert client.delete("/owners/nobody").status_code == 404
                 assert client.get("/status").status_code == 200
@@ -69,6 +70,7 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
         finally:
             gate.open()
         assert [one.result() for one in sent].count(201) == THREADS + WAITING
+        assert other.result() == 201
 
 
 def test_readiness_tells_when_all_threads_are_taken(front: Front) -> None:
@@ -98,13 +100,34 @@ def test_a_line_is_as_long_as_it_is_said_to_be() -> None:
     async def scene() -> None:
         threads, gate = Threads(1, waiting=1), threading.Event()
         first, second = (asyncio.create_task(threads.run(lambda: gate.wait(60))) for _ in range(2))
-        while threads._inside < 2:
+        while threads._inside.total() < 2:
             await asyncio.sleep(0.001)
         with pytest.raises(Busy):
             await threads.run(lambda: True)
         gate.set()
         assert await asyncio.gather(first, second) == [True, True]
         assert await threads.run(lambda: "room again") == "room again"
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_whoever_keeps_the_line_full_does_not_have_others_refused() -> None:
+    async def scene() -> None:
+        threads, gate = Threads(2, waiting=2), threading.Event()
+        busy = [asyncio.create_task(threads.run(lambda: gate.wait(60), caller="ada")) for _ in range(4)]
+        while threads._inside.total() < 4:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Busy):
+            await threads.run(lambda: True, caller="ada")
+        other = asyncio.create_task(threads.run(lambda: "bela's", caller="bela"))
+        while threads._inside.total() < 5:
+            await asyncio.sleep(0.001)
+        for caller in ("bela", "carl"):  # it is a quarter longer, not endless
+            with pytest.raises(Busy):
+                await threads.run(lambda: True, caller=caller)
+        gate.set()
+        assert await asyncio.gather(*busy, other) == [True] * 4 + ["bela's"]
+        assert not threads._inside
 
     asyncio.run(asyncio.wait_for(scene(), 60))
 

@@ -151,6 +151,47 @@ def test_json_says_what_is_known_and_once(client: httpx.Client, body: str, words
     assert words in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("value", ['"off"', '"false"', "0", "1", '"yes"', "null", '""'])
+def test_what_was_to_be_a_question_erases_nothing(client: httpx.Client, value: str) -> None:
+    sample = client.post("/samples", files=[IMAGE, SAID[0], ("owner", (None, "asked"))])
+    assert sample.status_code == 201
+    body = f'{{"owner": "asked", "validate_only": {value}}}'
+    answer = client.post("/erasures", content=body, headers={"Content-Type": "application/json"})
+    assert named(answer) == ["body.validate_only"]
+    assert client.delete(f"/samples/{sample.json()['id']}").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "value"),
+    [("/keys", "expires_at", 99_999_999_999), ("/keys", "expires_at", "99999999999"), ("/keys", "expires_at", True),
+     ("/keys", "expires_at", "-5"), ("/keys", "name", 5),
+     (f"/keys/{NOBODY}/rotate", "overlap_seconds", "60"), (f"/keys/{NOBODY}/rotate", "overlap_seconds", True),
+     (f"/keys/{NOBODY}/rotate", "expires_at", 99_999_999_999)],
+)  # fmt: skip
+def test_a_member_of_another_type_is_not_taken_for_what_it_resembles(
+    client: httpx.Client, path: str, member: str, value: Any
+) -> None:
+    said = {"scopes": ["read"]} if path == "/keys" else {}
+    assert named(client.post(path, json={**said, member: value})) == [f"body.{member}"]
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "\u202e".encode()])
+@pytest.mark.parametrize("said", [{"owner": "nobody", "validate_only": True}, {"owner": "nobody"}])
+def test_an_idempotency_key_that_is_none_is_refused_also_of_a_question(
+    client: httpx.Client, said: dict[str, Any], key: str | bytes
+) -> None:
+    answer = client.post("/erasures", json=said, headers={"Idempotency-Key": key})
+    assert named(answer) == ["header.idempotency-key"]
+
+
+@pytest.mark.parametrize("count", ["2", True, 1.0])
+def test_nor_is_one_of_metadata(client: httpx.Client, count: Any) -> None:
+    metadata = json.dumps([{"label": "a", "owner": "b", "unless_held": count}])
+    answer = client.post("/samples/batch", files=[("images", IMAGE[1])], data={"metadata": metadata})
+    assert answer.status_code == 422
+    assert "unless_held" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("count", [21, 100])
 def test_of_very_many_wrong_ones_some_are_named(client: httpx.Client, count: int) -> None:
     unknown = json.dumps({f"a{number}": 1 for number in range(count)})

@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import partition
 from models.backbone import Backbone, load_backbone
 from models.embedding import embed
+from tests import layouts
 from tests.conftest import Images
 from tests.integration.harness import Picture, Service
 
@@ -37,12 +39,8 @@ REAL = {
     "OUBLI_WORKER__RECONCILE_SECONDS": "1",
 }
 FAST = {**REAL, "OUBLI_BACKBONE": "tiny", "OUBLI_TRAINING__PROMPT_SIZE": "2"}
-KINDS = {
-    "tree": {"OUBLI_PARTITION__CAP": "24", "OUBLI_PARTITION__MIN": "8"},
-    "anchors": {"OUBLI_PARTITION__ANCHORS": "16", "OUBLI_PARTITION__CLUSTERS": "4"},
-    "random": {"OUBLI_PARTITION__CLUSTERS": "4"},
-    "pinned": {},
-}
+SETTINGS = {**layouts.KINDS, "tree": {"cap": 24, "min": 8}}  # for so many samples
+KINDS = {kind: layouts.as_variables({**SETTINGS[kind], "kind": kind}) for kind in partition.KINDS}
 
 
 def picture(images: Images, index: int) -> Picture:
@@ -59,7 +57,7 @@ def fit_centroids(images: Images, backbone: Backbone, path: Path) -> Path:
 
 
 class Contributor:
-    """Someone who gives their pictures in order, some at a time."""
+    """A client that contributes its pictures in order, some at a time."""
 
     def __init__(self, service: Service, chance: random.Random) -> None:
         self.service, self.chance = service, chance
@@ -136,7 +134,7 @@ def innocent(service: Service, chance: random.Random, groups: Sequence[Sequence[
 )
 def test_forgotten_is_as_if_never_contributed(kind: str, images: Images, deterministic: None, tmp_path: Path) -> None:
     chosen = REAL if kind == "tree" or ROUNDS > 1 else FAST
-    env = {**chosen, **KINDS[kind], "OUBLI_PARTITION__KIND": kind}
+    env = {**chosen, **KINDS[kind]}
     if kind == "pinned":
         path = fit_centroids(images, load_backbone(env["OUBLI_BACKBONE"]), tmp_path / "centroids.npy")
         env["OUBLI_PARTITION__CENTROIDS"] = str(path)

@@ -42,6 +42,7 @@ from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
 from service.serving.closed_form import ClosedFormTier
 from service.serving.quality import Quality
+from tests.layouts import MORE_LAYOUTS
 from tests.servers import fresh_database, postgres
 from tests.world import World, lease, opened
 
@@ -58,17 +59,7 @@ places = st.integers(0, 10_000)  # of a survivor, counted around
 trees = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)]).map(
     lambda size: {"cap": size[0], "min": size[1]}
 )
-others = st.sampled_from(
-    [
-        {"kind": "anchors", "anchors": 4, "clusters": 2},
-        {"kind": "anchors", "anchors": 10, "clusters": 4},
-        {"kind": "anchors", "anchors": 12, "distance_threshold": 0.5},
-        {"kind": "random", "clusters": 1},
-        {"kind": "random", "clusters": 5},
-        {"kind": "pinned"},
-    ]
-)
-partitions = trees | others
+partitions = trees | st.sampled_from(MORE_LAYOUTS)
 some_replicas = st.sampled_from([REPLICAS, REPLICAS[:1], REPLICAS[:1], REPLICAS[1:]])
 
 

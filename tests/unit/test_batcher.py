@@ -253,6 +253,24 @@ def test_announced_items_have_their_places_in_the_queue(executor: ThreadPoolExec
     in_loop(scene())
 
 
+def test_whoever_keeps_the_queue_full_does_not_have_others_refused(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor, max_queue=8) as batcher:
+            with batcher.expect(4, caller="ada"), batcher.expect(4, caller="ada"):
+                with pytest.raises(Busy), batcher.expect(1, caller="ada"):
+                    pass
+                with batcher.expect(2, caller="bela") as announcement:
+                    assert await announcement.submit([1, 2]) == [2, 4]
+                    with batcher.expect(2, caller="carl"):  # it is a quarter longer, not endless
+                        for caller in ("bela", "dora"):
+                            with pytest.raises(Busy), batcher.expect(1, caller=caller):
+                                pass
+            with batcher.expect(8, caller="ada"):  # whatever ends gives its room back
+                pass
+
+    in_loop(scene())
+
+
 def test_items_of_a_request_that_has_failed_leave_the_count_of_places_right(executor: ThreadPoolExecutor) -> None:
     async def scene() -> None:
         async with started(Device(), executor, max_queue=2) as batcher:

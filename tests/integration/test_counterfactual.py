@@ -2,8 +2,9 @@
 
 Two services over HTTP, real images. One is given S by several clients at once and asked to forget D
 in every way there is, at every bad moment; the other is only ever given S \\ D, batched otherwise. Their prompts must
-have the same digests. `OUBLI_COUNTERFACTUALS` sets how many random (S, D) are tried for each partition. The default
-partition is tried with the real backbone, the others with the tiny one unless it is more than one (S, D) that is tried.
+have the same digests, and their reports of quality must be equal. `OUBLI_COUNTERFACTUALS` sets how many random (S, D)
+are tried for each partition. The default partition is tried with the real backbone, the others with the tiny one unless
+it is more than one (S, D) that is tried.
 """
 
 import os
@@ -26,7 +27,7 @@ from models.backbone import Backbone, load_backbone
 from models.embedding import embed
 from tests import layouts
 from tests.conftest import Images
-from tests.integration.harness import Picture, Service
+from tests.integration.harness import Picture, Service, until
 
 ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
 SAMPLES = 72
@@ -37,6 +38,7 @@ REAL = {
     "OUBLI_TRAINING__BATCH_SIZE": "16",
     "OUBLI_TRAINING__SETTLE_SECONDS": "0.2",
     "OUBLI_WORKER__RECONCILE_SECONDS": "1",
+    "OUBLI_QUALITY__SETTLE_SECONDS": "0.2",
 }
 FAST = {**REAL, "OUBLI_BACKBONE": "tiny", "OUBLI_TRAINING__PROMPT_SIZE": "2"}
 SETTINGS = {**layouts.KINDS, "tree": {"cap": 24, "min": 8}}  # for so many samples
@@ -162,6 +164,20 @@ def compare(env: dict[str, str], chance: random.Random, images: Images, folder: 
         known, expected = (service.status()["closed_form"] for service in (first, second))
         assert known == expected
         assert known["samples"] == len(survivors)
+        assert report_of(first, known["digest"]) == report_of(second, known["digest"])
+
+
+def report_of(service: Service, digest: str) -> dict[str, Any]:
+    """What it says of its quality, of the closed form with that digest, but for times."""
+    found: dict[str, Any] = {}
+
+    def is_ready() -> bool:
+        found.update(service.client.get("/quality").json())
+        return found["digest"] == digest
+
+    until(is_ready, what="a report of quality")
+    assert found["state"] == "ready"
+    return {name: value for name, value in found.items() if name not in ("as_of", "computed_at")}
 
 
 def digests_of(service: Service, given: Sequence[tuple[Picture, str]]) -> list[str]:

@@ -57,12 +57,14 @@ console = Console()
 
 def measure(*, images: int = 10_000, queries: int = 2_000) -> dict[str, Any]:
     """All four parts; the figures."""
-    determinism.configure(threads=2, device="cpu")
+    determinism.configure(threads=1, device="cpu")  # for describing: two threads wait for each other
     name, contributed, tested = load(images, queries)
     tests = {"test images": tested, **_never_looked_at()}
-    parts = [contributed, *tests.values()]
-    folder = folder_of(name, *map(len, parts[:2]))
-    vectors = [descriptors for _, descriptors in described(folder / "quality.npz", *parts)]
+    folder = folder_of(name, len(contributed), len(tested))
+    vectors = [
+        described(folder / f"quality-{number}.npz", part)[0][1]
+        for number, part in enumerate([contributed, *tests.values()])
+    ]
     known = [item.label for item in contributed]
     pairs = zip(tests.items(), vectors[1:], strict=True)
     truths = {title: (rows, [item.label for item in items]) for (title, items), rows in pairs}

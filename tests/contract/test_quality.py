@@ -11,16 +11,14 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-import safetensors.numpy
 
 from models.closed_form import Sums, solve
 from models.embedding import Descriptor
 from models.leave_one_out import LeaveOneOut
 from models.quality import QualityReport
-from service.core import intake, sample_file
+from service.core import intake
 from service.registry import samples
 from service.registry.feed import Added
-from service.registry.records import Sample
 from service.serving import quality as quality_module
 from service.serving.closed_form import ClosedFormTier
 from service.serving.quality import Measured, Quality
@@ -394,17 +392,6 @@ def test_a_damaged_sample_is_told_and_no_report_is_made_without_it(
     (record,) = caplog.records
     assert name in record.message
     assert "cannot be computed now" in record.message
-
-
-def test_a_sample_of_an_earlier_release_is_described_anew(world: World, quality: Quality) -> None:
-    sample: Sample = first(world)
-    path = world.file_of(samples.object_name(sample.id))
-    path.chmod(0o600)
-    tensors = safetensors.numpy.load(path.read_bytes())
-    del tensors["descriptor"]
-    path.write_bytes(safetensors.numpy.save(tensors))
-    assert sample_file.descriptor(path.read_bytes()) is None
-    assert is_right(world, quality.compute())
 
 
 def test_one_that_stops_ends_the_computation_and_begins_no_other(

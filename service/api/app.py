@@ -184,7 +184,11 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         batcher=batcher,
         preprocessor=preprocessor,
         ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
-        intake_threads=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
+        intake_threads=Threads(
+            settings.intake.threads,
+            waiting=settings.intake.max_waiting,
+            seconds=settings.serving.deadline_seconds,
+        ),
         key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )

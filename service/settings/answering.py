@@ -52,7 +52,9 @@ class IntakeSettings(Group):
         5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
     )
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
-    threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
+    threads: int = Field(
+        16, ge=1, le=256, description="Requests that are taken in at once, a thread each; one key has all but one."
+    )
     max_waiting: int = Field(
         64,
         ge=0,

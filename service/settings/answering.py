@@ -93,7 +93,10 @@ class ErasureSettings(Group):
     """Limits that keep deletions, however many, from leaving clusters without a prompt for long."""
 
     complete_within: float = Field(
-        86_400.0, gt=0, description="Longest time that a cluster which is erased from again and again waits, seconds."
+        86_400.0,
+        gt=0,
+        description="Longest time that a cluster which is erased from again and again waits, seconds; at most half of "
+        "`erasure_due_days`.",
     )
     retrain_pause: float = Field(
         10.0,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from service.api.app import create_app
+from service.api.threads import Threads
+from service.decoding.decoders import Decoders
+from service.serving.batcher import Batcher
 from service.settings import Settings
 from tests.front import NOBODY, Front, bearer, head, heard, picture
 
@@ -306,3 +310,41 @@ def test_one_key_is_one_caller_however_its_scheme_is_spelt(front: Front, client:
     again = client.post("/samples", files=[IMAGE, *SAID], headers=spelt)
     assert (first.status_code, again.status_code) == (201, 201)
     assert first.json()["id"] == again.json()["id"]
+
+
+def test_two_keys_are_two_callers_at_every_queue(
+    front: Front, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own turns: at the threads of intake, at the decoders and in the batcher."""
+    seen: list[tuple[str, str]] = []
+
+    def watched(kind: type, name: str) -> Callable[..., Any]:
+        real = getattr(kind, name)
+
+        def spy(*given: Any, **named: Any) -> Any:
+            seen.append((name, named["caller"]))
+            return real(*given, **named)
+
+        return spy
+
+    for kind, name in ((Threads, "run"), (Decoders, "decode"), (Batcher, "expect")):
+        monkeypatch.setattr(kind, name, watched(kind, name))
+    metadata = ("metadata", (None, json.dumps([{"label": "cat", "owner": "ada"}])))
+    raw = {"content": picture(), "headers": {"Content-Type": "image/png"}}
+    sent: list[tuple[str, dict[str, Any], set[str]]] = [
+        ("/samples", {"files": [IMAGE, *SAID]}, {"run", "decode", "expect"}),
+        ("/samples?label=cat&owner=ada", raw, {"run", "decode", "expect"}),
+        ("/samples/batch", {"files": [("images", IMAGE[1]), metadata]}, {"run", "decode", "expect"}),
+        ("/predict", {"files": [IMAGE]}, {"decode", "expect"}),
+        ("/predict", raw, {"decode", "expect"}),
+    ]
+    with front.client(front.make_key("samples", "predict")) as other:
+        for path, request, queues in sent:
+            callers: list[set[tuple[str, str]]] = []
+            for each in (client, other):
+                seen.clear()
+                assert each.post(path, **request).status_code in (200, 201, 503), path  # 503: nothing is trained here
+                assert {name for name, _ in seen} == queues, path
+                assert len({caller for _, caller in seen}) == 1, path
+                callers.append({*seen})
+            assert not callers[0] & callers[1], path

@@ -81,5 +81,17 @@ ASKING = [
     mutant("callers", "one key is one caller, however its scheme is spelt", "service/api/deps.py",
             'return f"Bearer {key}" if scheme.lower() == "bearer" else given', "return given",
             "contract/test_front_words.py::test_one_key_is_one_caller_however_its_scheme_is_spelt"),
+    mutant("callers-predict", "two keys are two callers, who take turns: of predictions",
+            "service/api/routes/predict.py", "caller=caller(request))", 'caller="all")',
+            "contract/test_front_words.py::test_two_keys_are_two_callers_at_every_queue"),
+    mutant("callers-intake", "... and of samples", "service/api/routes/samples.py",
+            "        caller=caller(request),\n        requester", '        caller="all",\n        requester',
+            "contract/test_front_words.py::test_two_keys_are_two_callers_at_every_queue"),
+    mutant("callers-threads", "... one by one", "service/api/routes/samples.py",
+            "run(contribute, caller=caller(request))", 'run(contribute, caller="all")',
+            "contract/test_front_words.py::test_two_keys_are_two_callers_at_every_queue"),
+    mutant("callers-batch", "... or in a batch", "service/api/routes/samples.py",
+            "images, metadata), caller=caller(request)\n", 'images, metadata), caller="all"\n',
+            "contract/test_front_words.py::test_two_keys_are_two_callers_at_every_queue"),
 ]
 # fmt: on

@@ -12,10 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from rich.console import Console
 
 from service.cli import client as clients
+from service.cli import printing
 from tests.answering import Reply, Request, answering, problem, said
-from tests.commands import Done, command
+from tests.commands import HIDDEN, Done, command
 
 NOT_A_PICTURE = "The file is not an image."
 
@@ -284,6 +286,18 @@ def test_answers_that_make_no_sense_end_it(album: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- folders as they are
+
+
+def test_the_bar_names_the_folder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(markup=False, emoji=False, highlight=False, force_terminal=True, width=200)
+    monkeypatch.setattr(printing, "console", screen)
+    album = tmp_path / f"cat [tabby] [b] :smile:{HIDDEN}"
+    put(album, cat__a="1")
+    with answering(Holding()) as url:
+        done = ingest(album, url)
+    assert done.code == 0
+    assert r"Ingesting cat [tabby] [b] :smile:\x1b[2J\x07\u202e" in done.out
+    assert "\x07" not in done.out
 
 
 def test_everything_left_out_is_counted_and_named(album: Path) -> None:

@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json" if settings.http.docs else None,
+        openapi_url=None,  # `service.api.docs` shows it, strict about parameters like every other route
         redirect_slashes=False,  # a redirection would repeat whatever `Host` the caller has sent
         # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -92,12 +92,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.gate = Gate()
     app.state.readiness = Readiness()
     problems.install(app)
-    for routes in ROUTES:
-        app.include_router(routes.router)
+    routers = [routes.router for routes in ROUTES]
+    for router in routers:
+        app.include_router(router)
     docs.describe(app)
     if settings.http.docs:
-        docs.install(app)
-    app.state.paths = Paths([*(route for routes in ROUTES for route in routes.router.routes), *app.routes])
+        routers.append(docs.install(app))
+    app.state.paths = Paths([*(route for router in routers for route in router.routes), *app.routes])
     _add_middleware(app, settings)
     _build_routes(app)
     return app
@@ -199,7 +200,11 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         batcher=batcher,
         preprocessor=preprocessor,
         ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
-        intake_threads=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
+        intake_threads=Threads(
+            settings.intake.threads,
+            waiting=settings.intake.max_waiting,
+            seconds=settings.serving.deadline_seconds,
+        ),
         key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )

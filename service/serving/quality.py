@@ -1,7 +1,7 @@
-"""The quality of the closed-form tier of one replica: a report by leave-one-out, of the survivors and of nobody else.
+"""The quality of the closed-form tier of one replica: a report by leave-one-out, of the survivors alone.
 
 It is computed in the background, from a copy of the tier's sums and the descriptors in the survivors' objects, and
-kept in memory alone. A report carries the marks that it was computed at. Whoever asks for it is answered by the
+kept in memory alone. A report carries the marks that it was computed at. A request for it is answered by the
 registry's present marks: from the transaction that accepts an erasure on, no report that counts the samples is given,
 until it has been computed anew. Additions make a report stale, and leave it true of the samples that it names.
 

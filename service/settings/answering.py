@@ -53,7 +53,9 @@ class IntakeSettings(Group):
         5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
     )
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
-    threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
+    threads: int = Field(
+        16, ge=1, le=256, description="Requests that are taken in at once, a thread each; one key has all but one."
+    )
     max_waiting: int = Field(
         64,
         ge=0,
@@ -96,7 +98,7 @@ class ErasureSettings(Group):
         86_400.0,
         gt=0,
         description="Longest pause, in seconds, before a cluster that erasures keep taking prompts from is trained "
-        "again; completion never waits for it.",
+        "again, at most half of `erasure_due_days`; completion never waits for it.",
     )
     retrain_pause: float = Field(
         10.0,

@@ -66,9 +66,9 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
 
     @model_validator(mode="after")
-    def _ends_before_it_is_due(self) -> Self:
-        if timedelta(seconds=self.erasure.complete_within) > timedelta(days=self.erasure_due_days):
-            raise ValueError("erasure.complete_within must not be longer than erasure_due_days")
+    def _ends_well_before_it_is_due(self) -> Self:
+        if timedelta(seconds=self.erasure.complete_within) > timedelta(days=self.erasure_due_days) / 2:
+            raise ValueError("erasure.complete_within must be at most half of erasure_due_days")
         return self
 
     @classmethod

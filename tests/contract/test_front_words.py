@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from service.api.app import create_app
+from service.api.threads import Threads
+from service.decoding.decoders import Decoders
+from service.serving.batcher import Batcher
 from service.settings import Settings
-from tests.front import NOBODY, Front, picture
+from tests.front import NOBODY, Front, bearer, head, heard, picture
 
-OPERATIONS = [
-    (method, path)
+DESCRIBED = {
+    (method, path): operation
     for path, operations in create_app(Settings(backbone="tiny")).openapi()["paths"].items()
-    for method in operations
-]
+    for method, operation in operations.items()
+}
+PAGES = [("get", "/docs"), ("get", "/docs/start.js"), ("get", "/openapi.json")]
+OPERATIONS = [*DESCRIBED, *PAGES]
+BODILESS = [*(one for one, operation in DESCRIBED.items() if "requestBody" not in operation), *PAGES]
 
 
 def named(answer: httpx.Response) -> list[str]:
@@ -67,6 +74,44 @@ def test_very_many_are_named_in_part(client: httpx.Client) -> None:
 def test_what_is_known_is_understood(client: httpx.Client) -> None:
     for query in ("", "owner=ada", "owner=ada&label=cat&limit=3", "cluster=" + NOBODY, "&&", "owner=a%26b"):
         assert client.get(f"/samples?{query}").status_code == 200, query
+
+
+# ------------------------------------------------------------------------------------------- a body where none is read
+
+
+def test_most_operations_read_no_body() -> None:
+    assert {("delete", "/owners/{owner}"), ("get", "/samples"), ("get", "/health/live")} < {*BODILESS}
+    assert ("post", "/erasures") not in BODILESS
+
+
+@pytest.mark.parametrize(("method", "path"), BODILESS)
+@pytest.mark.parametrize("sent", [{"Content_Length": 23}, {"Transfer_Encoding": "chunked"}], ids=["length", "chunks"])
+def test_a_body_where_none_is_read_is_refused_unread(
+    front: Front, method: str, path: str, sent: dict[str, str | int]
+) -> None:
+    with front.connection() as connection:
+        words = {"Content_Type": "application/json", **bearer(front.key)}
+        connection.sendall(head(method.upper(), filled(path), **sent, **words))  # nothing of the body itself
+        said = heard(connection)
+        assert said.status == 422
+        assert [error["field"] for error in said.problem["errors"]] == ["body"]
+        assert said.headers["connection"] == "close"
+
+
+def test_what_was_to_be_a_question_in_a_body_erases_nothing(client: httpx.Client) -> None:
+    sample = client.post("/samples", files=[IMAGE, *SAID[:1], ("owner", (None, "asked"))]).json()
+    for path in ("/owners/asked", f"/samples/{sample['id']}"):
+        assert named(client.request("DELETE", path, json={"validate_only": True})) == ["body"]
+    assert client.get(f"/samples/{sample['id']}").status_code == 200
+    assert client.get("/erasures", params={"owner": "asked"}).json()["items"] == []
+    answer = client.request("DELETE", "/owners/asked", headers={"Content-Length": "0"})  # as many clients send
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_head_too_has_no_body(client: httpx.Client, path: str) -> None:
+    assert client.request("HEAD", path, headers={"Content-Length": "0"}).status_code in (200, 503)
+    assert client.request("HEAD", path, content=b"{}").status_code == 422
 
 
 # ------------------------------------------------------------------------------------------------------------- forms
@@ -241,6 +286,10 @@ def test_erasures_are_found_by_their_owner(client: httpx.Client) -> None:
     assert len(found()) >= 5
     assert [one["subject"] for one in found(owner="ada")] == [{"owner": "ada"}] * 2
     assert [one["subject"] for one in found(owner=" ada ")] == [{"owner": "ada"}] * 2  # blanks, as at intake
+    assert client.post("/samples", files=[IMAGE, SAID[0], ("owner", (None, "Jos\u00e9"))]).status_code == 201
+    assert client.delete("/owners/Jos\u00e9").status_code == 202
+    for spelling in ("Jos\u00e9", "Jose\u0301"):  # NFC, and NFD as a Mac writes it
+        assert [one["subject"] for one in found(owner=spelling)] == [{"owner": "Jos\u00e9"}]
     assert found(owner="nobody") == []
     assert found(owner="ada", state="failed") == []
     page = client.get("/erasures?owner=ada&limit=1").json()
@@ -261,3 +310,41 @@ def test_one_key_is_one_caller_however_its_scheme_is_spelt(front: Front, client:
     again = client.post("/samples", files=[IMAGE, *SAID], headers=spelt)
     assert (first.status_code, again.status_code) == (201, 201)
     assert first.json()["id"] == again.json()["id"]
+
+
+def test_two_keys_are_two_callers_at_every_queue(
+    front: Front, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own turns: at the threads of intake, at the decoders and in the batcher."""
+    seen: list[tuple[str, str]] = []
+
+    def watched(kind: type, name: str) -> Callable[..., Any]:
+        real = getattr(kind, name)
+
+        def spy(*given: Any, **named: Any) -> Any:
+            seen.append((name, named["caller"]))
+            return real(*given, **named)
+
+        return spy
+
+    for kind, name in ((Threads, "run"), (Decoders, "decode"), (Batcher, "expect")):
+        monkeypatch.setattr(kind, name, watched(kind, name))
+    metadata = ("metadata", (None, json.dumps([{"label": "cat", "owner": "ada"}])))
+    raw = {"content": picture(), "headers": {"Content-Type": "image/png"}}
+    sent: list[tuple[str, dict[str, Any], set[str]]] = [
+        ("/samples", {"files": [IMAGE, *SAID]}, {"run", "decode", "expect"}),
+        ("/samples?label=cat&owner=ada", raw, {"run", "decode", "expect"}),
+        ("/samples/batch", {"files": [("images", IMAGE[1]), metadata]}, {"run", "decode", "expect"}),
+        ("/predict", {"files": [IMAGE]}, {"decode", "expect"}),
+        ("/predict", raw, {"decode", "expect"}),
+    ]
+    with front.client(front.make_key("samples", "predict")) as other:
+        for path, request, queues in sent:
+            callers: list[set[tuple[str, str]]] = []
+            for each in (client, other):
+                seen.clear()
+                assert each.post(path, **request).status_code in (200, 201, 503), path  # 503: nothing is trained here
+                assert {name for name, _ in seen} == queues, path
+                assert len({caller for _, caller in seen}) == 1, path
+                callers.append({*seen})
+            assert not callers[0] & callers[1], path

@@ -19,9 +19,9 @@ from service.serving import ingest
 from tests.front import Front, picture, served
 from tests.integration.harness import until
 
-THREADS, WAITING = 2, 3
-FRONT = {"intake": {"threads": THREADS, "max_waiting": WAITING}, "serving": {"deadline_seconds": 600.0}}
 POOL = 40  # threads that plain endpoints share
+THREADS, WAITING = POOL + 1, 3  # one key's uploads would take the whole pool, were it theirs
+FRONT = {"intake": {"threads": THREADS, "max_waiting": WAITING}, "serving": {"deadline_seconds": 600.0}}
 
 
 class Gate:
@@ -57,7 +57,7 @@ def test_uploads_leave_the_rest_of_the_service_its_threads(front: Front, monkeyp
                 "/samples", content=data, params=words, headers={"Content-Type": "image/png"}
             ).status_code
 
-    uploads = POOL + 5
+    uploads = THREADS + WAITING + 5
     with ThreadPoolExecutor(uploads) as crowd:
         try:
             sent = [crowd.submit(contribute, number) for number in range(uploads)]

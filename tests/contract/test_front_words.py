@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from service.api.threads import Threads
 from service.decoding.decoders import Decoders
 from service.serving.batcher import Batcher
 from service.settings import Settings
+from tests.commands import command
 from tests.front import NOBODY, Front, bearer, head, heard, picture
 
 DESCRIBED = {
@@ -348,3 +350,21 @@ def test_two_keys_are_two_callers_at_every_queue(
                 assert len({caller for _, caller in seen}) == 1, path
                 callers.append({*seen})
             assert not callers[0] & callers[1], path
+
+
+def test_the_command_line_s_owners_have_one_spelling_too(
+    front: Front, client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, apart = "Zo\u00e9", "Zoe\u0301"
+    monkeypatch.setenv("OUBLI_KEY", front.key)
+    folder = tmp_path / "album" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(picture(1))
+    done = command("ingest", tmp_path / "album", "--owner", apart, "--url", front.url)
+    assert done.code == 0, done
+    (sample,) = client.get("/samples", params={"owner": composed}).json()["items"]
+    assert sample["owner"] == composed
+    assert "1 held already" in command("ingest", tmp_path / "album", "--owner", composed, "--url", front.url).out
+    command("erase", "--owner", apart, "--owner", composed, "--yes", "--no-wait", "--url", front.url)
+    assert client.get("/samples", params={"owner": composed}).json()["items"] == []
+    assert len(client.get("/erasures", params={"owner": apart}).json()["items"]) == 1  # of both spellings together

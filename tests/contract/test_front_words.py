@@ -345,7 +345,8 @@ def test_two_keys_are_two_callers_at_every_queue(
             callers: list[set[tuple[str, str]]] = []
             for each in (client, other):
                 seen.clear()
-                assert each.post(path, **request).status_code in (200, 201, 503), path  # 503: nothing is trained here
+                # 409: the seventh copy of one picture of one owner; 503: nothing is trained here
+                assert each.post(path, **request).status_code in (200, 201, 409, 503), path
                 assert {name for name, _ in seen} == queues, path
                 assert len({caller for _, caller in seen}) == 1, path
                 callers.append({*seen})

@@ -60,7 +60,7 @@ def test_nothing_is_half_stored_when_the_transaction_fails(world: World, monkeyp
         raise RuntimeError("at the very end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(clusters, "added", fail)
+        patch.setattr(clusters, "count_added", fail)
         with pytest.raises(RuntimeError):
             world.add(2)
     assert world.objects() == before

@@ -41,7 +41,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(
     r"(?<![\w/.~$@{}=<>-])(?:[\w.*-]+/)+[\w.*-]*\w[\w.*@-]*|(?<![\w/.~$@{}=<>*-])(?:[\w*-]+\.py|[A-Z]+\.md)\b"
 )
-_BESIDE = re.compile(r"(?:\.\./)+shared\b|(?<![\w/])/work/\S*")
+_BESIDE = re.compile(r"(?:\.\./)+shared\b")
 _BESIDE_THIS = re.compile(r"`?([\w.-]+\.[a-z]+)`?,? (?:beside|next to) this file")
 _DECISION = re.compile(r"\b[Dd]ecisions? ((?:\d{1,4}(?:, | and )?)+)")
 _ISSUE = re.compile(r"\b[Ii]ssue #?\d+")

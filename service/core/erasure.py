@@ -42,7 +42,7 @@ class _Raced(Exception):
 
 
 def erase_sample(context: Context, sample_id: str, *, key_id: str | None = None) -> Erasure:
-    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased."""
+    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased; OverBudget."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for(session, sample_id)
@@ -56,7 +56,7 @@ def erase_sample(context: Context, sample_id: str, *, key_id: str | None = None)
 def erase_owner(
     context: Context, owner: str, *, key_id: str | None = None, idempotency_key: str | None = None
 ) -> Erasure:
-    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples."""
+    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples; OverBudget."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for_owner(session, owner)
@@ -71,7 +71,10 @@ def erase_owner(
 def erase_samples(
     context: Context, sample_ids: Sequence[str], *, key_id: str | None = None, idempotency_key: str | None = None
 ) -> Erasure:
-    """Accept the erasure of these samples, all or none. Raises NotFound, naming those that do not exist."""
+    """Accept the erasure of these samples, all or none.
+
+    Raises NotFound, naming those that do not exist; OverBudget.
+    """
 
     def find(session: ReadSession) -> list[Sample]:
         found = samples.find(session, sample_ids)
@@ -152,7 +155,7 @@ def _erase(
     """The accepting transaction: once it commits, nothing that knows the samples is used any more.
 
     1. Lock the clusters concerned, in the order of their ids, as every transaction does.
-    2. End the trainings of clusters that lose samples, and delete the samples' rows.
+    2. Count the setbacks, end the trainings of clusters that lose samples, and delete the samples' rows.
     3. Withdraw every prompt that has seen one of the samples.
     4. Move the serving epoch on if a prompt was withdrawn, or an anchor erased: no replica answers with it any more.
     5. Forget the digests of the requests that made the samples.
@@ -168,7 +171,7 @@ def _erase(
     gone = Counter(sample.cluster for sample in found)
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
-    # 2. End trainings, delete rows.
+    # 2. Count setbacks, end trainings, delete rows.
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):

@@ -3,7 +3,7 @@
 import gc
 import random
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -15,34 +15,15 @@ import pytest
 from models.closed_form import Sums, solve
 from models.embedding import Descriptor
 from models.leave_one_out import LeaveOneOut
-from models.quality import QualityReport
-from service.core import intake
-from service.registry import samples
 from service.registry.feed import Added
 from service.serving import quality as quality_module
 from service.serving.closed_form import ClosedFormTier
-from service.serving.quality import Measured, Quality
+from service.serving.quality import Quality
 from tests.replicas import digest, erase_first, first, is_stored, start
-from tests.world import MakeWorld, World, accepted, opened
+from tests.reports import LABELS, give, is_right, quality_of, while_reading
+from tests.world import World, opened
 
 MOMENT = 0.3  # seconds: enough for another thread to do what it can, if nothing blocks it
-LABELS = ["cat", "dog", "emu"]
-
-
-def quality_of(tier: ClosedFormTier) -> Quality:
-    """Of a replica, as the application puts it together."""
-    found = Quality(tier._context, tier)
-    tier.before_report = found.forget
-    return found
-
-
-def give(world: World, count: int, seed: int = 0) -> list[intake.NewSample]:
-    """So many samples of three labels."""
-    chance = random.Random(seed)
-    given = [world.new_sample(chance.choice(LABELS)) for _ in range(count)]
-    for found in world.take_in(given):
-        accepted(found)
-    return given
 
 
 @pytest.fixture
@@ -55,30 +36,6 @@ def tier(world: World) -> ClosedFormTier:
 @pytest.fixture
 def quality(tier: ClosedFormTier) -> Quality:
     return quality_of(tier)
-
-
-def is_right(world: World, measured: Measured | None) -> bool:
-    """Whether it is the report of all survivors, as computed from nothing."""
-    assert measured is not None
-    assert measured.report.samples == len(world.survivors)
-    return (measured.digest, measured.report) == (world.closed_form_digest(), world.quality_report())
-
-
-def while_reading(
-    monkeypatch: pytest.MonkeyPatch, tier: ClosedFormTier, what: Callable[[], object], *, after: int = 0
-) -> None:
-    """Do something, once, when the descriptors of a portion of samples are about to be read."""
-    read, left = tier.descriptors, [after]
-
-    def hooked(of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
-        if left and left[0] == 0:
-            left.pop()
-            what()
-        elif left:
-            left[0] -= 1
-        return read(of)
-
-    monkeypatch.setattr(tier, "descriptors", hooked)
 
 
 # --------------------------------------------------------------------------------------------------------- the report
@@ -371,49 +328,3 @@ def test_nothing_is_kept_of_a_computation_that_fails(
     gc.collect()
     assert heads[0]() is None
     assert is_right(world, quality.compute())
-
-
-# ------------------------------------------------------------------------------------------------------------- faults
-
-
-def test_while_the_tier_is_lost_there_is_none(world: World, tier: ClosedFormTier, quality: Quality) -> None:
-    tier.leave()
-    assert quality.compute() is None
-
-
-def test_a_damaged_sample_is_told_and_no_report_is_made_without_it(
-    world: World, quality: Quality, caplog: pytest.LogCaptureFixture
-) -> None:
-    name = samples.object_name(first(world).id)
-    path = world.file_of(name)
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-3])
-    assert quality.compute() is None
-    (record,) = caplog.records
-    assert name in record.message
-    assert "cannot be computed now" in record.message
-
-
-def test_one_that_stops_ends_the_computation_and_begins_no_other(
-    world: World, tier: ClosedFormTier, quality: Quality, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quality_module, "CHUNK", 10)
-    while_reading(monkeypatch, tier, quality.stop)
-    assert quality.compute() is None
-    assert quality.compute() is None
-
-
-def test_after_each_portion_it_leaves_the_core_to_others(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make_world(quality={"share": 0.25})
-    give(world, 30)
-    quality = quality_of(start(world))
-    monkeypatch.setattr(quality_module, "CHUNK", 10)
-    times, pauses = iter(range(100)), []
-    monkeypatch.setattr("service.serving.quality.time.perf_counter", lambda: float(next(times)))
-    monkeypatch.setattr(quality._outdated, "wait", pauses.append)
-    measured = quality.compute()
-    assert pauses == [3.0, 3.0, 3.0]  # each after one second of work
-    assert measured is not None
-    assert isinstance(measured.report, QualityReport)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 
 from service.core import erasure, ledger, restore
 from service.core.audit import Scope, audit
-from service.core.opening import open_context, open_ledger
+from service.core.opening import open_ledger
 from service.core.restore import Check
 from service.core.tidy import tidy
 from service.errors import Conflict, Unavailable
@@ -29,35 +28,6 @@ from tests.world import DAY, Killed, MakeWorld, World
 def safe(make_world: MakeWorld, tmp_path: Path) -> World:
     """Thirty samples, everything trained, and a ledger that no restore of the data folder turns back."""
     return settle(make_world(ledger_url=str(tmp_path / "ledger")))
-
-
-def test_by_default_the_ledger_does_not_go_back_with_the_objects(make_world: MakeWorld) -> None:
-    world = settle(make_world())
-    backup = Backup(world)
-    forget(world, backup, *list(world.survivors)[:3])
-    backup.restore()
-    assert not check(world).is_clean
-    apply(world)
-    backup.survivors = {i: sample for i, sample in backup.survivors.items() if i in world.survivors}
-    world.settle()
-    assert check(world).is_clean
-
-
-def test_a_ledger_among_the_objects_is_moved_beside_them(make_world: MakeWorld) -> None:
-    """As an earlier release kept it. An audit, which changes nothing, reads it where it lies."""
-    world = settle(make_world())
-    erased = [world.erase(sample_id).id for sample_id in list(world.survivors)[:3]]
-    world.settle()
-    world.close()
-    objects = world.folder / "objects"
-    (world.folder / "ledger" / "ledger").rename(objects / "ledger")
-    with closing(open_context(world.context.settings, clock=world.time, read_only=True).registry):
-        assert (objects / "ledger").is_dir()
-    world.context = open_context(world.context.settings, clock=world.time)
-    assert not (objects / "ledger").exists()
-    assert sorted(ledger.read(world.context.ledger).tombstones) == sorted(erased)
-    assert check(world).is_clean
-    world.check()
 
 
 def settle(world: World, count: int = 30) -> World:

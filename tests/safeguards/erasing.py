@@ -90,7 +90,7 @@ ERASING = [  # at once, everywhere, for good
             "contract/test_memory.py::test_a_worker_cut_off_from_the_registry_stops_when_its_lease_has_run_out[sqlite]"),
     mutant("ledger-apart", "the ledger does not go back with the objects", "service/core/opening.py",
             'return FolderStore(settings.data_dir / "ledger")', "return store",
-            "contract/test_restore.py::test_by_default_the_ledger_does_not_go_back_with_the_objects[sqlite]"),
+            "contract/test_ledger_place.py::test_by_default_the_ledger_does_not_go_back_with_the_objects[sqlite]"),
     mutant("scrub-shown", "a database that is not scrubbed is shown", "service/core/reconcile.py",
             "destructions.failed(session, failed if scrubbed else pending)", "destructions.failed(session, failed)",
             "contract/test_erasure.py::test_a_database_that_is_not_scrubbed_is_shown_as_a_failed_erasure[sqlite]"),

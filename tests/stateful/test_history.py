@@ -4,22 +4,18 @@ The oracle is `service.core.plan`, fed with the test's own books. `OUBLI_EXAMPLE
 unless set; 30 by `make test-all`), `OUBLI_STEPS` how long they are.
 """
 
-import os
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,13 +23,12 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from models.embedding import Descriptor
 from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
-from service.core.intake import WHOLE_LINE, NewSample
+from service.core.intake import WHOLE_LINE
 from service.errors import NotFound
 from service.registry import feed, prompts, replicas, samples
 from service.registry.engine import ReadSession, Registry
@@ -42,40 +37,24 @@ from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
 from service.serving.closed_form import ClosedFormTier
 from service.serving.quality import Quality
-from tests.layouts import MORE_LAYOUTS
 from tests.servers import fresh_database, postgres
+from tests.stateful.material import (
+    EXAMPLES,
+    PICTURES,
+    REPLICAS,
+    centroids,
+    gallery,
+    owners,
+    partitions,
+    places,
+    run,
+    seeds,
+    some_replicas,
+    steps,
+)
 from tests.world import World, lease, opened
 
-EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "4"))
-STEPS = int(os.environ.get("OUBLI_STEPS", "40"))
-PICTURES = 60  # few enough that the same picture comes again
-REPLICAS = ["steady", "seldom"]
 LINE_ENDS = (16 << 48, 1000 << 48, 1 << 15, WHOLE_LINE[1])  # leaves of each backbone; ordinals; before the first cut
-
-owners = st.sampled_from(["ann", "bob", "cy", "dee", "eve", "flo"])
-seeds = st.integers(0, 2**32 - 1)
-steps = st.sampled_from(["claim", "build", "epoch 1", "publish", "store", "commit", "commit", "commit"])
-places = st.integers(0, 10_000)  # of a survivor, counted around
-trees = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)]).map(
-    lambda size: {"cap": size[0], "min": size[1]}
-)
-partitions = trees | st.sampled_from(MORE_LAYOUTS)
-some_replicas = st.sampled_from([REPLICAS, REPLICAS[:1], REPLICAS[:1], REPLICAS[1:]])
-
-
-@cache
-def gallery(backbone: str) -> list[NewSample]:
-    """The pictures that people send, made once."""
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), backbone=backbone) as world:
-        return world.new_samples(PICTURES)
-
-
-@cache
-def centroids(backbone: str) -> Path:
-    """A file of public centroids."""
-    folder = Path(tempfile.mkdtemp())
-    np.save(folder / "centroids.npy", np.stack([new_sample.embedding for new_sample in gallery(backbone)[:6]]))
-    return folder / "centroids.npy"
 
 
 class History(RuleBasedStateMachine):
@@ -386,19 +365,6 @@ class History(RuleBasedStateMachine):
             measured = quality.compute()
             assert (measured is None) == (len(self.world.survivors) < 2)
             assert measured is None or measured.report == self.world.quality_report()
-
-
-def run(machine: type[History], examples: int, steps: int = STEPS) -> None:
-    chosen = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)  # nothing here need outlive a power cut
-        run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.timeout(60 + 20 * EXAMPLES)

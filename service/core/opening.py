@@ -83,6 +83,8 @@ def _open_ledger(settings: Settings, store: Store, *, read_only: bool) -> Store:
 
     Beside, since restoring a backup puts objects back, and the ledger must not go back with them. An earlier
     release kept it among the objects: what is found there is moved.
+
+    Raises Misconfigured; Unavailable if a bucket's server does not answer.
     """
     if settings.ledger_url is not None:
         return open_ledger(settings.ledger_url, s3=settings.s3)
@@ -91,9 +93,17 @@ def _open_ledger(settings: Settings, store: Store, *, read_only: bool) -> Store:
     old = settings.data_dir / "objects" / "ledger"
     if read_only and old.is_dir():
         return store
-    if not read_only:
-        _move_tombstones(old, settings.data_dir / "ledger" / "ledger")
-    return FolderStore(settings.data_dir / "ledger")
+    folder = settings.data_dir / "ledger"
+    try:
+        if not read_only:
+            _move_tombstones(old, folder / "ledger")
+        return FolderStore(folder)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: Path, error: OSError) -> Misconfigured:
+    return Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).")
 
 
 def _move_tombstones(old: Path, new: Path) -> None:
@@ -124,7 +134,7 @@ def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
             raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")
         return FolderStore(folder)
     except OSError as error:
-        raise Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).") from None
+        raise _unusable(folder, error) from None
 
 
 def check_bound(context: Context) -> None:

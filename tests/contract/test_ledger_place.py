@@ -2,8 +2,11 @@
 
 from contextlib import closing
 
+import pytest
+
 from service.core import ledger, restore
 from service.core.opening import open_context
+from service.errors import Misconfigured
 from tests.backups import Backup
 from tests.world import MakeWorld, World
 
@@ -48,3 +51,14 @@ def test_a_ledger_among_the_objects_is_moved_beside_them(make_world: MakeWorld) 
     assert sorted(ledger.read(world.context.ledger).tombstones) == sorted(erased)
     assert restore.check(world.context).is_clean
     world.check()
+
+
+def test_what_is_no_folder_is_said(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.close()
+    place = world.folder / "ledger"
+    place.rmdir()
+    place.write_bytes(b"a file in its place")
+    with pytest.raises(Misconfigured, match="ledger cannot be used"):
+        open_context(world.context.settings, clock=world.time)
+    assert place.read_bytes() == b"a file in its place"

@@ -89,7 +89,7 @@ ERASING = [  # at once, everywhere, for good
             "(self._is_ended or time.monotonic() > self._valid_until)", "self._is_ended",
             "contract/test_memory.py::test_a_worker_cut_off_from_the_registry_stops_when_its_lease_has_run_out[sqlite]"),
     mutant("ledger-apart", "the ledger does not go back with the objects", "service/core/opening.py",
-            'return FolderStore(settings.data_dir / "ledger")', "return store",
+            "if settings.store_url is not None:\n        return store", "if True:\n        return store",
             "contract/test_ledger_place.py::test_by_default_the_ledger_does_not_go_back_with_the_objects[sqlite]"),
     mutant("scrub-shown", "a database that is not scrubbed is shown", "service/core/reconcile.py",
             "destructions.failed(session, failed if scrubbed else pending)", "destructions.failed(session, failed)",

@@ -21,7 +21,7 @@ import torch
 from benchmarks.images import Labelled, load
 from models import bank, determinism
 from models.backbone import Backbone, load_backbone
-from models.embedding import DESCRIPTOR, describe
+from models.embedding import describe
 from models.image import pixel_digest
 from models.partition import Interval, make_partition
 from models.spec import PartitionSpec, TrainingSpec, canonical_json, member_digest, prompt_key, sha256
@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 def folder_of(name: str, images: int, queries: int) -> Path:
     """Named after everything that is the same for all caps and seeds."""
     backbone = load_backbone(BACKBONE)
-    made_from = [name, images, queries, backbone.digest, TrainingSpec().digest(), DESCRIPTOR]
+    made_from = [name, images, queries, backbone.digest, TrainingSpec().digest(), backbone.kind.name]
     folder = Path(__file__).parent / "results" / "tiers" / sha256(canonical_json(made_from))[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -19,6 +19,7 @@ import pytest
 
 from models import determinism, embedding
 from models.closed_form import accumulate
+from models.descriptor import Descriptor
 from models.embedding import Embedding
 from models.image import pixel_digest
 from service.artifacts import Store
@@ -94,7 +95,7 @@ class World:
         self.time = Time()
         self.survivors: dict[str, Sample] = {}  # survivors, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
-        self.descriptors: dict[str, Embedding] = {}
+        self.descriptors: dict[str, Descriptor] = {}
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -265,7 +266,8 @@ class World:
         survivors = list(self.survivors.values())
         descriptors = [self.descriptors[sample.digest] for sample in survivors]
         chunks = [(np.stack(descriptors), [sample.label for sample in survivors])] if survivors else []
-        return accumulate(self.context.backbone.descriptor_width, chunks).digest()
+        backbone = self.context.backbone
+        return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name).digest()
 
     def check(self) -> None:
         """Settled, the service is what the survivors imply, and holds nothing else."""

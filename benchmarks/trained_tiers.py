@@ -21,6 +21,7 @@ import torch
 from benchmarks.images import Labelled, load
 from models import bank, determinism
 from models.backbone import Backbone, load_backbone
+from models.descriptor import SCALE
 from models.embedding import describe
 from models.image import pixel_digest
 from models.partition import Interval, make_partition
@@ -63,7 +64,7 @@ def _save(path: Path, **arrays: Any) -> None:
 
 
 def described(path: Path, *parts: Sequence[Labelled]) -> list[tuple[Array, Array]]:
-    """(embeddings, descriptors) of each part."""
+    """(embeddings, descriptors as unit vectors) of each part."""
     if not path.is_file():
         backbone = load_backbone(BACKBONE)
         arrays = {}
@@ -76,7 +77,9 @@ def described(path: Path, *parts: Sequence[Labelled]) -> list[tuple[Array, Array
                     chunks.append(describe(backbone, [backbone.preprocessing.resize(item.pixels) for item in chunk]))
                     bar.advance(task, len(chunk))
                 arrays[f"embeddings{number}"] = np.concatenate([chunk.embeddings for chunk in chunks])
-                arrays[f"descriptors{number}"] = np.concatenate([chunk.descriptors for chunk in chunks])
+                arrays[f"descriptors{number}"] = np.concatenate(
+                    [chunk.descriptors / np.float32(SCALE) for chunk in chunks]
+                )
         _save(path, **arrays)
     found = load_arrays(path)
     return [(found[f"embeddings{n}"], found[f"descriptors{n}"]) for n in range(len(parts))]

@@ -68,8 +68,8 @@ class Depths:
     """The parts of the descriptors of one network. Safe to use from several threads.
 
     parts    in the order in which their entries follow each other; none where the network's blocks are not known.
-    summary  which entries are channel means of the last stages, at most `SUMMARY` of them; None if that is all of them,
-             or no one.
+    summary  which entries are channel means of the last stages: of the last, and of as many before it as make no more
+             than `SUMMARY`. None if that is all entries, or no one.
     """
 
     def __init__(self, network: nn.Module, features: Features, example: Tensor, *, prefix: int = 0) -> None:
@@ -207,7 +207,7 @@ def _summary(parts: Sequence[Part], stages: Sequence[Stage]) -> npt.NDArray[np.i
     for place in reversed(range(len(parts))):
         part = parts[place]
         is_mean_of_stage = part.reading is _means and part.block is part.stage.end and part.stage is not stages[0]
-        if is_mean_of_stage and sum(map(len, chosen)) + part.width <= SUMMARY:
+        if is_mean_of_stage and (not chosen or sum(map(len, chosen)) + part.width <= SUMMARY):
             chosen.append(np.arange(starts[place], starts[place + 1]))
     entries = np.concatenate(chosen[::-1]) if chosen else np.empty(0, np.intp)
     return entries if 0 < len(entries) < starts[-1] else None

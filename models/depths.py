@@ -94,6 +94,10 @@ class Depths:
         """Entries of each part."""
         return [part.width for part in self.parts]
 
+    def name_of(self, block: nn.Module) -> str | None:
+        """The name that a block has in the network."""
+        return next((name for name, module in self._network.named_modules() if module is block), None)
+
     def read(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The network's output for normalised images [n, 3, s, s], and each part [n, width], in one pass."""
         read: dict[int, Tensor] = {}

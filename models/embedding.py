@@ -59,7 +59,7 @@ def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True
         batch = _batch(chunk, BATCH if exact else padded_size(views * len(chunk)), views)
         pooled, *parts = _passed(backbone, batch)
         embeddings.append(_unit(pooled[: len(chunk)]).astype(np.float32))
-        descriptors.append(_descriptors([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
+        descriptors.append(combine([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
     return Described(np.concatenate(embeddings), np.concatenate(descriptors))
 
 
@@ -107,7 +107,7 @@ def _passed(backbone: Backbone, batch: Tensor) -> list[npt.NDArray[np.float64]]:
     return [rows.cpu().double().numpy() for rows in found]
 
 
-def _descriptors(parts: Sequence[npt.NDArray[np.float64]], views: int, widths: Sequence[int]) -> Descriptor:
+def combine(parts: Sequence[npt.NDArray[np.float64]], views: int, widths: Sequence[int]) -> Descriptor:
     """Descriptors [n, width] of parts of all views, each [views * n, width of the part]."""
     rows = np.concatenate(parts, axis=1)  # [views * n, width]
     starts = np.cumsum([0, *widths[:-1]])

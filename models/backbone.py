@@ -119,7 +119,7 @@ class Backbone:
 
         A network whose blocks are not known gives the pooled features alone.
         """
-        features, parts = self.depths.read(images)
+        features, parts = self.depths.read(images, self.features)
         return features, parts or [features]
 
     @cached_property

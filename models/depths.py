@@ -98,8 +98,11 @@ class Depths:
         """The name that a block has in the network."""
         return next((name for name, module in self._network.named_modules() if module is block), None)
 
-    def read(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The network's output for normalised images [n, 3, s, s], and each part [n, width], in one pass."""
+    def read(self, images: Tensor, compute: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The network's output for normalised images [n, 3, s, s], and each part [n, width], in one pass.
+
+        compute  gives the output by calling the network once.
+        """
         read: dict[int, Tensor] = {}
 
         def receive(block: nn.Module, maps: Any) -> None:
@@ -107,16 +110,15 @@ class Depths:
                 part = self.parts[place]
                 read[place] = part.reading(self._channels_first(maps, part.stage))
 
-        features = self._watch(images, receive)
+        features = self._watch(lambda: compute(images), receive)
         return features, [read[place] for place in range(len(self.parts))]
 
-    def _watch(self, images: Tensor, receive: Callable[[nn.Module, Any], None]) -> Tensor:
+    def _watch(self, compute: Callable[[], Tensor], receive: Callable[[nn.Module, Any], None]) -> Tensor:
         self._seen.receive = receive
         try:
-            features: Tensor = self._network(images.to(memory_format=torch.channels_last))
+            return compute()
         finally:
             self._seen.receive = None
-        return features
 
     def _note(self, block: nn.Module, _inputs: object, output: object) -> None:
         receive = getattr(self._seen, "receive", None)
@@ -129,7 +131,7 @@ class Depths:
             return []
         seen: dict[nn.Module, Any] = {}
         with torch.inference_mode():
-            self._watch(example, seen.__setitem__)
+            self._watch(lambda: self._network(example), seen.__setitem__)
             measured = []
             for part in candidates:
                 maps = seen.get(part.block)

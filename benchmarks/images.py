@@ -44,13 +44,14 @@ def load(train: int, test: int, *, seed: int = 0) -> tuple[str, list[Labelled], 
             chosen = random.permutation(len(images))[:count]
             parts.append([Labelled(images[i], str(data["classes"][labels[i]])) for i in chosen])
         return "CIFAR-10 subset", parts[0], parts[1]
-    return "digits", *_digits(train, test, random)
+    return "digits", *digits(train, test, seed=seed)
 
 
-def _digits(train: int, test: int, random: np.random.Generator) -> tuple[list[Labelled], list[Labelled]]:
+def digits(train: int, test: int, *, seed: int = 0) -> tuple[list[Labelled], list[Labelled]]:
+    """Shuffled train and test images of scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch, random = load_digits(), np.random.default_rng(seed)
     order = random.permutation(len(bunch.images))
     made = []
     for index in order:

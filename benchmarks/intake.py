@@ -159,7 +159,11 @@ def _steps(items: Sequence[Item]) -> dict[str, float]:
                 intake.NewSample(*picture, vector, descriptor, item[1], item[2])
                 for picture, vector, descriptor, item in zip(pictures, vectors, descriptors, items, strict=True)
             ]
-            timed("encode", lambda: [sample_file.encode(n.pixels, n.embedding, n.descriptor) for n in new_samples])
+            kind = context.backbone.kind.name
+            timed(
+                "encode",
+                lambda: [sample_file.encode(n.pixels, n.embedding, n.descriptor, kind=kind) for n in new_samples],
+            )
             intake.take_in(context, new_samples[:1])
             timed("take in: locate, encode, store, record", lambda: intake.take_in(context, new_samples))
     return found

@@ -21,7 +21,8 @@ import torch
 from benchmarks.images import Labelled, load
 from models import bank, determinism
 from models.backbone import Backbone, load_backbone
-from models.embedding import DESCRIPTOR, describe
+from models.descriptor import SCALE
+from models.embedding import describe
 from models.image import pixel_digest
 from models.partition import Interval, make_partition
 from models.spec import PartitionSpec, TrainingSpec, canonical_json, member_digest, prompt_key, sha256
@@ -39,7 +40,7 @@ Array = npt.NDArray[Any]
 def folder_of(name: str, images: int, queries: int) -> Path:
     """Named after everything that is the same for all caps and seeds."""
     backbone = load_backbone(BACKBONE)
-    made_from = [name, images, queries, backbone.digest, TrainingSpec().digest(), DESCRIPTOR]
+    made_from = [name, images, queries, backbone.digest, TrainingSpec().digest(), backbone.kind.name]
     folder = Path(__file__).parent / "results" / "tiers" / sha256(canonical_json(made_from))[:12]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -63,7 +64,7 @@ def _save(path: Path, **arrays: Any) -> None:
 
 
 def described(path: Path, *parts: Sequence[Labelled]) -> list[tuple[Array, Array]]:
-    """(embeddings, descriptors) of each part."""
+    """(embeddings, descriptors as unit vectors) of each part."""
     if not path.is_file():
         backbone = load_backbone(BACKBONE)
         arrays = {}
@@ -76,7 +77,9 @@ def described(path: Path, *parts: Sequence[Labelled]) -> list[tuple[Array, Array
                     chunks.append(describe(backbone, [backbone.preprocessing.resize(item.pixels) for item in chunk]))
                     bar.advance(task, len(chunk))
                 arrays[f"embeddings{number}"] = np.concatenate([chunk.embeddings for chunk in chunks])
-                arrays[f"descriptors{number}"] = np.concatenate([chunk.descriptors for chunk in chunks])
+                arrays[f"descriptors{number}"] = np.concatenate(
+                    [chunk.descriptors / np.float32(SCALE) for chunk in chunks]
+                )
         _save(path, **arrays)
     found = load_arrays(path)
     return [(found[f"embeddings{n}"], found[f"descriptors{n}"]) for n in range(len(parts))]

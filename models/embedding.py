@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone
+from models.descriptor import Descriptor, quantise
 
 Embedding = npt.NDArray[np.float32]
-Descriptor = npt.NDArray[np.float32]
 
-DESCRIPTOR = "every block but the first/1"  # what a descriptor is made of; part of every digest of the closed form
 BATCH = 16  # images; a change of it changes every embedding in its last bits
+SILENT = 1e-6  # norm of a part that says nothing, as the deviations of a picture of one colour do: it is left at zero
 SHAPES = (1, 2, 4, 8, 12, BATCH)  # that a batch is padded to where the last bits do not matter
 
 
@@ -30,12 +30,12 @@ class DegenerateEmbedding(ValueError):
 
 
 class Described(NamedTuple):
-    """The backbone's description of n images; a row is NaN where its features are zero or not finite (`check`).
+    """The backbone's description of n images; where features are zero or not finite, it says nothing (`check`).
 
-    embeddings   [n, dim]: its pooled features, L2-normalised. Samples are routed by them.
-    descriptors  [n, width]: unit vectors of what it sees at several depths, each L2-normalised and of equal weight.
-                 The closed-form tier is fitted on them: 0.788 right on 10,000 CIFAR-10 images where the embeddings give
-                 0.741 (docs/explanation/evaluation.md).
+    embeddings   [n, dim]: its pooled features, L2-normalised; a row of NaN says nothing. Samples are routed by them.
+    descriptors  [n, width] of the backbone's kind; a row of zeros says nothing. Every part is L2-normalised, then the
+                 whole, then the sum of the views. The closed-form tier is fitted on them
+                 (docs/explanation/evaluation.md says how much each kind is worth).
     """
 
     embeddings: Embedding
@@ -43,31 +43,42 @@ class Described(NamedTuple):
 
 
 def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True) -> Described:
-    """Embeddings and descriptors of resized images, each uint8 [3, s, s], in one pass.
+    """Embeddings and descriptors of resized images, each uint8 [3, s, s].
+
+    Where the backbone's kind has the mirror image as a second view, an image takes two places of a batch: one new
+    sample costs the same full batch as before, and a full batch holds half as many.
 
     exact  False for images to be classified, whose description is not recorded: a small batch is not padded to full
            size, so it is faster, and the last bits depend on its size.
     """
     if not images:
-        return Described(*(np.empty((0, width), np.float32) for width in (backbone.dim, backbone.descriptor_width)))
-    parts = [_describe_batch(backbone, c, BATCH if exact else padded_size(len(c))) for c in _chunks(images)]
-    return Described(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
+        return Described(np.empty((0, backbone.dim), np.float32), np.empty((0, backbone.descriptor_width), np.int16))
+    views = backbone.kind.views
+    embeddings, descriptors = [], []
+    for chunk in _chunks(images, BATCH // views):
+        batch = _batch(chunk, BATCH if exact else padded_size(views * len(chunk)), views)
+        pooled, *parts = _passed(backbone, batch)
+        embeddings.append(_unit(pooled[: len(chunk)]).astype(np.float32))
+        descriptors.append(combine([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
+    return Described(np.concatenate(embeddings), np.concatenate(descriptors))
 
 
 def embed(backbone: Backbone, images: Sequence[Tensor]) -> Embedding:
-    """The embeddings alone."""
-    return describe(backbone, images).embeddings
+    """The embeddings alone, of one view: the same bits as `describe` gives."""
+    passes = [_passed(backbone, _batch(chunk, BATCH, 1))[0][: len(chunk)] for chunk in _chunks(images, BATCH)]
+    rows = np.concatenate([_unit(pooled) for pooled in passes]) if passes else np.empty((0, backbone.dim))
+    return rows.astype(np.float32)
 
 
 def check(embedding: Embedding, descriptor: Descriptor | None = None) -> None:
-    """Raise DegenerateEmbedding unless every entry of both is finite."""
-    if not (np.isfinite(embedding).all() and (descriptor is None or np.isfinite(descriptor).all())):
+    """Raise DegenerateEmbedding if either says nothing, or an entry is not finite."""
+    if not (np.isfinite(embedding).all() and (descriptor is None or descriptor.any())):
         raise DegenerateEmbedding("The backbone finds no features in this image that distinguish it from others.")
 
 
-def _chunks(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH]
+def _chunks(images: Sequence[Tensor], most: int) -> Iterator[Sequence[Tensor]]:
+    for start in range(0, len(images), most):
+        yield images[start : start + most]
 
 
 def padded_size(count: int) -> int:
@@ -80,20 +91,38 @@ def unpadded_size(count: int) -> int:
     return count - count % BATCH if count >= BATCH else max(size for size in SHAPES if size <= count)
 
 
-def _describe_batch(backbone: Backbone, images: Sequence[Tensor], size: int) -> Described:
+def _batch(images: Sequence[Tensor], size: int, views: int) -> Tensor:
+    """uint8 [size, 3, s, s]: the images, then their mirror images if there are two views, then nothing."""
     batch = torch.zeros((size, *images[0].shape), dtype=torch.uint8)
-    torch.stack(list(images), out=batch[: len(images)])
+    first = torch.stack(list(images), out=batch[: len(images)])
+    if views == 2:
+        batch[len(images) : 2 * len(images)] = first.flip(3)
+    return batch
+
+
+def _passed(backbone: Backbone, batch: Tensor) -> list[npt.NDArray[np.float64]]:
+    """Pooled features and parts of every row, in one forward pass."""
     with torch.inference_mode():
-        normalised = backbone.preprocessing.normalise(batch.to(backbone.device))
-        pooled, *depths = backbone.description(normalised)
-    embeddings = _unit(pooled)
-    descriptors = np.concatenate([_unit(depth) for depth in depths], axis=1) / np.sqrt(len(depths))
-    count = len(images)
-    return Described(*(np.ascontiguousarray(rows[:count], dtype=np.float32) for rows in (embeddings, descriptors)))
+        found = backbone.description(backbone.preprocessing.normalise(batch.to(backbone.device)))
+    return [rows.cpu().double().numpy() for rows in found]
 
 
-def _unit(features: Tensor) -> npt.NDArray[np.float64]:
-    rows = features.cpu().double().numpy()
+def combine(parts: Sequence[npt.NDArray[np.float64]], views: int, widths: Sequence[int]) -> Descriptor:
+    """Descriptors [n, width] of parts of all views, each [views * n, width of the part]."""
+    rows = np.concatenate(parts, axis=1)  # [views * n, width]
+    starts = np.cumsum([0, *widths[:-1]])
+    norms = np.sqrt(np.add.reduceat(rows * rows, starts, axis=1))  # [views * n, parts]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scales = np.where(norms > SILENT, 1.0 / norms, np.where(np.isfinite(norms), 0.0, np.nan))
+    rows *= np.repeat(scales, widths, axis=1)
+    count = len(rows) // views
+    whole = _unit(rows)
+    summed = _unit(whole[:count] + whole[count:]) if views == 2 else whole
+    return quantise(summed.astype(np.float32))
+
+
+def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows of length one; NaN in place of a row that is zero or not finite."""
     norms = np.sqrt(np.sum(rows * rows, axis=1, keepdims=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         unit: npt.NDArray[np.float64] = np.where(norms > 1e-12, rows / norms, np.nan)

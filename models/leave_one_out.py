@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from models.closed_form import SCALE, Accumulators, Sums, quantise
-from models.embedding import Descriptor
+from models.closed_form import Accumulators, Sums, quantise
+from models.descriptor import SCALE, Descriptor
 
 
 class LeaveOneOut:

@@ -80,13 +80,13 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class ClosedFormSpec:
-    """Solving and weighting of the closed-form tier; chosen on CIFAR-10 (docs/explanation/evaluation.md) alone.
+    """Solving and weighting of the closed-form tier; how its defaults were chosen: docs/explanation/evaluation.md.
 
     ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
     temperature  by which the regression's outputs are divided before the softmax.
     """
 
-    ridge: float = 0.3
+    ridge: float = 0.1
     temperature: float = 0.1
 
 

@@ -18,6 +18,7 @@ import psycopg
 import sqlalchemy as sa
 from uuid6 import uuid7
 
+from models.descriptor import quantise
 from models.partition.tree import BELOW_LEAF
 from service.clock import system_clock
 from service.core.context import Context
@@ -59,7 +60,8 @@ def new_sample(context: Context, number: int) -> NewSample:
     random = np.random.default_rng(number)
     pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     embedding = random.standard_normal(context.backbone.dim, dtype=np.float32)
-    descriptor = random.standard_normal(context.backbone.descriptor_width, dtype=np.float32)
+    direction = random.standard_normal(context.backbone.descriptor_width)
+    descriptor = quantise(direction / np.linalg.norm(direction))
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     return NewSample(pixels, digest, embedding, descriptor, "new", f"newcomer-{number}")
 

@@ -27,7 +27,7 @@ def make_sample(
     session: WriteSession, cluster: str, *, owner: str = "ann", label: str = "cat", position: int = 0
 ) -> str:
     sample = Sample(str(uuid7()), owner, label, "d" * 64, cluster, NOW, position)
-    samples.insert_all(session, [sample], samples.ensure_owners(session, [owner]))
+    samples.insert_all(session, [sample], samples.ensure_owners(session, [owner]), kind="")
     return sample.id
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from models import determinism, embedding
 from models.closed_form import Accumulators, accumulate
+from models.descriptor import Descriptor
 from models.embedding import Embedding
 from models.image import pixel_digest
 from models.leave_one_out import LeaveOneOut
@@ -97,7 +98,7 @@ class World:
         self.time = Time()
         self.survivors: dict[str, Sample] = {}  # survivors, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
-        self.descriptors: dict[str, Embedding] = {}
+        self.descriptors: dict[str, Descriptor] = {}
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -268,7 +269,8 @@ class World:
         chosen = list(self.survivors.values())[:first]
         descriptors = [self.descriptors[sample.digest] for sample in chosen]
         chunks = [(np.stack(descriptors), [sample.label for sample in chosen])] if chosen else []
-        return accumulate(self.context.backbone.descriptor_width, chunks)
+        backbone = self.context.backbone
+        return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
 
     def closed_form_digest(self, first: int | None = None) -> str:
         """Of the closed-form tier that the survivors imply, or those that came first."""

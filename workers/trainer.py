@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from service.core import environment
 from service.core.context import Context
 from service.core.opening import open_context
 from service.core.reconcile import reconcile
+from service.core.redescribe import Redescriber
 from service.core.training import pause_after, train_one
 from service.errors import Misconfigured
 from service.messaging.notifier import Notifier
@@ -28,6 +30,7 @@ from workers.liveness import Liveness
 log = logging.getLogger(__name__)
 
 FAILED, STALLED = 1, 75  # exit statuses; 75 is EX_TEMPFAIL: the supervisor starts the worker again
+REDESCRIBING = 5.0  # seconds of describing samples anew, after which this worker looks for other work
 LEAVE_SECONDS = 15.0  # for an orderly end, Celery's soft shutdown included; then the process is ended
 
 
@@ -42,6 +45,7 @@ class Trainer:
         self._queues = tuple(queues)
         self._urgent_only = self._queues == (DELETIONS,)
         self._notifier = Notifier(settings)
+        self._redescriber = Redescriber(self._context)
         self._liveness = Liveness(settings.worker.deaf_seconds, notify=self._notify_itself)
         self._stopping = threading.Event()
         self.lease = LeaseHolder(self._context, name)
@@ -126,8 +130,18 @@ class Trainer:
                 interrupted=self.is_interrupted,
                 urgent=self._urgent_only,
             )
-            if trained and reconcile(self._context):
+            if trained:
+                if reconcile(self._context):
+                    self._notify()
+            elif not self._urgent_only and self._redescribe():
                 self._notify()
+
+    def _redescribe(self) -> bool:
+        """Nothing waits to be trained: describe samples anew for a while; whether there may be more of them."""
+        end = time.monotonic() + REDESCRIBING
+        return self._redescriber.work(
+            until=lambda: self._stopping.is_set() or time.monotonic() > end or self._waiting(urgent=False) > 0
+        )
 
     def reconcile(self) -> None:
         """Reconcile; notify a worker if something waits."""

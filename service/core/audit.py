@@ -26,7 +26,17 @@ from service.core.environment import fingerprint
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
-from service.registry import clusters, destructions, erasures, feed, layout_state, prompts, replicas, samples
+from service.registry import (
+    clusters,
+    descriptions,
+    destructions,
+    erasures,
+    feed,
+    layout_state,
+    prompts,
+    replicas,
+    samples,
+)
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
 from service.registry.samples import SurvivorRecord
 
@@ -66,9 +76,12 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         record = layout_state.current(session)
         anchors = layout_state.anchors(session)
         known_replicas, marks = replicas.every(session), feed.marks(session)
+        undescribed = {one.id for one in descriptions.missing(session, context.backbone.kind.name)}
+    if undescribed:
+        yield Finding("closed-form tier", f"waits for {len(undescribed)} samples to be described anew")
     vectors: dict[str, Embedding] = {}
-    sums = Accumulators(context.backbone.descriptor_width)
-    yield from _objects(context, survivors, scope, advance, vectors, sums)
+    sums = Accumulators(context.backbone.descriptor_width, kind=context.backbone.kind.name)
+    yield from _objects(context, survivors, scope, advance, vectors, sums, undescribed)
     yield from _replicas(context, known_replicas, marks, sums if sums.samples == len(survivors) else None)
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
@@ -137,6 +150,7 @@ def _objects(
     advance: Advance,
     vectors: dict[str, Embedding],
     sums: Accumulators,
+    undescribed: set[str],
 ) -> Iterator[Finding]:
     """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
@@ -146,7 +160,7 @@ def _objects(
         advance("samples", done, len(survivors))
         try:
             data = context.store.get(samples.object_name(sample.id))
-            pixels, embedding, descriptor = sample_file.decode(data, digest=sample.digest)
+            pixels, embedding, descriptor, kind = sample_file.decode(data, digest=sample.digest)
         except ObjectMissing:
             yield Finding(f"sample {sample.id}", "has no file in the store")
             continue
@@ -156,6 +170,10 @@ def _objects(
         except sample_file.DamagedSample as damage:
             yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
             continue
+        if kind != context.backbone.kind.name:
+            descriptor = None
+            if sample.id not in undescribed:
+                yield Finding(f"sample {sample.id}", "has a descriptor of another kind than is on record")
         if scope.embeddings:
             again = describe(context.backbone, [context.backbone.preprocessing.resize(pixels)])
             if not np.array_equal(again.embeddings[0], embedding):
@@ -173,7 +191,7 @@ def _objects(
 def _replicas(context: Context, known: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
     """Live replicas whose closed-form tier does not know exactly the survivors.
 
-    sums  of the survivors; None if some descriptor cannot be read, or an earlier release has not recorded it.
+    sums  of the survivors; None if some descriptor cannot be read, or is of another kind.
     """
     expected = sums.digest() if sums is not None else None
     for replica in known:

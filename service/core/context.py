@@ -52,9 +52,10 @@ def require_bound(context: Context, session: ReadSession) -> None:
     Within a transaction that writes: another process may have bound the registry to other settings meanwhile.
     """
     made_with = state.made_with(session)
-    ours = (context.backbone.digest, context.partition.digest, context.training.digest())
+    kind = context.backbone.kind.name
+    ours = (context.backbone.digest, context.partition.digest, context.training.digest(), kind)
     if made_with != ours:
-        names = ("backbone", "partition", "training")
+        names = ("backbone", "partition", "training", "closed_form.features or training.flip")
         differ = [name for name, old, new in zip(names, made_with, ours, strict=False) if old != new]
         raise Misconfigured(
             f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 import numpy as np
 from uuid6 import uuid7
 
-from models.embedding import DegenerateEmbedding, Descriptor, Embedding, check
+from models.descriptor import Descriptor
+from models.embedding import DegenerateEmbedding, Embedding, check
 from models.image import Pixels
 from service import tracing
 from service.core import budgets, layouts, sample_file
@@ -104,7 +105,8 @@ def _store(context: Context, sound: Sequence[tuple[str, NewSample]]) -> None:
     part: list[tuple[str, bytes]] = []
     size = 0
     for sample_id, new_sample in sound:
-        data = sample_file.encode(new_sample.pixels, new_sample.embedding, new_sample.descriptor)
+        kind = context.backbone.kind.name
+        data = sample_file.encode(new_sample.pixels, new_sample.embedding, new_sample.descriptor, kind=kind)
         if part and size + len(data) > _ENCODED:
             context.store.put_many(part)
             part, size = [], 0
@@ -252,7 +254,7 @@ def _record_all(
         for new_sample, sample_id, place, cluster in zip(new_samples, ids, places, located_in, strict=True)
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
-    samples.insert_all(session, accepted, owners)
+    samples.insert_all(session, accepted, owners, kind=context.backbone.kind.name)
     # 5. Lock the clusters.
     arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)

@@ -44,7 +44,12 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     read_only  change nothing; refuse settings other than those that the registry was made with.
     """
     try:
-        backbone = load_backbone(settings.backbone, input_size=settings.input_size, device=settings.device)
+        backbone = load_backbone(
+            settings.backbone,
+            input_size=settings.input_size,
+            device=settings.device,
+            kind=settings.descriptor_kind,
+        )
     except UnknownBackbone as error:
         raise Misconfigured(str(error)) from error
     training = settings.training.spec()
@@ -147,6 +152,7 @@ def bind(context: Context) -> None:
     """Record the settings that the registry is used with; discard every plan where they have changed.
 
     A changed partition is put in force later, by a worker (`core.relayout`); until then the old one stays in force.
+    Samples with descriptors of another kind are described anew, by a worker (`core.redescribe`).
     Raises Misconfigured for another backbone: positions and embeddings were computed with the old one.
     """
     with context.registry.write(exclusive=True) as session:
@@ -165,6 +171,7 @@ def bind(context: Context) -> None:
         row.backbone_digest = context.backbone.digest
         row.backbone_name = context.backbone.name
         row.partition_digest, row.training_digest = digests
+        row.descriptor_kind = context.backbone.kind.name
         session.flush()
         if not clusters.every(session) and row.layout_digest != context.partition.line_digest:
             layout = layouts.public(context)

@@ -185,7 +185,7 @@ def _normalised(backbone: Backbone, images: Tensor) -> Tensor:
 def accumulators(samples: Pool) -> Accumulators:
     """Sums over all samples, exact in integers."""
     width = samples.descriptors.shape[1]
-    return accumulate(width, [(samples.descriptors, samples.labels)] if len(samples) else [])
+    return accumulate(width, [(samples.descriptors, samples.labels)] if len(samples) else [], kind=samples.kind)
 
 
 def build_ridge(spec: ClosedFormSpec, samples: Pool) -> Learned:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from models.backbone import Backbone
-from models.embedding import BATCH, DESCRIPTOR, Descriptor, Embedding, describe
+from models.descriptor import Descriptor
+from models.embedding import BATCH, Embedding, describe, embed
 from models.image import pixel_digest
 from models.spec import member_digest, sha256
 from models.training import TrainingExample
@@ -22,7 +25,7 @@ class Pool:
     """n samples in order of arrival.
 
     embeddings   [n, dim], unit vectors; `mirrored` those of the images mirrored left to right.
-    descriptors  [n, width], unit vectors: what the closed form learns from.
+    descriptors  [n, width], of the kind `kind`: what the closed form learns from.
     """
 
     members: tuple[TrainingExample, ...]
@@ -30,6 +33,7 @@ class Pool:
     embeddings: Embedding
     mirrored: Embedding
     descriptors: Descriptor
+    kind: str
 
     def __len__(self) -> int:
         return len(self.members)
@@ -48,6 +52,7 @@ class Pool:
             self.embeddings[chosen],
             self.mirrored[chosen],
             self.descriptors[chosen],
+            self.kind,
         )
 
     def member_digests(self, rows: Sequence[int]) -> list[str]:
@@ -64,7 +69,8 @@ def describe_pool(
 ) -> Pool:
     """Embed images and their mirror images. Kept in `folder`, by the backbone and the images."""
     digests = tuple(pixel_digest(member.pixels) for member in members)
-    name = sha256(b"oubli/pool/1", DESCRIPTOR.encode(), backbone.digest.encode(), "\n".join(digests).encode())[:16]
+    kind = backbone.kind.name
+    name = sha256(b"oubli/pool/2", kind.encode(), backbone.digest.encode(), "\n".join(digests).encode())[:16]
     kept = folder / f"{name}.npz" if folder is not None else None
     if kept is None or not kept.is_file():
         arrays = _describe(backbone, members, progress)
@@ -74,17 +80,17 @@ def describe_pool(
         with np.load(kept, allow_pickle=False) as found:
             arrays = dict(found)
         progress(len(members))
-    return Pool(tuple(members), digests, arrays["embeddings"], arrays["mirrored"], arrays["descriptors"])
+    return Pool(tuple(members), digests, arrays["embeddings"], arrays["mirrored"], arrays["descriptors"], kind)
 
 
 def _describe(
     backbone: Backbone, members: Sequence[TrainingExample], progress: Callable[[int], None]
-) -> dict[str, Embedding | Descriptor]:
+) -> dict[str, npt.NDArray[Any]]:
     plain, mirrored = [], []
     for start in range(0, len(members), CHUNK):
         images = [backbone.preprocessing.resize(member.pixels) for member in members[start : start + CHUNK]]
         plain.append(describe(backbone, images))
-        mirrored.append(describe(backbone, [image.flip(2) for image in images]).embeddings)
+        mirrored.append(embed(backbone, [image.flip(2) for image in images]))
         progress(len(images))
     return {
         "embeddings": np.concatenate([part.embeddings for part in plain]),
@@ -93,7 +99,7 @@ def _describe(
     }
 
 
-def _save(path: Path, arrays: dict[str, Embedding | Descriptor]) -> None:
+def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")

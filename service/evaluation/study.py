@@ -17,6 +17,7 @@ import numpy as np
 
 from models import determinism
 from models.backbone import Backbone, load_backbone
+from models.descriptor_kind import DescriptorKind
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
 from models.training import TrainingExample, train, values_digest
@@ -61,7 +62,12 @@ class Study:
     def load_backbone(self, device: str) -> Backbone:
         """Raises UnknownBackbone."""
         return load_backbone(
-            self.backbone, input_size=self.input_size, device=device, checkpoint=self.checkpoint, md5=self.md5
+            self.backbone,
+            input_size=self.input_size,
+            device=device,
+            checkpoint=self.checkpoint,
+            md5=self.md5,
+            kind=DescriptorKind(mirrored=self.budget.training.flip),
         )
 
     def load_data(self, *, download: bool = False) -> DataSet:

@@ -126,8 +126,11 @@ def page(
     return paging.page(rows, limit, item=_record, place=lambda row: str(row[0].seq))
 
 
-def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mapping[str, str]) -> None:
-    """Record samples, in their order, as the last to have arrived; `owners` as `ensure_owners` returns them."""
+def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mapping[str, str], *, kind: str) -> None:
+    """Record samples, in their order, as the last to have arrived; `owners` as `ensure_owners` returns them.
+
+    kind  of the descriptors in their files.
+    """
     rows = [
         {
             "id": sample.id,
@@ -138,6 +141,7 @@ def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mappin
             "cluster_id": sample.cluster,
             "created_at": sample.created_at,
             "addition": 0,  # `feed.note_additions`
+            "descriptor_kind": kind,
         }
         for sample in arrivals
     ]

@@ -30,8 +30,9 @@ def bump_epoch(session: WriteSession) -> int:
 
 
 def made_with(session: ReadSession) -> tuple[str | None, ...]:
-    """Digests of backbone, partition and training settings; () for a new registry."""
-    columns = (StateRow.backbone_digest, StateRow.partition_digest, StateRow.training_digest)
+    """Digests of backbone, partition and training settings, and the kind of descriptors; () for a new registry."""
+    digests = (StateRow.backbone_digest, StateRow.partition_digest, StateRow.training_digest)
+    columns = (*digests, StateRow.descriptor_kind)
     row = session.execute(sa.select(*columns)).one_or_none()
     return tuple(row) if row is not None else ()
 

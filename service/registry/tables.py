@@ -17,6 +17,7 @@ from sqlalchemy.types import TypeDecorator
 _BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows in INTEGER columns only
 _Id = Uuid(as_uuid=False)
 _Digest = String(64)
+_Kind = String(64)  # name of a `models.descriptor_kind.DescriptorKind`
 _Text = String(384)  # 128 characters; NFC makes up to three code points of one (`core.text`)
 
 
@@ -62,6 +63,7 @@ class StateRow(Base):
     layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how to restore it: spec, object, checksum
     layout_failure: Mapped[str | None] = mapped_column(Text)  # why the relayout is blocked
     training_digest: Mapped[str | None] = mapped_column(_Digest)
+    descriptor_kind: Mapped[str | None] = mapped_column(_Kind)  # that is wanted
     additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
     removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
 
@@ -99,6 +101,9 @@ class SampleRow(Base):
     cluster_id: Mapped[str] = mapped_column(_Id, ForeignKey("clusters.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     addition: Mapped[int] = mapped_column(BigInteger, index=True)  # state.additions once it was in
+    descriptor_kind: Mapped[str | None] = mapped_column(
+        _Kind, index=True
+    )  # in its file; NULL: one of an earlier release
     __table_args__ = (
         Index(None, "cluster_id", "seq"),
         Index(None, "digest", "owner_id"),

@@ -1,5 +1,11 @@
 """The closed-form tier of one replica: brought up to date by the registry's feed, exact at every mark.
 
+Two heads come from one sum. A head for the meantime, of the entries that `quick` descriptors have, is solved in
+milliseconds by whoever finds that a sample was removed; the whole head, which takes a third of a second, is solved
+by the updater's thread, off the threads that answer. While it is, additions wait for it, and answers know the older
+whole head unless a sample was removed. A tier consists of recorded descriptors of one kind: while samples wait to be
+described anew (`core.redescribe`), it says nothing.
+
 A replica is recorded from before it reads the survivors until it leaves; during that time the objects of samples that
 are removed are kept for it to subtract. If anything goes wrong (a change is missing from the feed, an object cannot be
 read, there are too many samples), the tier drops its state, needs no objects any more, and starts again from the
@@ -20,12 +26,12 @@ from datetime import timedelta
 
 import numpy as np
 
-from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve
-from models.embedding import Descriptor, describe
+from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve, summarise
+from models.descriptor import Descriptor
 from service.artifacts import ObjectMissing
 from service.core import sample_file
 from service.core.context import Context
-from service.registry import feed, replicas, samples
+from service.registry import descriptions, feed, replicas, samples
 from service.registry.feed import Added, Changes
 from service.registry.records import Marks, Replica
 
@@ -41,11 +47,15 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Solved:
-    """The solved tier at these marks; without a head while there are no samples."""
+    """The solved tier at these marks; without a head while there are no samples.
+
+    whole  whether the head knows all entries of a descriptor.
+    """
 
     marks: Marks
     samples: int
     head: ClosedFormHead | None
+    whole: bool
 
 
 def replica_name() -> str:
@@ -57,15 +67,19 @@ class ClosedFormTier:
     """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads.
 
     before_report  called before a report: then this replica must hold nothing else of removed samples either.
+    unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers nobody.
     """
 
     def __init__(self, context: Context, *, name: str) -> None:
         self.before_report: Callable[[], object] = lambda: None
+        self.unsolved: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
         self._lock = threading.Lock()
+        self._solving = threading.Lock()
         self._starting = threading.Lock()
         self._state: Accumulators | None = None
+        self._marks = Marks(0, 0)  # of `_state`; `_solved` may lack additions that are in it, never a removal
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
@@ -82,38 +96,65 @@ class ClosedFormTier:
         solved = self._solved
         if solved is not None and solved.marks.removals == now.removals and (solved.head or now == solved.marks):
             return solved
-        return self.catch_up()
+        return self._advance()
 
     def catch_up(self) -> Solved | None:
-        """The tier with all added and without all removed samples; None while it is lost."""
+        """The tier with all added and without all removed samples, its head whole; None while it is lost."""
+        self._advance()
+        self._solve_whole()
+        return self._solved
+
+    def _advance(self) -> Solved | None:
+        """Bring the sums up to date; where a sample was removed, with a head for the meantime. None while lost."""
         with self._lock:
             if self._state is None or self._solved is None:
                 return None
             with self._context.registry.read() as session:
-                changes = feed.since(session, self._solved.marks)
-            if changes.now == self._solved.marks:
+                changes = feed.since(session, self._marks)
+            if changes.now == self._marks:
                 return self._solved
             try:
                 self._apply(self._state, changes)
             except Exception as failure:  # whatever it is: half a change is no state
                 self._lose(failure)
                 return None
+            self.unsolved()
             return self._solved
+
+    def _solve_whole(self) -> None:
+        """Solve the whole head of the present sums, from a copy: threads that answer do not wait meanwhile."""
+        with self._solving:
+            with self._lock:
+                solved, marks = self._solved, self._marks
+                if self._state is None or solved is None or (solved.whole and solved.marks == marks):
+                    return
+                copy = self._state.copy()
+            head = solve(copy, ridge=self._context.closed_form.ridge) if copy.samples else None
+            with self._lock:
+                now = self._solved
+                if now is not None and now.marks.removals == marks.removals:
+                    self._solved = Solved(marks, copy.samples, head, whole=True)
 
     def start(self) -> Solved | None:
         """Start from the survivors, unless the tier has started; None if that is not possible now."""
         with self._starting:
             if self._state is not None:
                 return self.catch_up()
+            if not self._is_described():
+                return None
             with self._context.registry.write_beside_plans() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
                 survivors = feed.everything(session)
             try:
-                state = accumulate(self._context.backbone.descriptor_width, self._beating(survivors.added))
+                backbone = self._context.backbone
+                beating = self._beating(survivors.added)
+                state = accumulate(backbone.descriptor_width, beating, kind=backbone.kind.name)
                 with self._lock:
                     self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
-                    self._solve(state, survivors.now)
+                    head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
+                    self._state, self._marks = state, survivors.now
+                    self._solved = Solved(survivors.now, state.samples, head, whole=True)
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -134,7 +175,7 @@ class ClosedFormTier:
         with self._lock:
             if self._state is None or self._solved is None:
                 return
-            marks = self._solved.marks
+            marks = self._marks
             state = self._state.copy() if self._reported is None or self._reported[0] != marks else None
         if state is not None:
             self._reported = (marks, state.digest())
@@ -150,17 +191,23 @@ class ClosedFormTier:
 
     def summary(self) -> tuple[str, int] | None:
         """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
-        known = self.accumulated()
-        return (known[1].digest(), known[1].samples) if known is not None else None
+        known = self._reported
+        if self._advance() is None:
+            return None
+        with self._lock:
+            if self._state is None:
+                return None
+            if known is not None and known[0] == self._marks:
+                return known[1], self._state.samples
+            state = self._state.copy()
+        return state.digest(), state.samples
 
     def accumulated(self) -> tuple[Marks, Accumulators] | None:
         """The marks and a copy of the sums, brought up to date; None while it is lost."""
-        if self.catch_up() is None:
+        if self._advance() is None:
             return None
         with self._lock:
-            if self._state is None or self._solved is None:
-                return None
-            return self._solved.marks, self._state.copy()
+            return (self._marks, self._state.copy()) if self._state is not None else None
 
     def descriptors(self, of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
         """Descriptors [n, dim] of these samples with their labels, read from the store. Raises Lost."""
@@ -176,11 +223,17 @@ class ClosedFormTier:
         for descriptors, labels in self._read(changes.added):
             state.add(descriptors, labels)
         self._labels.update((samples.object_name(one.id), one.label) for one in changes.added)
-        self._solve(state, changes.now)
+        self._marks = changes.now
+        if changes.removed or self._solved is None or self._solved.head is None:
+            self._solved = self._for_the_meantime(state, changes.now)
 
-    def _solve(self, state: Accumulators, marks: Marks) -> None:
-        head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-        self._state, self._solved = state, Solved(marks, state.samples, head)
+    def _for_the_meantime(self, state: Accumulators, marks: Marks) -> Solved:
+        """What answers until the whole head is solved: a head of a few entries, where a descriptor has many."""
+        entries = self._context.backbone.depths.summary
+        if not state.samples or entries is None:
+            head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
+            return Solved(marks, state.samples, head, whole=True)
+        return Solved(marks, state.samples, summarise(state, entries), whole=False)
 
     def _lose(self, failure: Exception | None) -> None:
         """Drop the state and the replica's row. If the row cannot be deleted, it expires."""
@@ -191,6 +244,11 @@ class ClosedFormTier:
         self._state, self._solved, self._reported, self._labels = None, None, None, {}
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
+
+    def _is_described(self) -> bool:
+        """Whether every sample has a descriptor of the wanted kind."""
+        with self._context.registry.read() as session:
+            return descriptions.is_complete(session, self._context.backbone.kind.name)
 
     def _may_start(self) -> bool:
         if self._failed is None:
@@ -216,27 +274,23 @@ class ClosedFormTier:
             yield np.stack([self._added(one) for one in chunk]), [one.label for one in chunk]
 
     def _added(self, sample: Added) -> Descriptor:
-        """The descriptor of an added sample; computed now if an earlier release stored it without. Raises Lost."""
-        data, recorded = self._recorded(samples.object_name(sample.id))
-        if recorded is not None:
-            return recorded
-        try:
-            pixels = sample_file.decode(data, digest=sample.digest).pixels
-        except sample_file.DamagedSample as damage:
-            raise Lost(f"sample {sample.id}: {damage}") from None
-        resized = self._context.backbone.preprocessing.resize(pixels)
-        (descriptor,) = describe(self._context.backbone, [resized]).descriptors
-        return np.asarray(descriptor, dtype=np.float32)
+        """The descriptor of an added sample. Raises Lost; a sample with another kind of it is to be described anew."""
+        found = self._recorded(samples.object_name(sample.id))
+        if found is None:
+            with self._context.registry.write_beside_plans() as session:
+                descriptions.note(session, [sample.id], None)
+            raise Lost(f"sample {sample.id} has no descriptor of the kind {self._context.backbone.kind.name}")
+        return found
 
     def _removed(self, name: str) -> Descriptor:
-        _, recorded = self._recorded(name)
-        if recorded is None:
-            raise Lost(f"{name}: an earlier release has stored it, without its descriptor")
-        return recorded
+        found = self._recorded(name)
+        if found is None:
+            raise Lost(f"{name} has no descriptor of the kind {self._context.backbone.kind.name}")
+        return found
 
-    def _recorded(self, name: str) -> tuple[bytes, Descriptor | None]:
+    def _recorded(self, name: str) -> Descriptor | None:
+        """The descriptor in a sample's file; None if it is of another kind. Raises Lost."""
         try:
-            data = self._context.store.get(name)
-            return data, sample_file.descriptor(data)
+            return sample_file.descriptor(self._context.store.get(name), kind=self._context.backbone.kind.name)
         except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
             raise Lost(f"{name}: {sample_file.words(error)}") from None

@@ -19,6 +19,7 @@ class ClosedFormUpdater:
         self._tier = tier
         self._seconds = seconds
         self._wake = threading.Event()
+        tier.unsolved = self.wake
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="closed-form-updater", daemon=True)
 

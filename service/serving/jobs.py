@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.embedding import Descriptor, Embedding
+from models.descriptor import Descriptor
+from models.embedding import Embedding
 from service.decoding.protocol import DecodedImage
 from service.errors import ServiceError
 

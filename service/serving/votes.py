@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from models import fusion
 from models.bank import BankRow
-from models.embedding import Descriptor
+from models.descriptor import Descriptor
 from service.errors import ServiceError
 from service.serving.closed_form import Solved
 from service.serving.jobs import Answer

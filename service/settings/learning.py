@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from models.descriptor_kind import RIDGES, Features
 from models.spec import ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
 from service.settings.group import Group
@@ -99,12 +100,20 @@ class ClosedFormSettings(Group):
     """The closed-form tier: a ridge regression on the descriptors of all samples."""
 
     enabled: bool = Field(True, description="Answer with the closed-form tier, beside the prompts.")
-    ridge: float = Field(0.3, gt=0, description="Lambda of its ridge regression, for unit descriptors.")
+    features: Features = Field(
+        "rich",
+        description="What it is told of an image: `quick`, `rich` or `richest`; the last two also see mirror images, "
+        "unless `training.flip` is off.",
+    )
+    ridge: float | None = Field(
+        None, gt=0, description="Lambda of its ridge regression; default: 0.3 for `quick` features, 0.1 for the others."
+    )
     temperature: float = Field(0.1, gt=0, description="Of its softmax; smaller is surer.")
 
     def spec(self) -> ClosedFormSpec:
         """As a value of `models`."""
-        return ClosedFormSpec(ridge=self.ridge, temperature=self.temperature)
+        ridge = RIDGES[self.features] if self.ridge is None else self.ridge
+        return ClosedFormSpec(ridge=ridge, temperature=self.temperature)
 
 
 class QualitySettings(Group):

@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from models.descriptor_kind import DescriptorKind
 from service.settings.answering import ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
 from service.settings.learning import ClosedFormSettings, PartitionSettings, QualitySettings, TrainingSettings
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
@@ -84,6 +85,11 @@ class Settings(BaseSettings):
         path = os.environ.get("OUBLI_CONFIG")
         toml = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
         return (init_settings, env_settings, *toml)
+
+    @property
+    def descriptor_kind(self) -> DescriptorKind:
+        """The kind of descriptors. Where prompts may not learn from mirror images, descriptors do not see them."""
+        return DescriptorKind(self.closed_form.features, mirrored=self.training.flip)
 
     @property
     def database(self) -> str | Path:

@@ -1,6 +1,7 @@
 """The closed-form tier and the feed of changes: right at every mark, and what a replica needs is not destroyed."""
 
 import random
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from service.registry import replicas
 from service.registry.records import Marks, Replica
 from service.serving import closed_form as tier_module
 from service.serving.closed_form import ClosedFormTier
+from service.serving.closed_form_updater import ClosedFormUpdater
 from tests.replicas import (
     digest,
     erase_first,
@@ -52,6 +54,94 @@ def test_after_any_additions_and_erasures_it_is_what_the_survivors_alone_give(wo
     assert all(is_right(world, tier) for tier in tiers)
     assert digest(tiers[0]) == digest(tiers[1])
     assert is_right(world, start(world, "three"))
+
+
+def test_a_removal_is_answered_at_once_by_a_head_of_few_entries_until_the_whole_one_is_solved(
+    world: World, tier: ClosedFormTier
+) -> None:
+    woken: list[bool] = []
+    tier.unsolved = lambda: woken.append(True)
+    erase_first(world)
+    meantime = tier.current()
+    assert meantime is not None
+    assert meantime.head is not None
+    assert (meantime.whole, meantime.samples, woken) == (False, 7, [True])
+    assert meantime.head.entries is not None
+    assert tier.current() is meantime  # not solved by those who ask
+    tier.keep()
+    whole = tier.current()
+    assert whole is not None
+    assert whole.head is not None
+    assert (whole.whole, whole.samples, whole.head.entries) == (True, 7, None)
+    assert whole.marks == meantime.marks
+
+
+def test_an_addition_leaves_the_whole_head_in_place_until_another_is_solved(world: World, tier: ClosedFormTier) -> None:
+    before = tier.current()
+    world.add(2)
+    assert tier.current() is before
+    assert tier.summary() == (world.closed_form_digest(), 10)
+    assert tier.current() is before
+    tier.keep()
+    after = tier.current()
+    assert after is not None
+    assert (after.whole, after.samples) == (True, 10)
+
+
+def test_a_removal_while_the_whole_head_is_solved_makes_it_void(
+    world: World, tier: ClosedFormTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = tier_module.solve
+    victims = [first(world)]
+
+    def removed_meanwhile(*given: object, **how: object) -> object:
+        head = solve(*given, **how)  # type: ignore[arg-type]
+        while victims:
+            world.erase(victims.pop().id)
+            assert tier.current() is not None
+        return head
+
+    monkeypatch.setattr(tier_module, "solve", removed_meanwhile)
+    world.add(1)
+    tier.catch_up()
+    solved = tier.current()
+    assert solved is not None
+    assert (solved.whole, solved.samples) == (False, 8)
+    tier.keep()
+    solved = tier.current()
+    assert solved is not None
+    assert (solved.whole, solved.samples) == (True, 8)
+    assert is_right(world, tier)
+
+
+def test_a_tier_that_is_left_while_its_head_is_solved_stays_silent(
+    world: World, tier: ClosedFormTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = tier_module.solve
+
+    def left_meanwhile(*given: object, **how: object) -> object:
+        tier.leave()
+        return solve(*given, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tier_module, "solve", left_meanwhile)
+    world.add(1)
+    assert tier.catch_up() is None
+    assert tier.current() is None
+
+
+def test_the_updater_is_woken_to_solve(world: World, tier: ClosedFormTier) -> None:
+    updater = ClosedFormUpdater(tier, 3600)
+    updater.start()
+    erase_first(world)
+    assert tier.current() is not None
+    for _ in range(1000):
+        solved = tier.current()
+        if solved is not None and solved.whole:
+            break
+        time.sleep(0.01)
+    updater.stop()
+    assert solved is not None
+    assert (solved.whole, solved.samples) == (True, 7)
 
 
 def test_nobody_is_somebody_to_start_with(world: World) -> None:

@@ -11,7 +11,8 @@ import safetensors.numpy
 from models import closed_form
 from service.core import sample_file
 from service.core.audit import Scope, audit
-from service.registry import samples
+from service.core.redescribe import Redescriber
+from service.registry import descriptions, samples
 from service.registry.records import Sample
 from service.serving import closed_form as tier_module
 from service.serving.closed_form import ClosedFormTier
@@ -29,16 +30,20 @@ def tier(world: World) -> ClosedFormTier:
 
 
 def store_as_earlier_release(world: World, sample: Sample) -> None:
+    """A file of the first releases, without a descriptor, and a row that says nothing of one."""
     name = samples.object_name(sample.id)
     contents = sample_file.decode(world.context.store.get(name), digest=sample.digest)
     world.context.store.put(name, safetensors.numpy.save({"pixels": contents.pixels, "embedding": contents.embedding}))
+    with world.context.registry.write() as session:
+        descriptions.note(session, [sample.id], None)
 
 
 def store_descriptor(world: World, sample: Sample, descriptor: object) -> None:
     """Whole and with the right checksum, but not what the backbone says."""
     name = samples.object_name(sample.id)
     contents = sample_file.decode(world.context.store.get(name), digest=sample.digest)
-    data = sample_file.encode(contents.pixels, contents.embedding, np.asarray(descriptor, dtype=np.float32))
+    kind = world.context.backbone.kind.name
+    data = sample_file.encode(contents.pixels, contents.embedding, np.asarray(descriptor, dtype=np.int16), kind=kind)
     world.context.store.put(name, data)
 
 
@@ -178,21 +183,37 @@ def test_more_samples_than_can_be_summed_exactly_silence_it(
     assert is_right(world, tier)
 
 
-def test_samples_of_an_earlier_release_are_described_again(world: World) -> None:
+def test_a_tier_waits_for_samples_of_an_earlier_release_to_be_described_anew(world: World) -> None:
     world.add(8)
     old, *others = world.survivors.values()
     store_as_earlier_release(world, old)
-    tier = start(world)
-    assert is_right(world, tier)
-    (found,) = findings(world)
-    assert not found.comparable
+    tier = ClosedFormTier(world.context, name="one")
+    tier.keep()
+    assert tier.current() is None
+    assert live_replicas(world) == {}  # no object is kept for it
     world.erase(others[0].id)
-    assert is_right(world, tier)
-    world.erase(old.id)
-    assert tier.current() is None  # it cannot be subtracted: its descriptor then may not be its descriptor now
+    assert Redescriber(world.context).portion() == 1
     tier.keep()
     assert is_right(world, tier)
-    assert findings(world) == []
+    world.erase(old.id)
+    assert is_right(world, tier)  # subtracted, not started again: what it had in is what the file says
+    assert len(live_replicas(world)) == 1
+
+
+def test_a_file_that_is_not_of_the_kind_on_record_is_found_and_described_anew(world: World) -> None:
+    """As after a restore of older files: the row says what the file does not hold."""
+    world.add(8)
+    old = first(world)
+    store_as_earlier_release(world, old)
+    with world.context.registry.write() as session:
+        descriptions.note(session, [old.id], world.context.backbone.kind.name)
+    assert f"sample {old.id}" in {found.subject for found in audit(world.context, Scope())}
+    tier = ClosedFormTier(world.context, name="one")
+    tier.keep()
+    assert tier.current() is None
+    assert Redescriber(world.context).portion() == 1
+    assert tier.start() is not None
+    assert is_right(world, tier)
 
 
 def test_two_that_start_it_at_once_leave_it_on_record_with_what_it_has(world: World, tier: ClosedFormTier) -> None:

@@ -349,11 +349,19 @@ def test_decoders_end_with_an_api_that_is_killed() -> None:
         threading.Event().wait(0.02)
 
 
+def is_ready_for_signals(pid: int) -> bool:
+    """Whether the process ignores SIGINT and SIGTERM already."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:")]
+    ignored = int(line.split()[1], 16)
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def test_a_terminal_s_and_a_supervisor_s_signals_do_not_end_a_decoder(decoders: Decoders) -> None:
     """They go to all processes at once, and the API still owes answers."""
     results(decoders, [GOOD])
     before = until(lambda: len(decoders.pids) == 3 and sorted(decoders.pids))
     results(decoders, *[[GOOD]] * 9)
+    until(lambda: all(is_ready_for_signals(pid) for pid in before))  # one may just have been started
     for pid in before:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)

@@ -36,13 +36,14 @@ def test_what_is_taken_in_can_be_read_back(world: World) -> None:
     assert (sample.label, sample.owner, sample.digest) == ("dog", "bob", new_sample.digest)
     with world.context.registry.read() as session:
         assert samples.get(session, sample.id) == sample
-    pixels, embedding, descriptor = sample_file.decode(
+    pixels, embedding, descriptor, kind = sample_file.decode(
         world.context.store.get(samples.object_name(sample.id)), digest=sample.digest
     )
     assert np.array_equal(pixels, new_sample.pixels)
     assert embedding.tobytes() == new_sample.embedding.tobytes()
     assert descriptor is not None
     assert descriptor.tobytes() == new_sample.descriptor.tobytes()
+    assert kind == world.context.backbone.kind.name
 
 
 def test_a_batch_keeps_its_order(world: World) -> None:

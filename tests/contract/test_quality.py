@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 
 from models.closed_form import Sums, solve
-from models.embedding import Descriptor
+from models.descriptor import Descriptor
 from models.leave_one_out import LeaveOneOut
 from service.registry.feed import Added
 from service.serving import quality as quality_module

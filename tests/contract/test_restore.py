@@ -224,7 +224,7 @@ def test_a_row_that_came_back_by_itself_is_erased_under_another_record(safe: Wor
     pattern = safe.samples()[0]
     with safe.context.registry.write() as session:
         again = replace(pattern, id=victim, created_at=safe.time())
-        samples.insert_all(session, [again], samples.ensure_owners(session, [pattern.owner]))
+        samples.insert_all(session, [again], samples.ensure_owners(session, [pattern.owner]), kind="")
         of_cluster = ClusterRow.id == pattern.cluster
         session.execute(sa.update(ClusterRow).where(of_cluster).values(samples=ClusterRow.samples + 1))
     assert check(safe).returned == {victim: first.id}

@@ -44,7 +44,7 @@ def test_members_are_listed_as_they_arrived_whatever_their_ids(registry: Registr
         cluster = make_cluster(session)
         arrived = sorted((str(uuid7()) for _ in range(5)), reverse=True)
         together = [Sample(sample_id, "ann", "cat", "d" * 64, cluster, NOW, 0) for sample_id in arrived]
-        samples.insert_all(session, together, samples.ensure_owners(session, ["ann"]))
+        samples.insert_all(session, together, samples.ensure_owners(session, ["ann"]), kind="")
         assert [member.id for member in samples.members(session, cluster)] == arrived
 
 

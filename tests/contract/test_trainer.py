@@ -16,7 +16,7 @@ from service.clock import system_clock
 from service.core import training
 from service.errors import Misconfigured, Unavailable
 from service.messaging.queues import DELETIONS, QUEUES
-from service.registry import leases, workers
+from service.registry import descriptions, leases, workers
 from service.registry.engine import Registry, WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Worker
@@ -224,3 +224,47 @@ def test_a_device_is_told_from_those_of_other_hosts_and_masks(monkeypatch: pytes
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert device_name("cuda:0") == f"cuda:0 on {host} (CUDA_VISIBLE_DEVICES=3)"
     assert device_name("cpu") == f"cpu on {host}"
+
+
+# ----------------------------------------------------------------------------------------------------- described anew
+
+
+def forget_kinds(world: World) -> None:
+    """As after an upgrade: the registry does not say which descriptors the samples' files have."""
+    with world.context.registry.write() as session:
+        descriptions.note(session, list(world.survivors), None)
+
+
+def is_described(world: World) -> bool:
+    with world.context.registry.read() as session:
+        return descriptions.is_complete(session, world.context.backbone.kind.name)
+
+
+def test_a_worker_describes_samples_anew_once_nothing_waits_to_be_trained(world: World, trainer: Trainer) -> None:
+    forget_kinds(world)
+    trainer.train()
+    assert world.serving_keys() != []
+    assert not is_described(world)
+    trainer.train()
+    assert is_described(world)
+
+
+def test_a_worker_asks_to_be_called_again_while_samples_wait_to_be_described(
+    world: World, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.train()
+    forget_kinds(world)
+    monkeypatch.setattr(module, "REDESCRIBING", -1.0)
+    notified: list[bool] = []
+    monkeypatch.setattr(trainer, "_notify", lambda: notified.append(True))
+    trainer.train()
+    assert (notified, is_described(world)) == ([True], False)
+
+
+def test_a_worker_for_deletions_alone_describes_nobody(world: World) -> None:
+    forget_kinds(world)
+    trainer = Trainer(world.context.settings, NAME, (DELETIONS,))
+    trainer.train()
+    trainer.interrupt()
+    trainer._context.registry.close()
+    assert not is_described(world)

@@ -24,6 +24,7 @@ import pytest
 from safetensors.numpy import load
 
 from models.closed_form import Accumulators
+from models.descriptor_kind import DescriptorKind
 from service.clock import system_clock
 from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate
@@ -114,7 +115,7 @@ def recomputed(replica: Process) -> dict[str, Any]:
     """From the files of the samples on record, by nothing of the service's books but its list of samples."""
     remaining = replica.pages("/samples")
     rows = np.stack([load(replica.file(sample["id"]).read_bytes())["descriptor"] for sample in remaining])
-    state = Accumulators(rows.shape[1])
+    state = Accumulators(rows.shape[1], kind=DescriptorKind().name)
     state.add(rows, [sample["label"] for sample in remaining])
     return {"digest": state.digest(), "samples": len(remaining)}
 

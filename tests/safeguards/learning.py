@@ -26,7 +26,7 @@ LEARNING = [  # a prompt is a pure function of its members
             "torch.zeros(padding)", "torch.ones(padding)",
             "unit/test_training.py::test_the_padding_of_the_last_batch_has_no_influence"),
     mutant("embed-shape", "every batch of embeddings has one shape", "models/embedding.py",
-            "BATCH if exact else padded_size(len(c))", "padded_size(len(c))",
+            "BATCH if exact else padded_size(views * len(chunk))", "padded_size(views * len(chunk))",
             "unit/test_safeguards.py::test_every_batch_of_embeddings_has_the_same_shape"),
     mutant("frozen-weights", "the backbone learns nothing", "models/backbone.py",
             "network.eval().requires_grad_(False)", "network.eval()",

@@ -9,7 +9,7 @@ from torch import nn
 
 from models import determinism
 from models.backbone import Backbone, Preprocessing
-from models.embedding import BATCH, embed
+from models.embedding import BATCH, describe, embed
 from models.router import PrototypeRouter
 from models.spec import PromptSpec
 from models.training import train
@@ -36,8 +36,11 @@ def test_every_batch_of_embeddings_has_the_same_shape(tiny, images, monkeypatch)
     monkeypatch.setattr(tiny, "description", lambda batch: shapes.append(len(batch)) or recorded(batch))
     resized = [tiny.preprocessing.resize(pixels) for pixels in images.pixels[: BATCH + 3]]
     for count in (1, BATCH, BATCH + 3):
+        assert len(describe(tiny, resized[:count]).embeddings) == count
+    assert shapes == [BATCH] * 6  # the mirror image of each takes a place too
+    for count in (1, BATCH, BATCH + 3):
         assert len(embed(tiny, resized[:count])) == count
-    assert shapes == [BATCH] * 4
+    assert shapes == [BATCH] * 10
 
 
 def test_a_backbones_statistics_stand_still():

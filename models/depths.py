@@ -157,6 +157,18 @@ def find_stages(network: nn.Module) -> list[Stage]:
 
     Of a row of equal blocks, the last block of each quarter.
     """
+    stages = _every_stage(network)
+    if len(stages) > ISOTROPIC:
+        return [stages[len(stages) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)]
+    return stages
+
+
+def find_units(network: nn.Module) -> list[Stage]:
+    """The stages of a network or, of a row of equal blocks, every block; of the first module in it that has any."""
+    return next((stages for module in network.modules() if (stages := _every_stage(module))), [])
+
+
+def _every_stage(network: nn.Module) -> list[Stage]:
     if _has_sequential_stages(network):
         return [Stage(tuple(stage)) for stage in network.blocks]  # type: ignore[union-attr]
     stages = []
@@ -166,8 +178,6 @@ def find_stages(network: nn.Module) -> list[Stage]:
             inner: Any = getattr(module, "blocks", module)
             several = isinstance(inner, nn.Sequential | nn.ModuleList) and len(inner) > 0
             stages.append(Stage(tuple(inner) if several else (module,), info.get("num_chs")))
-    if len(stages) > ISOTROPIC:
-        return [stages[len(stages) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)]
     return stages
 
 

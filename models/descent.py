@@ -43,7 +43,8 @@ class Order:
         self._key = key
         self._count = count
         self.batches_per_epoch = math.ceil(count / spec.batch_size)
-        self.steps = spec.epochs * self.batches_per_epoch
+        self.epochs = spec.epochs_of(count)
+        self.steps = self.epochs * self.batches_per_epoch
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor of the learning rate at a step: linear warm-up, then half a cosine to zero."""
@@ -84,7 +85,7 @@ def descend(
     """
     optimizer = torch.optim.SGD(parameters, momentum=spec.momentum)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, order.learning_rate_factor)
-    for epoch in range(spec.epochs):
+    for epoch in range(order.epochs):
         for number, batch in enumerate(order.batches(epoch), start=1):
             optimizer.zero_grad()
             loss(batch).backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models import head
 from models.backbone import Backbone
-from models.bank import stack
+from models.bank import shown_to, stack
 from models.closed_form import Accumulators, ClosedFormHead, accumulate, solve
 from models.descent import Batch, Order, Progress, descend
 from models.embedding import BATCH
@@ -82,7 +82,11 @@ def ask_prompt(backbone: Backbone, spec: TrainingSpec, learned: Learned, queries
         members = queries.members[start : start + BATCH]
         images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
         rows = torch.full((len(members),), bank.rows[""].index, dtype=torch.int64)
-        answers.append(bank.probabilities(backbone, images, rows)[:, : len(learned.labels)].double().numpy())
+        answers.append(
+            bank.probabilities(backbone, shown_to(backbone, spec, images), rows)[:, : len(learned.labels)]
+            .double()
+            .numpy()
+        )
     return np.concatenate(answers)
 
 
@@ -101,7 +105,7 @@ def build_head(
     labels = tuple(sorted(set(samples.labels)))
     weight, bias = torch.zeros((len(labels), backbone.dim)), torch.zeros(len(labels))
     learned = [tensor.requires_grad_(True) for tensor in (weight, bias)]
-    epochs = spec.epochs if len(labels) > 1 else 0
+    epochs = spec.epochs_of(len(samples)) if len(labels) > 1 else 0
     if epochs:
         features = torch.from_numpy(np.stack([samples.embeddings, samples.mirrored]))
         targets = torch.tensor([labels.index(label) for label in samples.labels])
@@ -140,7 +144,7 @@ def build_network(
     network = backbone.copy_of_network().requires_grad_(True)
     weight = torch.zeros((len(labels), backbone.dim), device=backbone.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=backbone.device, requires_grad=True)
-    epochs = spec.epochs if len(labels) > 1 else 0
+    epochs = spec.epochs_of(len(samples)) if len(labels) > 1 else 0
     if epochs:
         images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in samples.members])
         targets = torch.tensor([labels.index(label) for label in samples.labels])

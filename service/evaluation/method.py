@@ -107,4 +107,4 @@ class Setting:
 
 def cost_of(pool: Pool, rows: Sequence[int], training: TrainingSpec) -> int:
     """Sample-epochs; one label leaves nothing to learn."""
-    return training.epochs * len(rows) if len({pool.members[i].label for i in rows}) > 1 else 0
+    return training.epochs_of(len(rows)) * len(rows) if len({pool.members[i].label for i in rows}) > 1 else 0

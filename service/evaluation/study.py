@@ -89,7 +89,7 @@ class Task:
 
 def tasks_of(study: Study, samples: int) -> dict[Task, int]:
     """Every task, the longest first, with about how many sample-epochs it takes."""
-    epochs = study.budget.training.epochs
+    epochs = study.budget.training.epochs_of(samples)
     found = {Task(name, seed): samples * epochs for name in study.methods for seed in range(study.seeds)}
     if study.trial is not None:
         builds = 4 + study.trial.references

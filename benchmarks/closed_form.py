@@ -115,7 +115,7 @@ def _fill(context: Context, count: int) -> list[str]:
     with context.registry.write(exclusive=True) as session, progress_bar() as bar:
         task = bar.add_task(f"Filling with {count:,}", total=count)
         cluster = clusters.create(session, lo=0, hi=2**63 - 1, now=now)
-        session.add(OwnerRow(id=owner, ref="benchmark"))
+        session.add(OwnerRow(id=owner, ref="benchmark", leaving=False))
         session.flush()
         same = {"owner_id": owner, "cluster_id": cluster, "digest": "0" * 64, "created_at": now, "addition": count}
         same["descriptor_kind"] = kind

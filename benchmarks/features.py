@@ -24,7 +24,8 @@ from benchmarks.images import Labelled, digits
 from models import determinism
 from models.backbone import Backbone, load_backbone
 from models.closed_form import accumulate, solve
-from models.descriptor import RIDGES, Descriptor, DescriptorKind, Features
+from models.descriptor import Descriptor
+from models.descriptor_kind import RIDGES, DescriptorKind, Features
 from models.embedding import BATCH, combine, describe
 from models.image import pixel_digest
 from models.spec import ClosedFormSpec, canonical_json, sha256

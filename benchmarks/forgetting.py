@@ -91,8 +91,8 @@ class _World:
         self._partition, self._items, self._vectors = partition, items, vectors
         self.training = TrainingSpec()
         self._positions: dict[tuple[int, ...], list[int]] = {}
-        everybody = list(range(len(items)))
-        self.planned = self._plan(everybody)
+        every_place = list(range(len(items)))
+        self.planned = self._plan(every_place)
         self._known = {cluster.key for cluster in self.planned}
 
     def _plan(self, left: Sequence[int]) -> list[PlannedCluster]:

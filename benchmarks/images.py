@@ -27,9 +27,14 @@ class Labelled:
         return buffer.getvalue()
 
 
+def data_folder() -> Path:
+    """Where data sets lie that no package brings."""
+    return Path(os.environ.get("OUBLI_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+
+
 def load(train: int, test: int, *, seed: int = 0) -> tuple[str, list[Labelled], list[Labelled]]:
     """Name of the data set, and shuffled train and test images."""
-    folder = Path(os.environ.get("OUBLI_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+    folder = data_folder()
     random = np.random.default_rng(seed)
     if (folder / "cifar10-small.npz").is_file():
         data = np.load(folder / "cifar10-small.npz", allow_pickle=False)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.cuts import Cuts
 from models.depths import Depths
-from models.descriptor import DescriptorKind
+from models.descriptor_kind import DescriptorKind
 from models.folding import fold, share
 from models.image import Pixels, resized
 from models.recording import Recording

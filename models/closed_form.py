@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from models.descriptor import QUICK, RIDGES, SCALE, Descriptor, is_descriptor
+from models.descriptor import SCALE, Descriptor, is_descriptor
+from models.descriptor_kind import QUICK, RIDGES
 from models.spec import canonical_json
 
 # |q| <= 1.004 x 2^14 for a rounded unit vector, so a sum of n products stays below 2^53 while n is below this.

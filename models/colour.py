@@ -38,6 +38,15 @@ class Conversion:
         return converted
 
 
+def check_values(opened: Image.Image) -> None:
+    """Refuse an image whose values do not say what is white, before any of them is decoded. Raises Undecodable."""
+    if opened.mode == "F" or (opened.mode == "I" and opened.format != "PPM"):
+        raise Undecodable(
+            "The image has 32-bit, signed or floating-point values, which do not say what is white. "
+            "Save it with 8 or 16 bits a channel."
+        )
+
+
 def plain(image: Image.Image, opened: Image.Image, file: png.Png | None = None) -> Image.Image:
     """A loaded image with 8 bits a value, transparent where the file says so. Raises Undecodable.
 
@@ -70,11 +79,6 @@ def _plain_tiff(image: Image.Image, opened: TiffImagePlugin.TiffImageFile) -> Im
 
 def _to_8_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
     """An image of 8 bits a value, scaled from up to 16 bits as viewers do; Pillow would clip values at 255."""
-    if image.mode == "F" or (image.mode == "I" and opened.format != "PPM"):
-        raise Undecodable(
-            "The image has 32-bit, signed or floating-point values, which do not say what is white. "
-            "Save it with 8 or 16 bits a channel."
-        )
     values = np.asarray(image).clip(0, 65535).astype(np.uint32)
     transparent = opened.info.get("transparency")
     seen = None if transparent is None else Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))

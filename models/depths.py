@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from models.descriptor import Features
+from models.descriptor_kind import Features
 
 MOST: dict[Features, int] = {"rich": 4_096, "richest": 8_192}  # entries; a solve costs the cube of their number
 SUMMARY = 1_024  # entries that are enough for a head of the meantime
@@ -55,7 +55,7 @@ def _quarters(maps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class DescriptorPart:
     """A statistic of the maps of one block: `reading` maps [n, channels, height, width] gives [n, width]."""
 
     block: nn.Module
@@ -125,7 +125,7 @@ class Depths:
         if receive is not None:
             receive(block, output)
 
-    def _measured(self, candidates: Sequence[Part], example: Tensor) -> list[Part]:
+    def _measured(self, candidates: Sequence[DescriptorPart], example: Tensor) -> list[DescriptorPart]:
         """Those whose block gives maps, with their widths."""
         if not candidates:
             return []
@@ -194,20 +194,20 @@ def _feature_info(network: nn.Module) -> list[dict[str, Any]]:
     return [info for info in found if isinstance(info, dict)] if isinstance(found, list | tuple) else []
 
 
-def _candidates(network: nn.Module, stages: Sequence[Stage], features: Features) -> list[Part]:
+def _candidates(network: nn.Module, stages: Sequence[Stage], features: Features) -> list[DescriptorPart]:
     """All parts of descriptors with these features, in order."""
     ends = [(stage.end, stage) for stage in stages[1:]]
     if features == "quick":
-        return [Part(*end, _means) for end in ends] if _has_sequential_stages(network) else []
+        return [DescriptorPart(*end, _means) for end in ends] if _has_sequential_stages(network) else []
     blocks = [(block, stage) for stage in stages for block in stage.blocks][1:]
-    parts = [Part(*block, _means) for block in blocks] + [Part(*end, _deviations) for end in ends]
-    return parts + ([Part(*end, _quarters) for end in ends[-QUARTERED:]] if features == "richest" else [])
+    parts = [DescriptorPart(*block, _means) for block in blocks] + [DescriptorPart(*end, _deviations) for end in ends]
+    return parts + ([DescriptorPart(*end, _quarters) for end in ends[-QUARTERED:]] if features == "richest" else [])
 
 
-def _fitting(parts: list[Part], stages: Sequence[Stage], features: Features) -> list[Part]:
+def _fitting(parts: list[DescriptorPart], stages: Sequence[Stage], features: Features) -> list[DescriptorPart]:
     """Parts with at most `MOST` entries: first the blocks within stages go, then quarters, then stages, early ones
     first."""
-    drops: list[Callable[[Part], bool]] = [lambda part: part.block is not part.stage.end]
+    drops: list[Callable[[DescriptorPart], bool]] = [lambda part: part.block is not part.stage.end]
     drops += [lambda part, of=stage: part.reading is _quarters and part.stage is of for stage in stages]  # type: ignore[misc]
     drops += [lambda part, of=stage: part.stage is of for stage in stages[:-1]]  # type: ignore[misc]
     for drop in drops:
@@ -217,7 +217,7 @@ def _fitting(parts: list[Part], stages: Sequence[Stage], features: Features) -> 
     return parts
 
 
-def _summary(parts: Sequence[Part], stages: Sequence[Stage]) -> npt.NDArray[np.intp] | None:
+def _summary(parts: Sequence[DescriptorPart], stages: Sequence[Stage]) -> npt.NDArray[np.intp] | None:
     starts = np.cumsum([0, *(part.width for part in parts)])
     chosen: list[npt.NDArray[np.intp]] = []
     for place in reversed(range(len(parts))):

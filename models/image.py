@@ -109,6 +109,7 @@ def _canonical(image: Image.Image, limits: ImageLimits, file: png.Png | None, da
     _check_dimensions(image.width, image.height, limits)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
+    colour.check_values(image)
     shorter = min(image.size)
     if isinstance(image, JpegImagePlugin.JpegImageFile) and shorter >= 2 * limits.max_side:
         # The decoder reduces by 2, 4 or 8 while decoding: a 50-megapixel photo costs a tenth of the time.

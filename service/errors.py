@@ -143,7 +143,7 @@ class Conflict(ServiceError):
 
 
 class NothingContributed(Conflict):
-    """Nothing is held, so there is nothing to predict from; waiting does not help."""
+    """No sample is on record, so there is nothing to predict from; waiting does not help."""
 
     code = "nothing-contributed"
 

@@ -56,7 +56,7 @@ def fill(context: Context, count: int) -> int:
 
 
 def new_sample(context: Context, number: int) -> NewSample:
-    """Somebody who has been decoded and embedded: what an intake does after the forward pass."""
+    """A new sample, decoded and embedded: what an intake has after the forward pass."""
     random = np.random.default_rng(number)
     pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     embedding = random.standard_normal(context.backbone.dim, dtype=np.float32)

@@ -1,5 +1,6 @@
 """Partitions of every kind to try things on, and what is known of a world's layout."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from service.core.intake import NewSample
@@ -15,6 +16,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "random": {"kind": "random", "clusters": 4},
     "pinned": {},  # and a file of centroids
 }
+MORE_LAYOUTS: list[dict[str, Any]] = [  # that random histories try, beside trees of several sizes
+    {"kind": "anchors", "anchors": 4, "clusters": 2},
+    {"kind": "anchors", "anchors": 10, "clusters": 4},
+    {"kind": "anchors", "anchors": 12, "distance_threshold": 0.5},
+    {"kind": "random", "clusters": 1},
+    {"kind": "random", "clusters": 5},
+    {"kind": "pinned"},
+]
+
+
+def as_variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of a partition as environment variables."""
+    return {f"OUBLI_PARTITION__{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def record(world: World) -> LayoutInForce:

@@ -5,6 +5,7 @@ Each is of `SCENE` unless it says otherwise: four coloured quarters, wider than 
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -136,6 +137,31 @@ def meant_by(icc: bytes, image: Values = SCENE) -> Image.Image:
     return found
 
 
+def cmyk_profile(inks: str = "CMYK", steps: int = 9) -> bytes:
+    """A printer's, of pure inks, whose channels are these: a table from inks to Lab (ICC.1:2001, lut16Type)."""
+    axis = np.linspace(0.0, 1.0, steps)
+    amounts = dict(zip(inks, np.meshgrid(*[axis] * 4, indexing="ij"), strict=True))
+    seen = np.stack([(1 - amounts[ink]) * (1 - amounts["K"]) for ink in "CMY"], axis=-1)  # red, green, blue
+    colours = Image.fromarray(np.rint(seen * 255).astype(np.uint8).reshape(1, -1, 3))
+    ours, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    found = ImageCms.profileToProfile(colours, ours, lab, outputMode="LAB")
+    assert found is not None
+    bytes_of_lab = np.frombuffer(found.tobytes(), np.uint8).reshape(-1, 3) ^ np.array([0, 128, 128], np.uint8)  # signed
+    table = bytes_of_lab * np.array([0xFF00 / 255, 256, 256])
+    line = struct.pack(">HH", 0, 65535)
+    one = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    lut = b"mft2" + bytes(4) + bytes([4, 3, steps, 0]) + one + struct.pack(">HH", 2, 2)
+    lut += line * 4 + np.rint(table).astype(">u2").tobytes() + line * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags, place = b"", 128 + 4 + 2 * 12
+    for name, content in ((b"A2B0", lut), (b"wtpt", white)):
+        tags += struct.pack(">4sII", name, place, len(content))
+        place += len(content)
+    head = struct.pack(">I4sI4s4s4s", place, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12) + b"acsp"
+    head = (head + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
+    return head + struct.pack(">I", 2) + tags + lut + white
+
+
 # -------------------------------------------------------------------------------------------- what costs very much
 
 
@@ -164,3 +190,25 @@ def scans(count: int, *, width: int = 64, height: int = 48) -> bytes:
 def slow(size: int) -> bytes:
     """A grey picture of size x size that is decoded by Python, pixel by pixel: 255 is not its white."""
     return b"P5 %d %d 254\n" % (size, size) + bytes(range(200)) * (size * size // 200 + 1)
+
+
+# 48 megapixels of one colour each, 8,000 x 6,000, by Pillow's encoder and pillow-heif's; to encode them takes half a
+# minute, and to decode them most of a second.
+LARGE_AVIF = zlib.decompress(base64.b64decode(
+    # 1,121 bytes
+    "eNpjYGBQSCupLEgsy0xjAAIQnZuZZpibmZjm62joBBR6nZtaksgAAYoZKTlFUDZDQWZyCQMa4CvILMkFsxiBWC4zJz8ZxHEB8RkhoozCDAzM"
+    "fkC2RmZmXhpcrRSQk8oE5SWWGRg65+fkg+3KyiwoKgDS3pkFyflAWiSzuCAVYp28AwODOEhOoCCzIhMkwszBwQGkeBLLDJ0b5XlAQsLJ+TlF"
+    "eck5FUCTeRnYGoBC4pkFuTA/AR3GwsjUzALUG5abklgixMDFLf/Zrr7sWwdHhomC0R42SR739ta7l31NDh07wMAQfv6U5vEpz0M+C+3zaGzS"
+    "EFnTebRztij7hJPvjf6IzPLw7f88hdPs1LSd1cZyTVVHvziI31PwcTu19Izs0SzBdYk6H3frHOhd2FQbuqgkUSxGNfBn3MNlOhZ3e5ctiDx/"
+    "yiXaoeF27PIbWxWfH2OT3ftBjlU74tLkHCfbICMl4Qz7r1mafId/XD2SIHro6k6pMiP/22nlt5U06qYHxNwQ6/14IFyUL0Pf6dONX6svf/fc"
+    "9yercsNEa96kcpkDNDQ6jBSjnwe+PbFM92nK3ws8LDOvTZYxUb/fo3/jN3/395vCu2+vj9mbWFB/VKO54si9A4W0crJqaKLOjsddN1t+Rvw9"
+    "OfHT7tANf32tey+rbdwzMqykSXw9rju7+pH7j2PBu2tZ76/7/vueY+YMttm/r24BAH751Iw="
+))  # fmt: skip
+LARGE_HEIC = zlib.decompress(base64.b64decode(
+    # 11,150 bytes
+    "eNrt0M9LAkEUB/A3uyJ7MIssDAmiupSQ4DEwWMo/okvQtu6yA7s62RIWQfofCEGHTtG5c1AgBBH1H9SfUDdPIVHYG7UO/gUdvm8/zI83b4bZ"
+    "IaJ5Pz5SgSdd4oikX9TjSDo+kdiOvNihYSwGlbA+GpOSbkxjsSTD2uCQsk2CPw5xMuyJ8tPcLEtZ9QdTnZ3liWeMZsGhW9TDtJJx9FfyKlVd"
+    "cX8rlVvj/pjLtoSpU+1BUadLX9+9HtGkucs75myREv2+LjB1hal17gzb4cXCphBjK5f0adHO4/n7+mqhauRSls4+68ay93hLsizu91v66hm3"
+    "Ftarbtjg7AQlm5yakQfKG/7dgk2U1beaUrIhdca0LD6MslJFvw/Ib5JoGWaCHyMXVRx+v3x6RVyvNa/eTs9ebpIbmY/2RfepNLocAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAD8c+LhB79Pd/s="
+))  # fmt: skip

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from models import determinism, embedding
-from models.closed_form import accumulate
+from models.closed_form import Accumulators, accumulate
 from models.descriptor import Descriptor
 from models.embedding import Embedding
 from models.image import pixel_digest
+from models.leave_one_out import LeaveOneOut
+from models.quality import QualityReport, Tally
 from service.artifacts import Store
 from service.clock import system_clock
 from service.core import erasure, intake, reconcile, training
@@ -32,6 +34,7 @@ from service.errors import ServiceError
 from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Sample
+from service.serving import quality
 from service.settings import Settings
 
 DAY = 86_400.0  # seconds
@@ -261,13 +264,29 @@ class World:
             training=self.context.training,
         )
 
-    def closed_form_digest(self) -> str:
-        """Of the closed-form tier that the survivors imply, from what was seen in them when they came."""
-        survivors = list(self.survivors.values())
-        descriptors = [self.descriptors[sample.digest] for sample in survivors]
-        chunks = [(np.stack(descriptors), [sample.label for sample in survivors])] if survivors else []
+    def accumulators(self, first: int | None = None) -> Accumulators:
+        """Of the survivors, or of those that came first; from what was seen in them when they came."""
+        chosen = list(self.survivors.values())[:first]
+        descriptors = [self.descriptors[sample.digest] for sample in chosen]
+        chunks = [(np.stack(descriptors), [sample.label for sample in chosen])] if chosen else []
         backbone = self.context.backbone
-        return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name).digest()
+        return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
+
+    def closed_form_digest(self, first: int | None = None) -> str:
+        """Of the closed-form tier that the survivors imply, or those that came first."""
+        return self.accumulators(first).digest()
+
+    def quality_report(self, first: int | None = None) -> QualityReport:
+        """Of the survivors, or of those that came first, computed from nothing; at least two."""
+        spec = self.context.closed_form
+        head = LeaveOneOut(self.accumulators(first), ridge=spec.ridge, temperature=spec.temperature)
+        tally = Tally(head.labels)
+        chosen = sorted(list(self.survivors.values())[:first], key=lambda sample: (sample.digest, sample.label))
+        for start in range(0, len(chosen), quality.CHUNK):
+            chunk = chosen[start : start + quality.CHUNK]
+            labels, rows = [one.label for one in chunk], [self.descriptors[one.digest] for one in chunk]
+            tally.add(labels, head.scores(np.stack(rows), labels))
+        return tally.report()
 
     def check(self) -> None:
         """Settled, the service is what the survivors imply, and holds nothing else."""

@@ -1,10 +1,11 @@
 """A check that nothing cites what is not in the repository: run by `make check`, exit 1 on any finding.
 
-Looked at is prose: documents, comments, docstrings, and strings with blanks in `service`, `models` and `workers`, which
-users read. A citation is one of these:
+Looked at is prose: documents, files of settings such as *.yml, comments, docstrings, and strings with blanks in
+`service`, `models` and `workers`, which users read. A citation is one of these:
 
 - a link of a document to a file, with or without a heading in it;
 - a path that begins with a folder of this repository, or ends like a source file or a document (`core/plan.py`);
+- a file that is said to be "beside this file";
 - a section of a document: README, "Development";
 - a module by its dotted name (`models.bank`, `core.plan`);
 - a decision by its number, an issue by its number (there are none here);
@@ -40,7 +41,8 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(
     r"(?<![\w/.~$@{}=<>-])(?:[\w.*-]+/)+[\w.*-]*\w[\w.*@-]*|(?<![\w/.~$@{}=<>*-])(?:[\w*-]+\.py|[A-Z]+\.md)\b"
 )
-_BESIDE = re.compile(r"(?:\.\./)+shared\b|(?<![\w/])/work/\S*")
+_BESIDE = re.compile(r"(?:\.\./)+shared\b")
+_BESIDE_THIS = re.compile(r"`?([\w.-]+\.[a-z]+)`?,? (?:beside|next to) this file")
 _DECISION = re.compile(r"\b[Dd]ecisions? ((?:\d{1,4}(?:, | and )?)+)")
 _ISSUE = re.compile(r"\b[Ii]ssue #?\d+")
 # A document that is named in capitals and followed by a section, or alone in brackets.
@@ -156,6 +158,9 @@ def _prose_of_python(source: str, *, strings: bool) -> Iterator[Prose]:
 def _bad(line: str, file: str, repository: Repository) -> Iterator[str]:
     line = _URL.sub("", line)
     yield from (f"{words} is not in the repository" for words in _BESIDE.findall(line))
+    for beside in _BESIDE_THIS.findall(line):
+        if _normal(f"{PurePosixPath(file).parent}/{beside}") not in repository.files:
+            yield f"{beside} is not beside this file"
     yield from (f"{words} is not in the repository: issues are not" for words in _ISSUE.findall(line))
     yield from (f"there is no document {words}" for words in _NAMED.findall(line))
     for document, section in _SECTION.findall(line):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +64,20 @@ def all_of(root: Path) -> list[Decision]:
     return records
 
 
+def _gaps(numbers: Sequence[int]) -> list[str]:
+    """Lines that say which numbers have no record, so that no reader looks for it."""
+    missing = [str(number) for number in range(1, max(numbers, default=0)) if number not in numbers]
+    if not missing:
+        return []
+    *others, last = missing
+    words = f"Numbers {', '.join(others)} and {last} were" if others else f"Number {last} was"
+    return [f"{words} not used.", ""]
+
+
 def page(root: Path) -> str:
     """The list, as Markdown."""
-    rows = [f"| {one.number} | [{one.title}]({one.file}) | {one.status} | {one.date} |" for one in all_of(root)]
+    records = all_of(root)
+    rows = [f"| {one.number} | [{one.title}]({one.file}) | {one.status} | {one.date} |" for one in records]
     lines = [
         "# Decisions",
         "",
@@ -76,6 +88,7 @@ def page(root: Path) -> str:
         "|---|---|---|---|",
         *rows,
         "",
+        *_gaps([one.number for one in records]),
         "A new record is a file `NNNN-words.md` in `docs/decisions` of this shape (further sections may be added):",
         "",
         "```markdown",

@@ -86,7 +86,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         signs = workers.Signs(self.heard_at, self._lease.claimed_at)
-        with self._context.registry.write_unfenced() as session:
+        with self._context.registry.write_beside_plans() as session:
             if not workers.beat(session, name=self._worker, now=self._context.clock(), signs=signs):
                 self.register(session)
         self._lease.renew()

@@ -82,7 +82,7 @@ class Trainer:
 
     def _left_behind(self, session: WriteSession) -> list[str]:
         training = self._context.settings.training
-        return leases.left_behind(
+        return leases.end_left_behind(
             session,
             worker=self._name,
             now=self._context.clock(),

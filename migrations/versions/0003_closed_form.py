@@ -40,7 +40,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Objects that wait for replicas are destroyed by whoever comes next."""
+    """Objects that wait for replicas are destroyed by the process that looks next."""
     with op.batch_alter_table("destructions") as batch_op:
         batch_op.drop_column("removal")
     with op.batch_alter_table("samples") as batch_op:

@@ -1,4 +1,4 @@
-"""Owners who may be leaving are marked, so that nobody looks through all of them at every plan.
+"""Owners who may have no samples left are marked, so that a plan need not look through all owners.
 
 Revision ID: 0007
 Revises: 0006
@@ -16,7 +16,7 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """Everybody may be: the next plan looks through all, once."""
+    """Mark all owners: the next plan looks through all of them, once."""
     with op.batch_alter_table("owners") as batch_op:
         batch_op.add_column(sa.Column("leaving", sa.Boolean(), nullable=False, server_default=sa.true()))
     with op.batch_alter_table("owners") as batch_op:
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Every plan looks through all of them again."""
+    """Every plan looks through all owners again."""
     with op.batch_alter_table("owners") as batch_op:
         batch_op.drop_index(op.f("ix_owners_leaving"))
         batch_op.drop_column("leaving")

@@ -2,7 +2,7 @@
 
 LMEraser (arXiv 2404.11056) clusters the features of some private samples and keeps the result for good. Here, with M
 anchors and n survivors: one cluster while n < M; from then on the window is the first W = M * 2^floor(log2(n / M))
-survivors, and the anchors are the M of it with the smallest keyed hash of their image. They are clustered by average
+survivors, and the anchors are the M of it with the smallest hash of their image. They are clustered by average
 linkage; a sample goes to the nearest centroid. So the layout is a function of the survivors: erasing one may change the
 anchors; then it is fitted again, and all samples are located anew.
 """

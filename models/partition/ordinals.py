@@ -41,7 +41,7 @@ def cut_ordinals(count: Count) -> list[Interval]:
 
 
 class RandomPartition(Public):
-    """A keyed hash of the image picks one of K (`spec.clusters`). Its own layout."""
+    """A hash of the image picks one of K (`spec.clusters`). Its own layout."""
 
     max_copies = None
     points = 0

@@ -28,10 +28,11 @@ from service.api.middleware import (
     SafeHeaders,
 )
 from service.api.paths import Paths
-from service.api.routes import erasures, health, keys, metrics, model, predict, samples
+from service.api.routes import erasures, health, keys, metrics, model, predict, quality, samples
 from service.api.routes.health import Readiness
 from service.api.routes.metrics import Gate
 from service.api.threads import Threads
+from service.core.context import Context
 from service.core.environment import configure
 from service.core.opening import open_context
 from service.core.reconciler import Reconciler
@@ -46,12 +47,14 @@ from service.serving.engine import Engine
 from service.serving.ingest import Ingest
 from service.serving.lanes import limits, make_lanes, portion
 from service.serving.preprocess import AT_ONCE, Preprocessor, rules
+from service.serving.quality import Quality
+from service.serving.quality_updater import QualityUpdater
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 FIRST_SHAPES = (1, BATCH)  # images of a batch: a single query, and a batch of new samples; other shapes can wait
-ROUTES = (samples, erasures, predict, model, keys, health, metrics)
+ROUTES = (samples, erasures, predict, model, quality, keys, health, metrics)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json" if settings.http.docs else None,
+        openapi_url=None,  # `service.api.docs` shows it, strict about parameters like every other route
         redirect_slashes=False,  # a redirection would repeat whatever `Host` the caller has sent
         # FastAPI's own would record paths and queries, which hold owners and labels, once an environment turns it on.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -89,12 +92,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.gate = Gate()
     app.state.readiness = Readiness()
     problems.install(app)
-    for routes in ROUTES:
-        app.include_router(routes.router)
+    routers = [routes.router for routes in ROUTES]
+    for router in routers:
+        app.include_router(router)
     docs.describe(app)
     if settings.http.docs:
-        docs.install(app)
-    app.state.paths = Paths([*(route for routes in ROUTES for route in routes.router.routes), *app.routes])
+        routers.append(docs.install(app))
+    app.state.paths = Paths([*(route for router in routers for route in router.routes), *app.routes])
     _add_middleware(app, settings)
     _build_routes(app)
     return app
@@ -136,6 +140,8 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
     app.state.service.reconciler.start()
     if app.state.service.updater is not None:
         app.state.service.updater.start()
+    if app.state.service.quality is not None:
+        app.state.service.quality.start()
 
 
 def _end_process() -> None:
@@ -156,8 +162,16 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     if tier is not None:
         tier.start()
     engine = Engine(context, tier)
+    quality = _quality(context, tier)
+
+    def let_go() -> None:
+        """Withdrawn prompts and what knows removed samples leave the memory before an erasure can be completed."""
+        engine.refresh()
+        if quality is not None:
+            quality.quality.forget()
+
     if tier is not None:
-        tier.before_report = engine.refresh  # withdrawn prompts leave the memory before an erasure can be completed
+        tier.before_report = let_go
     lanes = make_lanes(settings)
     lanes.submit(engine.warm_up, FIRST_SHAPES).result()
     lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests
@@ -173,7 +187,8 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     if updater is not None:
         updater.afterwards = reconciler.wake
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
-    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher))
+    measured = quality.quality.current if quality is not None else lambda: None
+    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured))
     preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,
@@ -181,18 +196,31 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         lanes=lanes,
         closed_form=tier,
         updater=updater,
+        quality=quality,
         batcher=batcher,
         preprocessor=preprocessor,
         ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
-        intake_threads=Threads(settings.intake.threads, waiting=settings.intake.max_waiting),
+        intake_threads=Threads(
+            settings.intake.threads,
+            waiting=settings.intake.max_waiting,
+            seconds=settings.serving.deadline_seconds,
+        ),
         key_checks=KeyChecks(context.registry, refused=metrics.key_refused),
         reconciler=reconciler,
     )
 
 
+def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater | None:
+    if tier is None or not context.settings.quality.enabled:
+        return None
+    return QualityUpdater(Quality(context, tier), context.settings)
+
+
 async def _shut_down(service: Service) -> None:
     await service.batcher.stop()
     await service.key_checks.finish()
+    if service.quality is not None:
+        await asyncio.to_thread(service.quality.stop)
     if service.updater is not None:
         await asyncio.to_thread(service.updater.stop)
     await asyncio.to_thread(service.preprocessor.stop)

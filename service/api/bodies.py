@@ -65,6 +65,11 @@ class Body:
         self._sends = headers.get("expect", "").lower() != "100-continue"
         self._owes_end = False
 
+    @property
+    def is_coming(self) -> bool:
+        """Whether the request has a body of which something is still to come: announced bytes, or chunks."""
+        return not self._whole
+
     def bound(self, limit: int) -> None:
         """Set the most bytes that this body may have. Raises TooLarge if more are announced."""
         self._limit = limit

@@ -11,11 +11,12 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from fastapi.security.utils import get_authorization_scheme_param
+from pydantic import AfterValidator
 
 from service.api.key_checks import KeyChecks
 from service.api.threads import Threads
 from service.core.context import Context
-from service.core.idempotency import LONGEST_KEY
+from service.core.idempotency import LONGEST_KEY, one_spelling
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
 from service.serving.batcher import Batcher
@@ -25,6 +26,7 @@ from service.serving.engine import Engine
 from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
 from service.serving.preprocess import Preprocessor
+from service.serving.quality_updater import QualityUpdater
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Service:
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
+    quality: QualityUpdater | None
     batcher: Batcher[Job, Outcome]
     preprocessor: Preprocessor
     ingest: Ingest
@@ -99,8 +102,8 @@ def located(request: Request, path: str) -> str:
     return f"{request.scope.get('root_path', '')}{path}"
 
 
-def caller(request: Request) -> str:
-    """Who sends this request: whose turn it is, and whose `Idempotency-Key`. One key is one caller, however spelt."""
+def credential(request: Request) -> str:
+    """The bearer credential of a request, by which callers take turns; one a key, however its scheme is spelt."""
     given = request.headers.get("authorization", "")
     scheme, key = get_authorization_scheme_param(given)
     return f"Bearer {key}" if scheme.lower() == "bearer" else given
@@ -112,7 +115,20 @@ def idempotency_header(made: str) -> Any:
     return Header(description=f"Repeat safely: one key, one {made}.", json_schema_extra=lengths)
 
 
-def requester(request: Request) -> str | None:
+def _usable(key: str | None) -> str | None:
+    """The `Idempotency-Key` as it came. Refused also where nothing is made, as by a quote: it is not to be ignored."""
+    try:
+        if key is not None:
+            one_spelling(key)
+    except Invalid as error:
+        raise ValueError(error.detail) from None
+    return key
+
+
+IdempotencyKey = Annotated[str | None, AfterValidator(_usable)]
+
+
+def key_id(request: Request) -> str | None:
     """Id of the API key that this request is charged to; None where none is asked for."""
     key_id: str | None = request.scope.get("oubli_key_id")
     return key_id

@@ -10,18 +10,20 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from service.api.deps import located
+from service.api.front import front_router
 from service.api.problems import table
 from service.api.schemas.common import Problem
 from service.errors import URN
 
 STATIC = "/docs-static"
 START = "/docs/start.js"
+DOCUMENT = "/openapi.json"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -72,7 +74,8 @@ any call here.
 
 Every error is `application/problem+json` (RFC 9457), of a kind listed below. Every response carries `X-Request-Id`.
 Whatever an operation does not know by name is refused (422): query parameters, form fields, members of JSON; and so is
-what comes twice. A method that a path does not have is 405, headers beyond measure are 431.
+what comes twice, and a body where none is read. A method that a path does not have is 405, headers beyond measure are
+431.
 
 ### An image as the body itself
 
@@ -102,22 +105,31 @@ def describe(app: FastAPI) -> None:
     app.openapi = description  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
 
 
-def install(app: FastAPI) -> None:
-    """Add /docs and its scripts."""
+def install(app: FastAPI) -> APIRouter:
+    """Add /docs and its scripts, and the description; their router."""
     assets = resources.files("fastapi_swagger") / "resources"
     app.mount(STATIC, StaticFiles(directory=str(assets)), name="docs-static")
+    router = front_router(include_in_schema=False)
 
-    @app.get("/docs", include_in_schema=False)
+    @router.get("/docs")
     async def page(request: Request) -> HTMLResponse:
-        places = {"static": STATIC, "start": START, "description": "/openapi.json"}
+        places = {"static": STATIC, "start": START, "description": DOCUMENT}
         seen = {name: escape(located(request, path)) for name, path in places.items()}
         return HTMLResponse(
             PAGE.format(title=escape(f"{app.title} API"), **seen), headers={"Content-Security-Policy": POLICY}
         )
 
-    @app.get(START, include_in_schema=False)
+    @router.get(START)
     async def start() -> Response:
         return Response(SCRIPT, media_type="text/javascript")
+
+    @router.get(DOCUMENT)
+    async def description(request: Request) -> JSONResponse:
+        prefix = located(request, "")
+        return JSONResponse(app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {}))
+
+    app.include_router(router)
+    return router
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The front of every route: it checks the caller's key before it reads a byte of the body, then unknown parameters.
 
 `FrontRoute` stands where FastAPI would read the body and only then look at keys. In this order it refuses a method that
-the path does not have (405), a key that may not (401, 403), an announced length that is too large (413), and query
-parameters that the route does not have or that come twice (422); form fields likewise, once they have come. A misspelt
-filter would else list what the client did not ask for.
+the path does not have (405), a key that may not (401, 403), a body where none is read (422), an announced length that
+is too large (413), and query parameters that the route does not have or that come twice (422); form fields likewise,
+once they have come. A misspelt filter would else list what the client did not ask for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from service.settings import Settings
 FORM_OVERHEAD = 100_000  # bytes of a multipart body beside its one file
 MOST_MEMBERS = 100  # of one JSON object; none that is understood has as many
 MAX_FIELDS = 64  # of a form, beside its files; each is kept in memory, up to 1 MB
+_NO_BODY = {"type": "unknown", "loc": ("body",), "msg": "Nothing is read of a body here; send none", "input": None}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -58,6 +59,7 @@ class FrontRoute(APIRoute):
         """FastAPI's handler, behind the checks of this route."""
         handle = super().get_route_handler()
         known = dict.fromkeys(_names(_query_fields(self.dependant)), False)
+        reads_body = any(each.body_params for each in _tree(self.dependant))
         scopes = [scope for need in self.dependencies for scope in _scopes(need)]
 
         async def look_first(request: Request) -> Response:
@@ -65,6 +67,8 @@ class FrontRoute(APIRoute):
             _refuse_method(state.paths, request)
             await admit(request, scopes)
             body: Body = request.scope["oubli_body"]
+            if body.is_coming and not reads_body:
+                raise RequestValidationError([_NO_BODY])
             body.bound(_largest(state.settings, self.path, request.headers.get("content-type", "")))
             _refuse_unknown("query", request.query_params.multi_items(), known)
             return await handle(StrictRequest(request.scope, request.receive))

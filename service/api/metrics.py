@@ -23,6 +23,7 @@ from service.core.stats import Stats
 from service.registry import counters
 from service.registry.counters import CounterValues
 from service.serving.batcher import Batcher
+from service.serving.quality import Measured
 
 log = logging.getLogger(__name__)
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # each is one more series, without use
@@ -110,12 +111,19 @@ class Collector:
     """Collects the registry's figures and this process's queue at every scrape; while the registry is away, the queue.
 
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
+    measured        the quality of this replica's closed form; None while there is no report.
     """
 
     def __init__(
-        self, gather: Callable[[], Stats], snapshot_epoch: Callable[[], int], batcher: Batcher[Any, Any]
+        self,
+        gather: Callable[[], Stats],
+        snapshot_epoch: Callable[[], int],
+        batcher: Batcher[Any, Any],
+        measured: Callable[[], Measured | None] = lambda: None,
     ) -> None:
         self._stats = Patient(gather)
+        # The answer of a moment ago may count what is erased since; and what is kept of it names no label.
+        self._quality = Patient(lambda: _figures(measured()), kept=0.0)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
 
@@ -124,7 +132,7 @@ class Collector:
         yield from self._of_queue()
         snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
         try:
-            stats = self._stats.answer()
+            stats, quality = self._stats.answer(), self._quality.answer()
         except Exception as error:
             log.warning("the registry does not answer (%s): metrics tell of this process alone", type(error).__name__)
             yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 0)
@@ -134,6 +142,7 @@ class Collector:
         yield _gauge("oubli_epoch_lag", "Serving epochs that this replica has not taken note of yet.", lag)
         yield from _of_stats(stats)
         yield from _of_counters(stats.counters)
+        yield from _of_quality(quality)
 
     def _of_queue(self) -> Iterator[Metric]:
         batcher = self._batcher
@@ -174,6 +183,23 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
     yield _gauge("oubli_workers_alive", "Workers heard from lately.", stats.workers)
     words = "Removed samples that a replica's closed-form tier has not taken out yet."
     yield _by("replica", "oubli_replica_removals_behind", words, dict(stats.behind))
+
+
+def _figures(measured: Measured | None) -> tuple[float, float, int] | None:
+    """Accuracy, calibration error and samples."""
+    if measured is None:
+        return None
+    return measured.report.accuracy, measured.report.calibration_error, measured.report.samples
+
+
+def _of_quality(figures: tuple[float, float, int] | None) -> Iterator[Metric]:
+    if figures is None:
+        return
+    accuracy, calibration_error, samples = figures
+    words = "Share of samples that the closed form recognises when each is left out; missing while there is no report."
+    yield _gauge("oubli_quality_accuracy", words, accuracy)
+    yield _gauge("oubli_quality_calibration_error", "Expected calibration error of the same.", calibration_error)
+    yield _gauge("oubli_quality_samples", "Samples that the report of quality counts.", samples)
 
 
 def _of_counters(counted: CounterValues) -> Iterator[Metric]:

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Scope
+
+OF_FILES = ["GET", "HEAD"]
 
 
 class Paths:
-    """The methods of all routes."""
+    """The methods of all routes, and of the folders of files that are mounted beside them."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._templates: list[Route] = []
         self._literal: dict[str, set[str]] = defaultdict(set)
+        self._folders: list[Mount] = []
         for route in routes:
-            if isinstance(route, Route) and route.methods is not None:
+            if isinstance(route, Mount):
+                self._folders.append(route)
+            elif isinstance(route, Route) and route.methods is not None:
                 if route.param_convertors:
                     self._templates.append(route)
                 else:
@@ -30,6 +35,8 @@ class Paths:
         """Methods of a path in alphabetical order; [] if no route has it."""
         if path in self._literal:
             return sorted(self._literal[path])
+        if any(folder.path_regex.match(path) for folder in self._folders):
+            return OF_FILES
         fitting = (route for route in self._templates if route.path_regex.match(path))
         return sorted({method for route in fitting for method in route.methods or ()})
 
@@ -41,5 +48,7 @@ class Paths:
 def path_of(scope: Scope) -> str:
     """A request's path, without what a proxy shows the service under."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
+    root: str = scope.get(
+        "app_root_path", scope.get("root_path", "")
+    )  # the latter names a mounted folder too, once in it
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

@@ -99,10 +99,10 @@ class Client:
                 return
 
     def is_ready(self) -> bool:
-        """What /health/ready says; False while nothing answers."""
+        """What /health/ready says; False while nothing answers, or nothing that can be read."""
         try:
             return self._http.get("/health/ready").status_code == 200
-        except httpx.TransportError:
+        except httpx.RequestError:  # nothing, or nothing that is HTTP
             return False
 
 

@@ -22,10 +22,12 @@ from service.cli.client import Client
 
 MOST_BYTES = 300_000_000  # of a file; no service takes a whole request of that
 NOT_FOR_US = {401, 403, 404, 405}  # no file is the cause, and every other one would be refused too
-IN_A_ROW = 2  # files by themselves that got no answer, or 429 or 5xx: then it is the service
+IN_A_ROW = 2  # files of a request, each by itself, that got no answer, or 429 or 5xx: then the service is asked
+MOST_IN_A_ROW = 8  # ... and then it is the service, whatever it says of itself
 ROUNDS = 20  # of sending the same files; few are ever needed
 BUSY = 429
 BROKEN = 500
+FOR_ALL = {BUSY, 507}  # of no file: a key over its budget, a queue that stays full, a full disk
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,6 @@ class Contributor:
         self._alike: Counter[bytes] = Counter()  # files of the same bytes and label, so far
         self._copies: Counter[tuple[str, str]] = Counter()  # samples of the same picture and label, so far
         self._claimed: set[str] = set()  # ids of samples that a file was answered with
-        self._failed_in_a_row = 0
 
     def send(self, pictures: Sequence[ClassFile]) -> int:
         """Contribute them all, unless they are on record; how many they are.
@@ -91,34 +92,47 @@ class Contributor:
             return _File(picture, data, self._alike[alike])
 
     def _deliver(self, files: Sequence[_File]) -> list[JsonAnswer | Refused]:
-        """An answer each, in order. A request that fails as a whole is made again, a file at a time."""
+        """An answer each, in order. A request that fails as a whole is made again, a file at a time.
+
+        Raises Refused if the reason holds for all files, or seems to: several of them in a row had no answer, or 429 or
+        5xx, and the service is not ready.
+        """
+        found = self._attempt(files)
+        if not isinstance(found, Refused):
+            return list(found)
+        if len(files) == 1:
+            if _may_be_the_service(found):
+                self._stop_unless_ready(found, 1)
+            return [found]
+        answers: list[JsonAnswer | Refused] = []
+        failed = 0
+        for file in files:
+            alone = self._attempt([file])
+            failed = failed + 1 if isinstance(alone, Refused) and _may_be_the_service(alone) else 0
+            if isinstance(alone, Refused) and failed >= IN_A_ROW:
+                self._stop_unless_ready(alone, failed)
+            answers += [alone] if isinstance(alone, Refused) else alone
+        return answers
+
+    def _attempt(self, files: Sequence[_File]) -> list[JsonAnswer] | Refused:
+        """An answer each, or why there is none. Raises Refused if the reason holds for all files."""
         try:
-            return list(self._post(files))
+            return self._post(files)
         except Refused as refused:
             if refused.answered in NOT_FOR_US or isinstance(refused, (NotOubli, Unreachable)):
                 raise
-            if len(files) == 1:
-                return [self._failed_alone(refused)]
-        found: list[JsonAnswer | Refused] = []
-        for file in files:
-            found += self._deliver([file])
-        return found
+            return refused
+
+    def _stop_unless_ready(self, refused: Refused, failed: int) -> None:
+        """Raise the refusal if it is the service that fails, and not these files."""
+        if failed >= MOST_IN_A_ROW or refused.answered in FOR_ALL or not self._client.is_ready():
+            raise refused
 
     def _post(self, files: Sequence[_File]) -> list[JsonAnswer]:
         images = [("images", (f"{place}", file.data)) for place, file in enumerate(files)]
         said = [{"label": file.picture.label, "owner": self._owner, "unless_held": file.unless_held} for file in files]
         answer = self._client.request("POST", "/samples/batch", files=images, data={"metadata": json.dumps(said)})
-        found = items(answer, "items", len(files))
-        self._failed_in_a_row = 0
-        return found
-
-    def _failed_alone(self, refused: Refused) -> Refused:
-        """The refusal of one file; raised instead, once several files in a row had no answer, or 429 or 5xx."""
-        if refused.answered is None or refused.answered == BUSY or refused.answered >= BROKEN:
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= IN_A_ROW:
-                raise refused
-        return refused
+        return items(answer, "items", len(files))
 
     def _take(self, answered: Iterable[tuple[_File, JsonAnswer | Refused]]) -> Iterable[_File]:
         """Note each outcome; the files that must be sent again, because their sample is another file's."""
@@ -146,3 +160,8 @@ class Contributor:
         with self._lock:
             self.counts.answered += 1
             self.counts.refused.append((picture.path, reason))
+
+
+def _may_be_the_service(refused: Refused) -> bool:
+    """Whether the reason may hold for every file: no answer, 429 or 5xx."""
+    return refused.answered is None or refused.answered == BUSY or refused.answered >= BROKEN

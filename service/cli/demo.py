@@ -55,8 +55,14 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the API; another if it is taken.")] = 8000,
 ) -> None:
     """Play the whole story with real handwritten digits, then keep serving until Ctrl-C."""
-    second_service = running_service(0, SETTINGS, words=f"Starting a second service, which never sees {FORGOTTEN} ...")
-    with running_service(port, SETTINGS) as (client, url, folder), second_service as (second, _, _):
+    words = f"... and a second service, which never sees {FORGOTTEN} ..."
+    with (
+        _starting(port, SETTINGS) as first,
+        _starting(0, SETTINGS) as other,
+        _client_of(*first) as client,
+        _client_of(*other, words=words) as second,
+    ):
+        _, url, folder = first
         cast = _cast()
         _tell(client, second, cast)
         _prove(client, second)
@@ -86,18 +92,24 @@ def _free_port(wanted: int) -> int:
     raise Misconfigured("There is no free port.")
 
 
+STARTING = "Starting API, worker and timer (`oubli serve`) ..."
+
+
 @contextmanager
-def running_service(
-    port: int,
-    settings: Mapping[str, str] | None = None,
-    *,
-    words: str = "Starting API, worker and timer (`oubli serve`) ...",
-) -> Iterator[tuple[Client, str, Path]]:
+def running_service(port: int, settings: Mapping[str, str] | None = None) -> Iterator[tuple[Client, str, Path]]:
     """An embedded service in a throw-away folder: a client with its admin key, its address, the folder.
 
-    port   preferred; another if it is taken, any if 0.
-    words  shown while it starts.
+    port  preferred; another if it is taken, any if 0.
     """
+    with _starting(port, settings) as service, _client_of(*service) as client:
+        yield client, service[1], service[2]
+
+
+@contextmanager
+def _starting(
+    port: int, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """The same, which may not answer yet: its process, its address, the folder."""
     folder = Path(tempfile.mkdtemp(prefix="oubli-demo-"))
     port = _free_port(port)
     url = f"http://127.0.0.1:{port}"
@@ -106,14 +118,23 @@ def running_service(
     environment = {**os.environ, "OUBLI_LOG_LEVEL": "WARNING", **(settings or {})}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        with console.status(words):
-            _wait(process, url)
-        with Client(url, (folder / "admin-key").read_text().strip()) as client:
-            yield client, url, folder
+        yield process, url, folder
     finally:
         process.terminate()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _client_of(process: subprocess.Popen[bytes], url: str, folder: Path, *, words: str = STARTING) -> Iterator[Client]:
+    """Wait until the service answers; a client with its admin key.
+
+    words  shown meanwhile.
+    """
+    with console.status(words):
+        _wait(process, url)
+    with Client(url, (folder / "admin-key").read_text().strip()) as client:
+        yield client
 
 
 def _wait(process: subprocess.Popen[bytes], url: str) -> None:

@@ -28,7 +28,7 @@ class NotProven(ServiceError):
 class ServiceDigests:
     """All that a service has learned, by digests.
 
-    samples      how many are held.
+    samples      how many are on record.
     prompts      one for each served prompt; equal prompts count once.
     closed_form  of the closed-form sums.
     """

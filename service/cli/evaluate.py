@@ -151,7 +151,7 @@ def _measure(study: Study, bench: Bench, name: str, devices: Sequence[str], as_j
             {"about": about, "rows": [vars(row) for row in rows_of(study, figures)], "files": list(map(str, paths))}
         )
         return
-    title = f"{name}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
+    title = f"{plain(name)}: {about['train']:,} images to learn from, {about['test']:,} to ask about; {study.backbone}"
     for table in tables(rows_of(study, figures), title):
         show(table)
     say("Forgetting: sample-epochs (as a share of building `retrain`, if it was); seconds; models affected.")

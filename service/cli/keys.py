@@ -1,7 +1,7 @@
 """`oubli keys`: make, list, rotate and revoke API keys, in the registry itself: no key is needed for it.
 
 A secret is printed once, alone on standard output, so that `KEY=$(oubli keys create …)` works; what is said beside it
-goes to standard error.
+goes to standard error. With `--json` both are one document.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def create_key(
     scopes: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(SCOPES)}.")],
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     expires_in: ExpiresOption = None,
+    as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Make a key and print its secret, once."""
@@ -74,6 +75,9 @@ def create_key(
     registry, _ = _open(data)
     wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     key, secret = access.create_key(registry, system_clock, scopes=wanted, name=name, expires_at=_end(expires_in))
+    if as_json:
+        print_json({**_as_json(key), "secret": secret})
+        return
     typer.echo(f"{key.id}  {', '.join(key.scopes)}{_until(key)}", err=True)
     typer.echo(secret)
 
@@ -100,6 +104,7 @@ def rotate_key(
     key: KeyArgument,
     overlap: Annotated[str, typer.Option(help="How long the old key is valid beside the new one.")] = "24h",
     expires_in: ExpiresOption = None,
+    as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
     """Put a new key in the place of another, with its name and scopes; print the new secret, once."""
@@ -112,6 +117,9 @@ def rotate_key(
     old, new, secret = access.rotate_key(
         registry, system_clock, key, overlap=beside, expires_at=_end(expires_in), kept_in=path
     )
+    if as_json:
+        print_json({**_as_json(new), "secret": secret, "replaces": _as_json(old)})
+        return
     typer.echo(f"{new.id}  {', '.join(new.scopes)}{_until(new)}", err=True)
     typer.echo(f"{old.id} is valid until {_day(old.expires_at)} UTC.", err=True)
     typer.echo(secret)

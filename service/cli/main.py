@@ -21,6 +21,7 @@ from service.cli import (
     ingest,
     keys,
     predict,
+    quality,
     restore,
     roles,
 )
@@ -56,6 +57,7 @@ _add(predict.predict)
 _add(erase.erase)
 _add(client_commands.retry)
 _add(client_commands.status)
+_add(quality.quality)
 _add(auditor.audit_command, "audit")
 _add(restore.restore_check, "restore-check")
 _add(centroids.centroids)

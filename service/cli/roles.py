@@ -62,7 +62,7 @@ def worker(
     name: Annotated[str | None, typer.Option(help="Unique name; default: host and process id.")] = None,
     queues: Annotated[str, typer.Option(help="Queues to consume: deletions, additions or both.")] = ",".join(QUEUES),
 ) -> None:
-    """Run one training worker; one process a device. With `--queues deletions`, it trains what deletions wait for."""
+    """Run one training worker; one process a device. With `--queues deletions` it trains what erasures changed."""
     require_registry(settings_of(None, device=device))
     chosen = [*(["--device", device] if device else []), *(["--name", name] if name else [])]
     _become("worker", [*chosen, "--queues", ",".join(_queues(queues))])

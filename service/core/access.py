@@ -106,7 +106,7 @@ def use_is_news(key: ApiKey, now: datetime) -> bool:
 def note_use(registry: Registry, key_ids: Iterable[str], *, now: datetime) -> None:
     """Record that these keys are used now. Never raises: a request is not refused because this cannot be written."""
     try:
-        with registry.write_unfenced() as session:
+        with registry.write_beside_plans() as session:
             keys.note_use(session, key_ids, now=now)
     except Exception as error:  # whatever the database's reason
         log.debug("the last use of a key is not on record (%s)", type(error).__name__)

@@ -1,8 +1,8 @@
 """Accepting erasures, and quoting them.
 
-Accepting is one transaction: the samples' rows are deleted, every prompt that has seen them is withdrawn, the serving
-epoch moves on. The rest (planning, deleting bytes, retraining) is recorded as open work for `core.reconcile` and the
-workers.
+Accepting is one transaction: the samples' rows are deleted, and every prompt that has seen them is withdrawn; if there
+was one, the serving epoch moves on. The rest is recorded as open work: planning and deleting bytes, for
+`core.reconcile` in replicas and workers; training, for workers.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class _Raced(Exception):
     """Another erasure has deleted one of these samples first."""
 
 
-def erase_sample(context: Context, sample_id: str, *, requester: str | None = None) -> Erasure:
-    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased."""
+def erase_sample(context: Context, sample_id: str, *, key_id: str | None = None) -> Erasure:
+    """Accept the erasure of one sample. Raises NotFound, also for a sample that has been erased; OverBudget."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for(session, sample_id)
@@ -50,13 +50,13 @@ def erase_sample(context: Context, sample_id: str, *, requester: str | None = No
     def find(session: ReadSession) -> list[Sample]:
         return samples.find(session, [sample_id])
 
-    return _accept(context, find, already, missing=f"There is no sample {sample_id}.", requester=requester)
+    return _accept(context, find, already, missing=f"There is no sample {sample_id}.", key_id=key_id)
 
 
 def erase_owner(
-    context: Context, owner: str, *, requester: str | None = None, idempotency_key: str | None = None
+    context: Context, owner: str, *, key_id: str | None = None, idempotency_key: str | None = None
 ) -> Erasure:
-    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples."""
+    """Accept the erasure of all samples of an owner. Raises NotFound for an owner without samples; OverBudget."""
 
     def already(session: ReadSession) -> Erasure | None:
         return erasures.running_for_owner(session, owner)
@@ -65,15 +65,16 @@ def erase_owner(
         return samples.of_owner(session, owner)
 
     missing = "This owner has no samples."
-    return _accept(
-        context, find, already, missing=missing, owner=owner, requester=requester, idempotency_key=idempotency_key
-    )
+    return _accept(context, find, already, missing=missing, owner=owner, key_id=key_id, idempotency_key=idempotency_key)
 
 
 def erase_samples(
-    context: Context, sample_ids: Sequence[str], *, requester: str | None = None, idempotency_key: str | None = None
+    context: Context, sample_ids: Sequence[str], *, key_id: str | None = None, idempotency_key: str | None = None
 ) -> Erasure:
-    """Accept the erasure of these samples, all or none. Raises NotFound, naming those that do not exist."""
+    """Accept the erasure of these samples, all or none.
+
+    Raises NotFound, naming those that do not exist; OverBudget.
+    """
 
     def find(session: ReadSession) -> list[Sample]:
         found = samples.find(session, sample_ids)
@@ -85,7 +86,7 @@ def erase_samples(
         find,
         lambda session: None,
         missing="No samples are named.",
-        requester=requester,
+        key_id=key_id,
         idempotency_key=idempotency_key,
     )
 
@@ -106,10 +107,10 @@ def _accept(
     *,
     missing: str,
     owner: str | None = None,
-    requester: str | None,
+    key_id: str | None,
     idempotency_key: str | None = None,
 ) -> Erasure:
-    """The erasure, new or still running. `requester` is the API key that it is charged to. Raises OverBudget."""
+    """The erasure, new or still running. `key_id` is the API key that it is charged to. Raises OverBudget."""
     for _ in range(TRIES):
         try:
             with context.registry.write() as session:
@@ -118,7 +119,7 @@ def _accept(
                 if not found and running is None:
                     raise NotFound(missing)
                 if running is None:
-                    budgets.spend(context, session, requester, budgets.ERASURES)
+                    budgets.spend(context, session, key_id, budgets.ERASURES)
                 accepted = running or _erase(context, session, found, owner=owner)
                 if idempotency_key is not None:
                     idempotency.finish(session, idempotency_key, accepted.id)
@@ -154,9 +155,9 @@ def _erase(
     """The accepting transaction: once it commits, nothing that knows the samples is used any more.
 
     1. Lock the clusters concerned, in the order of their ids, as every transaction does.
-    2. End the trainings of clusters that lose samples, and delete the samples' rows.
+    2. Count the setbacks, end the trainings of clusters that lose samples, and delete the samples' rows.
     3. Withdraw every prompt that has seen one of the samples.
-    4. Move the serving epoch on, so that no replica answers with what was withdrawn.
+    4. Move the serving epoch on if a prompt was withdrawn, or an anchor erased: no replica answers with it any more.
     5. Forget the digests of the requests that made the samples.
     6. Record the erasure, with the clusters that it changes.
     7. Schedule the deletion of prompts, of the samples' objects and of what ended trainings have stored.
@@ -170,16 +171,16 @@ def _erase(
     gone = Counter(sample.cluster for sample in found)
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
-    # 2. End trainings, delete rows.
+    # 2. Count setbacks, end trainings, delete rows.
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
-    leases = [clusters.removed(session, cluster, count) for cluster, count in sorted(gone.items())]
+    leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
         raise _Raced
     # 3. Withdraw the prompts.
     seen_by = prompts.containing(session, ids)
     withdrawn = clusters.withdraw(session, seen_by, now=now)
     if replayed is not None:  # a restored prompt may have seen samples whose rows were not restored
-        leases += [clusters.removed(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
+        leases += [clusters.remove_members(session, cluster, 0) for cluster in sorted(set(withdrawn) - set(gone))]
     # 4. Move the serving epoch on. An erased anchor no longer has a say in where other samples are routed.
     if layout_state.forget_anchors(session, ids) or withdrawn:
         state.bump_epoch(session)

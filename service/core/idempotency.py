@@ -47,7 +47,7 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     if key is None:
         yield Ticket()
         return
-    key = _one_spelling(key)
+    key = one_spelling(key)
     key_digest = hashlib.sha256(f"{route}\n{caller}\n{key}".encode()).hexdigest()
     resource_id = _begin(context, key_digest, digest)
     if resource_id is not None:
@@ -56,12 +56,12 @@ def once(context: Context, route: str, key: str | None, digest: str, *, caller: 
     try:
         yield Ticket(key_digest=key_digest)
     finally:
-        with context.registry.write_unfenced() as session:
+        with context.registry.write_beside_plans() as session:
             idempotency.abandon(session, key_digest)  # of no effect once it is finished
 
 
-def _one_spelling(key: str) -> str:
-    """The key, normalised like other text. Headers arrive decoded as Latin-1; clients mean UTF-8."""
+def one_spelling(key: str) -> str:
+    """The key, normalised like other text. Headers arrive decoded as Latin-1; clients mean UTF-8. Raises Invalid."""
     with suppress(UnicodeError):
         key = key.encode("latin-1").decode()
     return check_text("Idempotency-Key", key, most=LONGEST_KEY)
@@ -69,7 +69,7 @@ def _one_spelling(key: str) -> str:
 
 def _begin(context: Context, key_digest: str, digest: str) -> str | None:
     now = context.clock()
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         first = idempotency.begin(session, key_digest, digest, now=now)
         if first is not None and first.resource_id is None and abs(now - first.created_at) > RUNNING:
             idempotency.abandon(session, key_digest)

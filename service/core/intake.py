@@ -55,7 +55,7 @@ def take_in(
     context: Context,
     new_samples: Sequence[NewSample],
     *,
-    requester: str | None = None,
+    key_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
     """Store new samples and record them in order, in one transaction; for each the sample, or why it is refused.
@@ -63,7 +63,7 @@ def take_in(
     Objects are stored first, so every recorded sample has its object. If the transaction fails, they are deleted again.
     Raises OverBudget.
 
-    requester        the API key that they are charged to.
+    key_id           the API key that they are charged to.
     idempotency_key  digest of the request's key, which the transaction ties to its one sample.
     """
     ids = _ids(len(new_samples))
@@ -73,7 +73,7 @@ def take_in(
         sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
-        results = _record(context, new_samples, ids, idempotency_key, requester=requester, begun=begun)
+        results = _record(context, new_samples, ids, idempotency_key, key_id=key_id, begun=begun)
     except BaseException as error:
         _destroy_all_but_recorded(context, ids, written, doubtful=isinstance(error, Unavailable))
         raise
@@ -177,17 +177,31 @@ def _record(
     ids: Sequence[str],
     idempotency_key: str | None,
     *,
-    requester: str | None,
+    key_id: str | None,
     begun: datetime,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
+    """The recording transaction, repeated after a relayout, or as an exclusive one where that is needed.
+
+    1. Check that the samples were located in the layout in force.
+    2. Find images that are on record already, and copies that an owner has too many of.
+    3. Record the owners.
+    4. Record the samples, each in the cluster that covers its position.
+    5. Lock the clusters, in the order of their ids, and count their new members.
+    6. Check again for copies: those that other requests have added are visible now.
+    7. Number the additions for the closed-form tiers of all replicas.
+    8. Charge the samples to the API key's budget.
+    9. Tie the `Idempotency-Key` to its sample.
+    """
     exclusive = False
     for _ in range(TRIES):
         located = _locate(context, new_samples)
         try:
             with context.registry.write(exclusive=exclusive) as session:
                 results = _record_all(context, session, new_samples, ids, located, exclusive=exclusive)
+                # 8. Charge the key.
                 recorded = [result for result in results if isinstance(result, Sample)]
-                budgets.spend(context, session, requester, budgets.IMAGES, len(recorded))
+                budgets.spend(context, session, key_id, budgets.IMAGES, len(recorded))
+                # 9. Tie the key.
                 if idempotency_key is not None and isinstance(results[0], Sample):
                     idempotency.finish(session, idempotency_key, results[0].id)
                 if context.clock() - begun > UNRECORDED_KEPT / 2:
@@ -220,14 +234,19 @@ def _record_all(
     *,
     exclusive: bool,
 ) -> list[Sample | AlreadyRecorded | ServiceError]:
+    """Steps 1 to 7 of `_record`."""
     most = context.partition.max_copies
+    # 1. Check the layout.
     if layout_state.digest(session) != located.layout:
         raise _Moved
+    # 2. Find duplicates.
     duplicates = DuplicateCheck(session, [((one.owner, one.label, one.digest), one.unless_held) for one in new_samples])
     known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
     places = _refuse_copies(context, session, new_samples, known)
+    # 3. Record the owners.
     taken = zip(new_samples, places, strict=True)
     owners = samples.ensure_owners(session, (new_sample.owner for new_sample, place in taken if isinstance(place, int)))
+    # 4. Record the samples.
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
     results = [
@@ -236,15 +255,17 @@ def _record_all(
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
     samples.insert_all(session, accepted, owners, kind=context.backbone.kind.name)
+    # 5. Lock the clusters.
     arrivals = Counter(sample.cluster for sample in accepted)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
-        clusters.added(session, cluster, count, settles_at=settles_at, now=now)
-    # An owner's copies share a cluster, which is locked by now: copies that other requests have added are visible.
+        clusters.count_added(session, cluster, count, settles_at=settles_at, now=now)
+    # 6. Check for copies. An owner's copies share a cluster, which is locked by now.
     if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone
     if not exclusive and duplicates.is_outdated(session):
         raise _MustBeAlone
+    # 7. Number the additions.
     feed.note_additions(session, [sample.id for sample in accepted])
     return resolve_repeats(results)
 

@@ -106,7 +106,7 @@ def write_missing(context: Context) -> int:
                 log.error("%d tombstones cannot be written to the erasure ledger: %s", len(failures), failures[0])
             if len(failures) == len(chunk):
                 break  # the ledger is unavailable or full: the others would fail as well
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         rows.noted(session, written)
         rows.not_noted(session, failed)
     return len(written)

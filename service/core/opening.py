@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from models.backbone import UnknownBackbone, load_backbone
@@ -65,7 +66,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
     store = open_store(settings.store_url, folder=settings.data_dir / "objects", s3=settings.s3, read_only=read_only)
     context = Context(
         settings=settings,
-        ledger=store if settings.ledger_url is None else open_ledger(settings.ledger_url, s3=settings.s3),
+        ledger=_open_ledger(settings, store, read_only=read_only),
         registry=open_registry(settings),
         store=store,
         backbone=backbone,
@@ -80,6 +81,46 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         context.registry.close()
         raise
     return context
+
+
+def _open_ledger(settings: Settings, store: Store, *, read_only: bool) -> Store:
+    """The ledger that the settings name; by default beside the objects of a data folder, or among those of `store_url`.
+
+    Beside, since restoring a backup puts objects back, and the ledger must not go back with them. An earlier
+    release kept it among the objects: what is found there is moved.
+
+    Raises Misconfigured; Unavailable if a bucket's server does not answer.
+    """
+    if settings.ledger_url is not None:
+        return open_ledger(settings.ledger_url, s3=settings.s3)
+    if settings.store_url is not None:
+        return store
+    old = settings.data_dir / "objects" / "ledger"
+    if read_only and old.is_dir():
+        return store
+    folder = settings.data_dir / "ledger"
+    try:
+        if not read_only:
+            _move_tombstones(old, folder / "ledger")
+        return FolderStore(folder)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: Path, error: OSError) -> Misconfigured:
+    return Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).")
+
+
+def _move_tombstones(old: Path, new: Path) -> None:
+    """Several processes may start at once: what another has moved already is moved."""
+    for path in sorted(old.rglob("*.json")):
+        target = new / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.replace(target)
+    for folder in sorted([*old.rglob("*"), old], reverse=True):
+        with suppress(OSError):  # not there, or an older process still writes to it
+            folder.rmdir()
 
 
 def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
@@ -98,7 +139,7 @@ def open_ledger(url: str, *, s3: S3Settings, make: bool = True) -> Store:
             raise Misconfigured(f"There is no ledger in {folder}: it has no folder `ledger`.")
         return FolderStore(folder)
     except OSError as error:
-        raise Misconfigured(f"The ledger's folder {folder} cannot be used ({error.strerror}).") from None
+        raise _unusable(folder, error) from None
 
 
 def check_bound(context: Context) -> None:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from models.partition import Interval
 from service.core.context import Context
 from service.registry import clusters, prompts, samples, state
-from service.registry.clusters import Timing
+from service.registry.clusters import EndedLease, Timing
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster
 
@@ -108,7 +108,7 @@ def reshape(
         cluster_id = _apply(context, session, change, kept, serving)
         if change.is_real:
             changed[cluster_id] = {source.id for taken, source in change.sources if taken}
-    prompts.destroy_unpublished(session, clusters.delete(session, list(left)))
+    _destroy_unpublished(session, clusters.delete(session, list(left)))
     state.bump_epoch(session)
     return changed
 
@@ -128,7 +128,13 @@ def _apply(context: Context, session: WriteSession, change: Change, kept: Cluste
         cluster_id = clusters.create(session, lo=region.lo, hi=region.hi, now=context.clock(), serving_key=serving)
     else:
         cluster_id = kept.id
-    token = clusters.reshape(session, cluster_id, lo=region.lo, hi=region.hi, samples=change.count, timing=timing)
-    prompts.destroy_unpublished(session, [token] if token else [])
+    ended = clusters.reshape(session, cluster_id, lo=region.lo, hi=region.hi, samples=change.count, timing=timing)
+    _destroy_unpublished(session, [ended] if ended is not None else [])
     samples.move(session, lo=region.lo, hi=region.hi, cluster=cluster_id)
     return cluster_id
+
+
+def _destroy_unpublished(session: WriteSession, ended: Sequence[EndedLease]) -> None:
+    """Their workers may train on for a while: a sample that is erased meanwhile is in their memory."""
+    for lease in ended:
+        prompts.destroy_unpublished(session, [lease.token], held_until=lease.until)

@@ -73,9 +73,9 @@ def destroy_pending(context: Context) -> int:
     scrubbed = context.registry.scrub()  # fails while readers are in the way; the next pass tries again
     if not scrubbed:
         log.warning("the database's files could not be rewritten (readers, or a full disk); it will be tried again")
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         destructions.done(session, sorted(gone) if scrubbed else [])
-        destructions.failed(session, failed)
+        destructions.failed(session, failed if scrubbed else pending)
     return len(gone) if scrubbed else 0
 
 

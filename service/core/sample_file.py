@@ -16,7 +16,8 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from models.descriptor import QUICK, Descriptor, quantise
+from models.descriptor import Descriptor, quantise
+from models.descriptor_kind import QUICK
 from models.embedding import Embedding
 from models.image import Pixels, pixel_digest
 from service.artifacts import ObjectMissing

@@ -37,7 +37,7 @@ def check_text(name: str, value: str, *, most: int = MOST) -> str:
     name  of the field, for the refusal.
     most  characters; marks that combine with one do not count (there are scripts that NFC takes apart).
     """
-    # Normalising takes the square of the time for a run of marks, ten minutes for a megabyte, with Python's lock held.
+    # Normalising takes the square of the time for a run of marks, ten minutes for a megabyte, under Python's lock.
     if len(value.strip()) > most * _LONGER * _APART:
         raise Invalid(f"{name} must have 1 to {most} characters.")
     text = normalised(value.strip())

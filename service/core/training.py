@@ -69,9 +69,9 @@ def train_one(
 ) -> bool:
     """Claim the most urgent cluster, build its prompt, publish it. False if there was nothing to claim.
 
-    `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only what a
-    deletion waits for is claimed. Raises what the registry raises when it is away as the outcome is to be recorded:
-    then nothing is published, and the lease is left to its holder, or to expire.
+    `interrupted` is asked after every batch; once it says yes, the lease is given back. With `urgent`, only a cluster
+    that an erasure changed is claimed. Raises Unavailable if the registry is away when the outcome is to be recorded.
+    Then nothing is published, and the lease still stands: this worker gives it back later, or it runs out.
     """
     step("claim")
     claim = _claim(context, worker, urgent=urgent)
@@ -83,7 +83,7 @@ def train_one(
     finally:
         on_lease(None)
     if not published:  # and nothing of its samples is in this process's memory any more
-        with suppress(Unavailable), context.registry.write_unfenced() as session:
+        with suppress(Unavailable), context.registry.write_beside_plans() as session:
             destructions.let_go(session, prompts.unpublished_name(claim.token))
     return True
 
@@ -187,7 +187,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
 
 def renew(context: Context, claim: Claim) -> None:
     """Renew the lease. Raises LeaseLost."""
-    with context.registry.write_unfenced() as session:
+    with context.registry.write_beside_plans() as session:
         until = context.clock() + context.settings.worker.lease
         if not leases.renew(session, claim, until=until):
             raise LeaseLost

@@ -43,7 +43,7 @@ DecodeResult = DecodedImage | ServiceError
 class Decoders:
     """Processes that decode for every request of this one.
 
-    most  that one caller's requests keep busy at once; there is one more.
+    most  processes that one caller's requests can keep busy at once; there is one more.
     """
 
     def __init__(self, rules: Rules, *, most: int) -> None:
@@ -105,12 +105,12 @@ class Decoders:
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes that are alive now."""
+        """Ids of the processes that are alive now."""
         return [pid for decoder in self._each if (pid := decoder.pid) is not None]
 
     @property
     def busy(self) -> list[int]:
-        """Of those that have files in hand."""
+        """Ids of the processes that have files in hand."""
         return [pid for decoder in self._each if decoder.piece is not None and (pid := decoder.pid) is not None]
 
 
@@ -120,7 +120,7 @@ _STOPPING = "The service is shutting down."
 async def _until(
     found: asyncio.Queue[Replies[DecodeResult] | None], until: float
 ) -> Replies[DecodeResult] | Unavailable:
-    """The next part; Unavailable if there is none by then, or will be none."""
+    """The next outcomes; Unavailable if none come until then, or the service stops."""
     try:
         async with asyncio.timeout_at(until):
             part = await found.get()
@@ -158,18 +158,18 @@ class _Decoder:
 
     @property
     def pid(self) -> int | None:
-        """Of its process, if there is one."""
+        """The id of the process; None if there is none."""
         child = self._child
         return child.process.pid if child is not None and child.process.poll() is None else None
 
     def kill_at(self, piece: Piece[DecodeResult]) -> None:
-        """Its process, if it is still at that piece."""
+        """Kill the process if it still has that piece in hand."""
         with self._lock:
             if self.piece is piece and self._child is not None:
                 self._child.kill()
 
     def end(self) -> None:
-        """Its process, for good."""
+        """Kill the process, and start no other."""
         with self._lock:
             self._ended = True
             if self._child is not None:
@@ -264,18 +264,21 @@ class _Child:
             os.close(lifeline)
 
     def wait_until_ready(self) -> None:
-        """Raises OSError or EOFError if it does not become so."""
+        """Wait until the process can decode. Raises OSError or EOFError if it ends, or takes `START_SECONDS`."""
         self.socket.settimeout(START_SECONDS)
         if self.socket.recv(1) != protocol.READY:
             raise EOFError
         self.socket.settimeout(None)
 
     def kill(self) -> None:
-        """Whatever it does; of no effect on one that has ended."""
+        """Kill the process with SIGKILL; of no effect on one that has ended."""
         self.process.kill()
 
     def reap(self) -> int:
-        """What it died of: it is dying, or has said what no decoder says and must."""
+        """Wait until the process has ended, and kill it if that takes `DYING_SECONDS`; its exit status.
+
+        To be called for a process whose socket has failed, or which has broken the protocol.
+        """
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(DYING_SECONDS)
         self.process.kill()
@@ -289,6 +292,6 @@ class _Child:
 
 
 def _environment() -> dict[str, str]:
-    """What Python and its libraries need, and nothing that a stranger's file should be near to."""
+    """The variables that Python and its libraries need: no secrets, since the process reads files of unknown origin."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
     return {**kept, "OPENBLAS_NUM_THREADS": "1"}

@@ -1,9 +1,10 @@
 """The protocol of API and decoder process over a socket: files in, pixels or words out.
 
-Numbers are unsigned, little-endian. There: how many files, the length of each, the files. Back, for each file in order:
-a kind and two numbers; after `DECODED` (height, width) come digest, resized pixels and pixels, after a refusal (0,
-length) its words. `GIVEN_BACK` stands for all files from there on: their turn was over. Nothing is pickled, and what a
-process says of sizes is checked: it has been talking to strangers.
+Numbers are unsigned, little-endian. To the decoder: the number of files, the length of each, the files. From it, for
+each file in order, a reply: a kind and two numbers. After `DECODED` the numbers are height and width, and digest,
+resized pixels and pixels follow; after a refusal they are 0 and a length, and so many bytes of words follow.
+`GIVEN_BACK` ends the replies: neither this file nor a later one was decoded, because their turn is over. Nothing is
+pickled, and the sizes in a reply are checked: a file of unknown origin may have taken the process over.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Rules:
     nice: int = 0
 
     def to_json(self) -> str:
-        """For a command line."""
+        """As JSON, for the command line of a decoder process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Rules:
-        """Back again."""
+        """The rules of that JSON."""
         said = json.loads(text)
         limits = said.pop("limits")
         return cls(limits=ImageLimits(**{**limits, "formats": tuple(limits["formats"])}), **said)
@@ -68,17 +69,17 @@ class DecodedImage:
 
 
 class Garbled(Exception):
-    """A decoder process says what no decoder would say."""
+    """A reply of a decoder process breaks the protocol."""
 
 
 def send_files(to: socket.socket, files: Sequence[bytes]) -> None:
-    """To a decoder."""
+    """Send files to a decoder process."""
     lengths = b"".join(_COUNT.pack(len(file)) for file in files)
     _send(to, [_COUNT.pack(len(files)), lengths, *files])
 
 
 def receive_files(stream: BinaryIO) -> list[bytes] | None:
-    """By a decoder; None once the API has closed the socket."""
+    """The next files that the API sends, read by a decoder process; None once the API has closed the socket."""
     head = stream.read(_COUNT.size)
     if len(head) < _COUNT.size:
         return None
@@ -88,26 +89,29 @@ def receive_files(stream: BinaryIO) -> list[bytes] | None:
 
 
 def send_decoded(to: socket.socket, found: DecodedImage) -> None:
-    """To the API."""
+    """Reply to the API with a decoded image."""
     height, width, _ = found.pixels.shape
     head = _REPLY.pack(DECODED, height, width) + bytes.fromhex(found.digest)
     _send(to, [head, found.resized.tobytes(), found.pixels.data.cast("B")])
 
 
 def send_refusal(to: socket.socket, error: ImageError) -> None:
-    """To the API."""
+    """Reply to the API that a file is refused, and why."""
     words = str(error).encode()[:_MOST_WORDS]
     kind = FIRST_REFUSAL + _REFUSALS.index(type(error))
     _send(to, [_REPLY.pack(kind, 0, len(words)), words])
 
 
 def send_given_back(to: socket.socket) -> None:
-    """To the API."""
+    """Tell the API that this file and later ones were not decoded."""
     to.sendall(_REPLY.pack(GIVEN_BACK, 0, 0))
 
 
 def receive_reply(of: socket.socket, rules: Rules) -> DecodedImage | ImageError | None:
-    """By the API; None for `GIVEN_BACK`. Raises EOFError if the process has ended, Garbled if it makes no sense."""
+    """The next reply, read by the API; None for `GIVEN_BACK`.
+
+    Raises EOFError if the process has ended, Garbled if the reply breaks the protocol.
+    """
     kind: int
     kind, first, second = _REPLY.unpack(_receive(of, _REPLY.size))
     if kind == GIVEN_BACK:

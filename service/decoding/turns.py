@@ -1,8 +1,8 @@
 """The order of decoding: callers take turns, and within a caller its requests do.
 
-Promises: a request of many files does not stand before another's one, nor a caller of many requests before another
-caller; a caller has at most `most` decoders at once, so that the last one is free for another caller's small picture
-while all of one caller's are slow. Files of a request are handed out in order. Knows nothing of processes.
+Promises: a request of many files does not keep a request of one file waiting, nor a caller of many requests another
+caller; a caller has at most `most` decoders at once, so that one more is free for another caller's small picture while
+all of one caller's are slow. Files of a request are handed out in order. Knows nothing of processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Request(Generic[Result]):
     """Files of one caller that wait to be decoded.
 
     share    how many small files a decoder takes at a time.
-    deliver  is told what became of which file, on any thread; None: of those left nothing will.
+    deliver  called, on any thread, with the outcomes of some files, by place; with None if the queue is closed: the
+             files without an outcome will have none.
     """
 
     files: Sequence[bytes]
@@ -62,7 +63,7 @@ class Turns(Generic[Result]):
         self._closed = False
 
     def add(self, request: Request[Result]) -> bool:
-        """To the end of its caller's requests; False once the queue is closed."""
+        """Put a request behind those of its caller; False once the queue is closed."""
         with self._changed:
             if self._closed:
                 return False
@@ -80,7 +81,7 @@ class Turns(Generic[Result]):
             return None
 
     def put_back(self, piece: Piece[Result], places: Sequence[int] = ()) -> None:
-        """A piece has been dealt with, except for these files: they are their request's next ones."""
+        """Take a piece out of a decoder's hands; `places` of it were not decoded, and are its request's next ones."""
         with self._changed:
             caller = piece.request.caller
             self._in_hand[caller] -= 1
@@ -104,12 +105,12 @@ class Turns(Generic[Result]):
                     del self._waiting[request.caller]
 
     def wait(self, seconds: float) -> bool:
-        """For so long, or until the queue is closed; whether it is."""
+        """Wait for so long, or until the queue is closed; whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed, seconds)
 
     def close(self) -> None:
-        """Hand out nothing more, and tell all who wait."""
+        """Hand out nothing more; requests that are not answered are told (`Request.deliver`)."""
         with self._changed:
             self._closed = True
             waiting = list(self._unfinished)

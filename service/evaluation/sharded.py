@@ -20,7 +20,7 @@ class Sharded:
     """SISA (Bourtoule et al., arXiv 1912.03817): shards by chance, each trained slice by slice; their mean answers.
 
     A slice's training goes on from the one before, on all slices so far, and both are kept: a deletion starts again at
-    the slice that held the sample. Shard and slice are drawn from the image's digest, so that no other sample moves.
+    the slice with the sample. Shard and slice are drawn from the image's digest, so that no other sample moves.
     With e epochs in all and R slices, each gets 2 e / (R + 1), as in the paper: the budget of e epochs at once.
     """
 

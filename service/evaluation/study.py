@@ -17,7 +17,7 @@ import numpy as np
 
 from models import determinism
 from models.backbone import Backbone, load_backbone
-from models.descriptor import DescriptorKind
+from models.descriptor_kind import DescriptorKind
 from models.meta_prompt import read_meta_prompt
 from models.spec import canonical_json, sha256
 from models.training import TrainingExample, train, values_digest

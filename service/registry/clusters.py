@@ -109,7 +109,7 @@ def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_ke
     return row.id
 
 
-def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
+def count_added(session: WriteSession, cluster_id: str, count: int, *, settles_at: datetime, now: datetime) -> None:
     """Count new members: the plan is out of date, and training waits until additions pause.
 
     A training under way goes on: its prompt will lack the new members, and is of survivors only.
@@ -129,7 +129,8 @@ def added(session: WriteSession, cluster_id: str, count: int, *, settles_at: dat
 def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence[str] = ()) -> None:
     """Lock these clusters, and those that serve these prompts, in the order of their ids, as every transaction does.
 
-    The first lock of a transaction: clusters are locked before the state row, which has the serving epoch.
+    To be called before any other row is locked but that of the API key's budget: clusters come before the state row,
+    which has the serving epoch.
     """
     concerned = sa.or_(ClusterRow.id.in_(cluster_ids), ClusterRow.serving_key.in_(serving))
     statement = sa.select(ClusterRow.id).where(concerned).order_by(ClusterRow.id)
@@ -137,16 +138,20 @@ def lock(session: WriteSession, cluster_ids: Sequence[str], *, serving: Sequence
 
 
 class EndedLease(NamedTuple):
-    """A lease that was ended under its holder, who may go on until then at most without noticing."""
+    """A lease that was ended before its time.
+
+    until  when it would have run out. Its worker trains on until it notices the end, and gives up at `until` even if it
+           has not.
+    """
 
     token: str
     until: datetime
 
 
-def removed(session: WriteSession, cluster_id: str, count: int) -> EndedLease | None:
-    """Count members off that are erased: the plan is void, training is urgent, and a training under way is fenced off.
+def remove_members(session: WriteSession, cluster_id: str, count: int) -> EndedLease | None:
+    """Count members off that are erased, and end the cluster's lease: its plan is void, and training is urgent.
 
-    The lease that was ended, if there was one.
+    The lease that was ended, if there was one. Its worker can publish nothing any more.
     """
     lease = _lease(session, cluster_id)
     session.execute(
@@ -200,8 +205,10 @@ class Timing:
     retrain_at: datetime | None = None
 
 
-def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing) -> str | None:
-    """Give a cluster another region; its plan is void. The token of the lease that was ended, if there was one."""
+def reshape(
+    session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples: int, timing: Timing
+) -> EndedLease | None:
+    """Give a cluster another region; its plan is void. The lease that was ended, if there was one."""
     lease = _lease(session, cluster_id)
     session.execute(
         sa.update(ClusterRow)
@@ -217,13 +224,14 @@ def reshape(session: WriteSession, cluster_id: str, *, lo: int, hi: int, samples
             **FRESH,
         )
     )
-    return lease.token if lease is not None else None
+    return lease
 
 
-def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[str]:
-    """Delete clusters that have no members; the tokens of the leases that were ended."""
-    statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids)).returning(ClusterRow.lease_token)
-    return [token for token in session.execute(statement).scalars() if token is not None]
+def delete(session: WriteSession, cluster_ids: Sequence[str]) -> list[EndedLease]:
+    """Delete clusters that have no members; the leases that were ended."""
+    statement = sa.delete(ClusterRow).where(ClusterRow.id.in_(cluster_ids))
+    ended = session.execute(statement.returning(ClusterRow.lease_token, ClusterRow.leased_until))
+    return [EndedLease(token, until) for token, until in ended if token is not None and until is not None]
 
 
 def plan(session: WriteSession, cluster_id: str, key: str, *, through: int) -> None:

@@ -55,21 +55,22 @@ def count(session: ReadSession) -> int:
 def due(
     session: ReadSession, *, applied: int | None, now: datetime, lease: timedelta, limit: int = 10_000
 ) -> list[str]:
-    """Objects that may be deleted now.
+    """Objects that may be deleted now: those that meet each of these conditions.
 
-    An erasure's objects are due once it is planned (or cannot be), and no sooner: its owner's row is deleted with the
-    plan, before the database's log is scrubbed after the objects. Objects of removed samples are due once every live
-    replica has applied the removal (`replicas.applied`; None: there is no replica). What an ended training may have
-    stored is due once its worker has let go, or is not heard from within `lease`; a time further ahead than that was
-    written before the clock was set back.
+    1. If they belong to an erasure, it is planned, or cannot be planned just now. The owner's row is deleted by the
+       plan, and the scrub of the database's files that follows the deletion of objects must find it deleted.
+    2. If they are of removed samples, every live replica has applied the removal (`replicas.applied`; None: there is
+       no replica).
+    3. If an ended training may have stored them, its worker has let go, or `held_until` is past. A `held_until` more
+       than `lease` ahead was written before the clock was set back, and does not count.
     """
     unplanned = sa.exists().where(
         ErasureRow.id == DestructionRow.erasure_id,
         ErasureRow.state == states.WITHDRAWN,  # not a `failed` one, which cannot be planned just now
         ErasureRow.planned_epoch.is_(None),
     )
-    held = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
-    is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~held)
+    in_memory = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
+    is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~in_memory)
     statement = sa.select(DestructionRow.object_name).where(~unplanned, is_let_go).limit(limit)
     if applied is not None:
         statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))

@@ -39,10 +39,10 @@ _SCRUB_MS = 250  # how long a scrub waits for readers: meanwhile it holds up eve
 # Names of advisory locks on PostgreSQL: any constants. An exclusive transaction takes the turn lock first, so that one
 # of them at a time waits for the plan lock: every writer that comes then waits behind it.
 _PLAN_LOCK, _TURN_LOCK = 0x0B11, 0x0B12
-_IN_TURN = sa.text("SELECT pg_advisory_xact_lock(:name)")
-_AMONG_OTHERS = sa.text("SELECT pg_advisory_xact_lock_shared(:name)")
+_LOCK_TURN = sa.text("SELECT pg_advisory_xact_lock(:name)")
+_LOCK_SHARED = sa.text("SELECT pg_advisory_xact_lock_shared(:name)")
 # A move of millions of samples computes between its statements, and its statements are long.
-_ALONE = sa.text(
+_LOCK_EXCLUSIVE = sa.text(
     "SELECT set_config('idle_in_transaction_session_timeout', '30min', true), "
     "set_config('statement_timeout', '30min', true), pg_advisory_xact_lock(:name)"
 )
@@ -100,13 +100,13 @@ class Registry:
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
         """A read-only snapshot. Raises Unavailable."""
-        with _in_words(), ReadSession(self._reader) as session:
+        with _translated(), ReadSession(self._reader) as session:
             yield session
 
     @contextmanager
     def read_one(self) -> Iterator[ReadSession]:
         """A session for one statement, without the cost of a transaction around it. Raises Unavailable."""
-        with _in_words(), ReadSession(self._autocommit) as session:
+        with _translated(), ReadSession(self._autocommit) as session:
             yield session
 
     @contextmanager
@@ -118,25 +118,25 @@ class Registry:
 
         exclusive  no other transaction of `write` runs meanwhile; for changes of the partition.
         needed     of an exclusive one: asked again when its turn has come. If it says no, Needless is raised before
-                   any writer is held up: of several processes that see the same work, one does it.
+                   any writer is delayed: of several processes that see the same work, one does it.
         """
-        with self.write_unfenced() as session:
+        with self.write_beside_plans() as session:
             if exclusive:
                 if not self.is_sqlite:
-                    session.execute(_IN_TURN, {"name": _TURN_LOCK})
+                    session.execute(_LOCK_TURN, {"name": _TURN_LOCK})
                 if needed is not None and not needed(session):
                     raise Needless
             if not self.is_sqlite:
-                session.execute(_ALONE if exclusive else _AMONG_OTHERS, {"name": _PLAN_LOCK})
+                session.execute(_LOCK_EXCLUSIVE if exclusive else _LOCK_SHARED, {"name": _PLAN_LOCK})
             yield session
 
     @contextmanager
-    def write_unfenced(self) -> Iterator[WriteSession]:
-        """A transaction that does not exclude changes of the partition, nor wait for them: heartbeats, leases, tickets.
+    def write_beside_plans(self) -> Iterator[WriteSession]:
+        """A transaction that may run beside a plan, and never waits for one: heartbeats, leases, tickets of requests.
 
         Committed at the end of the block, rolled back if it raises. Raises as `write` does.
         """
-        with _in_words(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
+        with _translated(), WriteSession(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def scrub(self) -> bool:
@@ -183,7 +183,7 @@ _NOT_THERE = {"57P01", "57P02", "57P03", "25P03", "53300"}
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Turn errors of the database's state (full, busy, away) into ServiceErrors; errors of a statement pass through."""
     try:
         yield

@@ -23,7 +23,7 @@ from service.registry.tables import ClusterRow, DestructionRow, ErasureClusterRo
 
 
 class AffectedCluster(NamedTuple):
-    """A cluster that an erasure waits for, and what it serves now; `present` is false once it is gone."""
+    """A cluster that an erasure affects, and what it serves now; `present` is false once it is gone."""
 
     erasure: str
     cluster: str
@@ -37,7 +37,7 @@ class AffectedCluster(NamedTuple):
 
 
 class OpenErasure(NamedTuple):
-    """An erasure that is not completed, or not restored; `unfinished` of its clusters are in no final state."""
+    """An open erasure, or a completed one that is not restored; `unfinished` of its clusters are in no final state."""
 
     id: str
     state: str
@@ -141,7 +141,7 @@ def affected_clusters(session: ReadSession, *, attempts: int) -> list[AffectedCl
 
 
 def open_erasures(session: ReadSession) -> list[OpenErasure]:
-    """Planned erasures whose state may have to change: all but those that only wait for a training."""
+    """Planned erasures that are open, and completed ones of which every cluster has come to a final state."""
     unfinished = sa.func.count().filter(ErasureClusterRow.state.not_in(FINAL))
     row = ErasureRow
     columns = (row.id, row.state, _planned_epoch(), row.accepted_at, row.completed_at, row.restored_at)

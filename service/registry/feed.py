@@ -1,8 +1,9 @@
 """The feed of added and removed samples, by which a replica brings its closed-form tier up to date.
 
-Two counts on the state row number the changes. They are raised as the last step of the transaction that makes the
-change, under the row's lock, so a reader of a count also sees every change up to it. A reader knows how many changes it
-should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start from the survivors.
+Two counts on the state row number the changes. They are raised towards the end of the transaction that makes the
+change, which keeps the row's lock until it commits, so a reader of a count also sees every change up to it. A reader
+knows how many changes it should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start
+from the survivors.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def marks(session: ReadSession) -> Marks:
 
 
 def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
-    """Number added samples. The last step of a transaction: other writers wait for the state row from here on."""
+    """Number added samples. To be called late in a transaction: other writers wait for the state row until it ends."""
     if not sample_ids:
         return
     statement = sa.update(StateRow).values(additions=StateRow.additions + len(sample_ids))
@@ -61,7 +62,7 @@ def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
 
 
 def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
-    """Number removed samples, by their objects, which are scheduled for deletion. The last step of a transaction."""
+    """Number removed samples, by their objects, which are scheduled for deletion. To be called late, as additions."""
     statement = sa.update(StateRow).values(removals=StateRow.removals + len(objects))
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
     for chunk in chunked(objects):
@@ -81,3 +82,9 @@ def everything(session: ReadSession) -> Changes:
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
     rows = session.execute(sa.select(*columns)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
+
+
+def survivors(session: ReadSession, *, additions: int) -> tuple[Added, ...]:
+    """Samples that had come by that count of additions and have not been removed."""
+    columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
+    return tuple(Added(*row) for row in session.execute(sa.select(*columns).where(SampleRow.addition <= additions)))

@@ -32,7 +32,7 @@ def _waiting(now: datetime, patience: timedelta, *, urgent: bool = False) -> sa.
     a while), not leased, and not pausing after a failure or after setbacks.
 
     patience  the longest time that a stream of additions can delay a training.
-    urgent    only clusters that a deletion waits for.
+    urgent    only clusters that an erasure took a member or a prompt from.
     """
     return sa.and_(
         ClusterRow.urgent if urgent else sa.true(),
@@ -90,7 +90,7 @@ def _ahead(now: datetime, *, lease: timedelta, settle: timedelta, backoff: Backo
 
 
 def waiting(session: ReadSession, *, now: datetime, patience: timedelta, urgent: bool = False) -> int:
-    """The number of clusters that a worker could claim now; with `urgent`, of those that deletions wait for."""
+    """The number of clusters that a worker could claim now; with `urgent`, of those that erasures changed."""
     return session.execute(sa.select(sa.func.count()).where(_waiting(now, patience, urgent=urgent))).scalar_one()
 
 
@@ -177,8 +177,8 @@ def retry(session: WriteSession, cluster_id: str) -> bool:
     return _changed(session, statement) == 1
 
 
-def left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
-    """End the leases of a worker that was killed and has come back, each counted as a failed try; their tokens."""
+def end_left_behind(session: WriteSession, *, worker: str, now: datetime, pause: Pause) -> list[str]:
+    """End the leases of a worker that was killed and has started again, each counted as a failed try; their tokens."""
     leased = sa.select(ClusterRow).where(ClusterRow.leased_by == worker).with_for_update(key_share=True)
     rows = session.execute(leased).scalars().all()
     tokens = [row.lease_token for row in rows if row.lease_token is not None]

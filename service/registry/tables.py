@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 _BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows in INTEGER columns only
 _Id = Uuid(as_uuid=False)
 _Digest = String(64)
-_Kind = String(64)  # name of a `models.descriptor.DescriptorKind`
+_Kind = String(64)  # name of a `models.descriptor_kind.DescriptorKind`
 _Text = String(384)  # 128 characters; NFC makes up to three code points of one (`core.text`)
 
 
@@ -152,7 +152,7 @@ class ClusterRow(Base):
     planned_through: Mapped[int] = mapped_column(BigInteger)  # desired_key covers members up to this seq
     serving_key: Mapped[str | None] = mapped_column(_Digest, ForeignKey("prompts.key"), index=True)
     rebuild: Mapped[bool]  # the served prompt was built in another environment, and is to be built again
-    urgent: Mapped[bool]  # a deletion waits for this cluster
+    urgent: Mapped[bool]  # an erasure took a member or a prompt from it: trained first
     settles_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # debouncing: additions are not trained before
     unsettled_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -2,25 +2,27 @@
 
 Knows nothing of models: it gathers items, calls `run` on the device's threads, and hands results back. Promises: at
 most `max_batch` items a call, and as few as `portion` says; at most `max_queue` items announced or waiting, above which
-callers are refused (Busy); an item waits for others no longer than `max_wait`, and not at all while none is announced;
-an item that has waited for `deadline`, here and before, is refused and not computed; items whose caller has gone are
-dropped; an exception reaches every caller of its batch, and the loop goes on; an idle batcher uses no CPU.
+callers are refused (Busy), and somewhat more for a caller who has nothing else under way (`expect`); an item waits for
+others no longer than `max_wait`, and not at all while none is announced; callers take turns, so that one caller's 256
+images do not stand before another's one; an item that has waited for `deadline`, here and before, is refused and not
+computed; items whose caller has gone are dropped; an exception reaches every caller of its batch, and the loop goes on;
+an idle batcher uses no CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from service import log, tracing
 from service.errors import Busy, Unavailable
+from service.fair_queue import FairQueue
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +46,8 @@ class Limits:
     deadline: float = float("inf")
 
 
-class _Waiting(NamedTuple, Generic[Item, Result]):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting(Generic[Item, Result]):
     """An item, the future of its result, when its wait began and must end, and the requests and trace it belongs to."""
 
     item: Item
@@ -58,9 +61,10 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 class Announcement(Generic[Item, Result]):
     """Items that are being prepared: the queue has places for them, and a batch may wait a moment for them."""
 
-    def __init__(self, batcher: Batcher[Item, Result], count: int) -> None:
+    def __init__(self, batcher: Batcher[Item, Result], count: int, *, caller: str) -> None:
         self._batcher = batcher
         self.left = count
+        self.caller = caller
 
     async def submit(self, items: Sequence[Item], *, since: float | None = None) -> list[Result]:
         """The results of these items, in order. Raises Unavailable if they waited for too long.
@@ -91,7 +95,8 @@ class Batcher(Generic[Item, Result]):
         self.refused = 0  # items that did not fit the queue
         self.late = 0  # items that waited for too long
         self._announced = 0
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._requests: Counter[str] = Counter()  # under way, by caller
+        self._waiting: FairQueue[_Waiting[Item, Result]] = FairQueue()
         self._changed = asyncio.Event()
         self._gathering = asyncio.Lock()
         self._lanes: list[asyncio.Task[None]] = []
@@ -105,10 +110,10 @@ class Batcher(Generic[Item, Result]):
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
-        while self._waiting:
-            future = self._waiting.popleft().future
-            if not future.done():
-                future.set_exception(Unavailable("The service is shutting down."))
+        while taken := self._waiting.take():
+            _, waiting = taken
+            if not waiting.future.done():
+                waiting.future.set_exception(Unavailable("The service is shutting down."))
 
     @property
     def depth(self) -> int:
@@ -121,16 +126,25 @@ class Batcher(Generic[Item, Result]):
         return self._limits.max_queue
 
     @contextmanager
-    def expect(self, count: int) -> Iterator[Announcement[Item, Result]]:
-        """Announce items that are being prepared. Raises Busy unless all of them fit the queue."""
-        if self._announced + len(self._waiting) + count > self._limits.max_queue:
+    def expect(self, count: int, *, caller: str = "") -> Iterator[Announcement[Item, Result]]:
+        """Announce items that are being prepared. Raises Busy unless all of them fit the queue.
+
+        caller  takes turns with other callers; for one that has no other request the queue is a quarter longer.
+        """
+        most, expected = self._limits.max_queue, self._announced + len(self._waiting)
+        if expected and not self._requests[caller]:  # else a client that keeps it full would have others refused
+            most += most // 4
+        if expected + count > most:
             self.refused += count
-            raise Busy(f"{self._announced + len(self._waiting)} images are waiting already. Try again in a moment.")
-        announcement = Announcement(self, count)
+            raise Busy(f"{expected} images are waiting already. Try again in a moment.")
+        announcement = Announcement(self, count, caller=caller)
         self._announced += count
+        self._requests[caller] += 1
         try:
             yield announcement
         finally:
+            self._requests[caller] -= 1
+            self._requests += Counter()  # forgets zeros
             self._withdraw(announcement, announcement.left)
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
@@ -143,7 +157,8 @@ class Batcher(Generic[Item, Result]):
         loop, now = asyncio.get_running_loop(), time.monotonic()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
         of = (now, since + self._limits.deadline, log.causes(), tracing.headers())
-        self._waiting.extend(_Waiting(item, future, *of) for item, future in zip(items, futures, strict=True))
+        for item, future in zip(items, futures, strict=True):
+            self._waiting.add(announcement.caller, _Waiting(item, future, *of))
         self._withdraw(announcement, len(items))
         try:
             return await asyncio.gather(*futures)
@@ -167,8 +182,8 @@ class Batcher(Generic[Item, Result]):
             finally:
                 self._free += 1
 
-    async def _gather(self) -> list[_Waiting[Item, Result]]:
-        """The next batch, as soon as it is full or waiting for more items is not worth while."""
+    async def _gather(self) -> list[tuple[str, _Waiting[Item, Result]]]:
+        """The next batch with its callers, as soon as it is full or waiting for more items is not worth while."""
         while True:
             self._changed.clear()
             patience = self._patience()
@@ -178,18 +193,17 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait_for(self._changed.wait(), patience if patience > 0.0 and self._waiting else None)
 
     def _patience(self) -> float:
-        """Seconds that the first item still waits for others."""
+        """Seconds that the oldest item still waits for others."""
         if not self._waiting or not self._announced or len(self._waiting) >= self._limits.max_batch:
             return 0.0
-        return self._waiting[0].since + self._limits.max_wait - time.monotonic()
+        oldest = min(waiting.since for waiting in self._waiting.firsts())  # fewer than `max_batch`
+        return oldest + self._limits.max_wait - time.monotonic()
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
+    def _next_batch(self) -> list[tuple[str, _Waiting[Item, Result]]]:
+        candidates: list[tuple[str, _Waiting[Item, Result]]] = []
         now = time.monotonic()
-        candidates = [waiting.item for waiting in islice(self._waiting, self._limits.max_batch)]
-        most = self._portion(candidates, self._free) if candidates else 0
-        while self._waiting and len(batch) < most:
-            waiting = self._waiting.popleft()
+        while len(candidates) < self._limits.max_batch and (taken := self._waiting.take()):
+            _, waiting = taken
             if waiting.future.done():  # its caller has gone
                 continue
             if waiting.until < now:
@@ -198,8 +212,10 @@ class Batcher(Generic[Item, Result]):
                     Unavailable("The image has waited for too long. Try again.", retry_after=1)
                 )
             else:
-                batch.append(waiting)
-        return batch
+                candidates.append(taken)
+        most = self._portion([waiting.item for _, waiting in candidates], self._free) if candidates else 0
+        self._waiting.put_back(candidates[most:])
+        return candidates[:most]
 
     def _timed(self, batch: Sequence[_Waiting[Item, Result]]) -> Sequence[Result]:
         """Compute a batch on a thread of the device, and measure the time without the wait for that thread."""
@@ -214,20 +230,20 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._observed(len(batch), time.perf_counter() - started)
 
-    async def _compute(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _compute(self, batch: Sequence[tuple[str, _Waiting[Item, Result]]]) -> None:
+        loop, items = asyncio.get_running_loop(), [waiting for _, waiting in batch]
         try:
-            results = await loop.run_in_executor(self._executor, self._timed, batch)
-            if len(results) != len(batch):
-                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+            results = await loop.run_in_executor(self._executor, self._timed, items)
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
         except asyncio.CancelledError:  # `stop`: items being computed are refused like waiting ones
-            self._waiting.extendleft(reversed(batch))
+            self._waiting.put_back(batch)
             raise
         except Exception as error:
-            for waiting in batch:
+            for waiting in items:
                 if not waiting.future.done():
                     waiting.future.set_exception(error)
             return
-        for waiting, result in zip(batch, results, strict=True):
+        for waiting, result in zip(items, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(result)

@@ -142,7 +142,7 @@ class ClosedFormTier:
                 return self.catch_up()
             if not self._is_described():
                 return None
-            with self._context.registry.write_unfenced() as session:
+            with self._context.registry.write_beside_plans() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
                 survivors = feed.everything(session)
@@ -182,7 +182,7 @@ class ClosedFormTier:
         known = self._reported
         if known is not None:
             self.before_report()
-            with self._context.registry.write_unfenced() as session:
+            with self._context.registry.write_beside_plans() as session:
                 replicas.report(session, Replica(self._name, self._context.clock(), *known))
 
     def leave(self) -> None:
@@ -191,15 +191,27 @@ class ClosedFormTier:
 
     def summary(self) -> tuple[str, int] | None:
         """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
+        known = self._reported
         if self._advance() is None:
             return None
         with self._lock:
             if self._state is None:
                 return None
-            if self._reported is not None and self._reported[0] == self._marks:
-                return self._reported[1], self._state.samples
+            if known is not None and known[0] == self._marks:
+                return known[1], self._state.samples
             state = self._state.copy()
         return state.digest(), state.samples
+
+    def accumulated(self) -> tuple[Marks, Accumulators] | None:
+        """The marks and a copy of the sums, brought up to date; None while it is lost."""
+        if self._advance() is None:
+            return None
+        with self._lock:
+            return (self._marks, self._state.copy()) if self._state is not None else None
+
+    def descriptors(self, of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+        """Descriptors [n, dim] of these samples with their labels, read from the store. Raises Lost."""
+        return self._read(of)
 
     def _apply(self, state: Accumulators, changes: Changes) -> None:
         if not changes.complete(self._labels):
@@ -230,7 +242,7 @@ class ClosedFormTier:
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
         self._state, self._solved, self._reported, self._labels = None, None, None, {}
-        with suppress(Exception), self._context.registry.write_unfenced() as session:
+        with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
 
     def _is_described(self) -> bool:
@@ -252,7 +264,7 @@ class ClosedFormTier:
         for part in self._read(added):
             if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
                 last = time.monotonic()
-                with self._context.registry.write_unfenced() as session:
+                with self._context.registry.write_beside_plans() as session:
                     replicas.beat(session, name=self._name, now=self._context.clock())
             yield part
 
@@ -265,7 +277,7 @@ class ClosedFormTier:
         """The descriptor of an added sample. Raises Lost; a sample with another kind of it is to be described anew."""
         found = self._recorded(samples.object_name(sample.id))
         if found is None:
-            with self._context.registry.write_unfenced() as session:
+            with self._context.registry.write_beside_plans() as session:
                 descriptions.note(session, [sample.id], None)
             raise Lost(f"sample {sample.id} has no descriptor of the kind {self._context.backbone.kind.name}")
         return found

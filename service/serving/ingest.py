@@ -48,7 +48,7 @@ class Ingest:
         uploads: Sequence[Upload | ServiceError],
         *,
         caller: str,
-        requester: str | None,
+        key_id: str | None,
         while_connected: WhileConnected,
         idempotency_key: str | None = None,
     ) -> list[Recorded]:
@@ -58,7 +58,7 @@ class Ingest:
         and OverBudget.
 
         caller           takes turns with other callers.
-        requester        the API key that the samples are charged to.
+        key_id           the API key that the samples are charged to.
         while_connected  awaits the preprocessing, and cancels it once the client has disconnected.
         idempotency_key  digest of the request's key, tied to its one sample.
         """
@@ -68,7 +68,7 @@ class Ingest:
         new_samples = [one for one in ready if isinstance(one, NewSample)]
         if not new_samples:
             return [one for one in ready if isinstance(one, ServiceError)]
-        taken = iter(take_in(self._context, new_samples, requester=requester, idempotency_key=idempotency_key))
+        taken = iter(take_in(self._context, new_samples, key_id=key_id, idempotency_key=idempotency_key))
         self._recorded()
         return [next(taken) if isinstance(one, NewSample) else one for one in ready]
 

@@ -60,6 +60,10 @@ def make_lanes(settings: Settings) -> ThreadPoolExecutor:
 
 def _enter(nice: int) -> None:
     torch.set_num_threads(1)  # of this thread; there are other lanes
+    give_way(nice)  # the threads that accept requests, above all deletions, go first
+
+
+def give_way(nice: int) -> None:
+    """Raise the niceness of the calling thread alone, to 19 at most; on Linux, elsewhere threads have none."""
     if sys.platform == "linux" and nice:
-        # Of this thread alone: the threads that accept requests, above all deletions, go first.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)

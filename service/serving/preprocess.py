@@ -55,7 +55,7 @@ class Preprocessor:
         renewed  `serving.deadline_seconds` is the longest wait for the next image, not for all of them: a client that
                  sends hundreds of samples expects to wait.
         """
-        with self._batcher.expect(len(files)) as announcement:
+        with self._batcher.expect(len(files), caller=caller) as announcement:
             since = time.monotonic()
             tasks: list[asyncio.Task[list[tuple[int, Preprocessed]]]] = []
             try:

@@ -20,7 +20,12 @@ class ServingSettings(Group):
         description="Who answers for a cluster without a prompt: the `closed_form` tier, the `nearest` prompt, or 503.",
     )
     max_batch: int = Field(16, ge=1, le=1024, description="Most images in a batch; on a GPU try 64 or more.")
-    max_queue: int = Field(512, ge=1, description="Most images that are prepared or wait; beyond it, 429.")
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Most images that are prepared or wait; beyond it, 429. The only request of a key at that moment "
+        "may exceed it by a quarter.",
+    )
     max_wait: float = Field(
         0.005, ge=0, le=1, description="Seconds that a batch waits for images which are being prepared."
     )
@@ -48,8 +53,15 @@ class IntakeSettings(Group):
         5.0, gt=0, description="A processor's time for decoding one image; one that takes more is refused (422)."
     )
     formats: str = Field(",".join(FORMATS), description="Accepted kinds of files; `PLAIN_PPM` can be added.")
-    threads: int = Field(16, ge=1, le=256, description="Requests that are taken in at once, a thread each.")
-    max_waiting: int = Field(64, ge=0, description="Most requests that wait for such a thread; beyond it, 429.")
+    threads: int = Field(
+        16, ge=1, le=256, description="Requests that are taken in at once, a thread each; one key has all but one."
+    )
+    max_waiting: int = Field(
+        64,
+        ge=0,
+        description="Most requests that wait for such a thread; beyond it, 429. The only request of a key at that "
+        "moment may exceed it by a quarter.",
+    )
     per_hour: int = Field(
         100_000, ge=0, description="Images that a key may contribute in an hour, 256 at least (429); 0: no limit."
     )
@@ -83,13 +95,16 @@ class ErasureSettings(Group):
     """Limits that keep deletions, however many, from leaving clusters without a prompt for long."""
 
     complete_within: float = Field(
-        86_400.0, gt=0, description="Longest time that a cluster which is erased from again and again waits, seconds."
+        86_400.0,
+        gt=0,
+        description="Longest pause, in seconds, before a cluster that erasures keep taking prompts from is trained "
+        "again, at most half of `erasure_due_days`; completion never waits for it.",
     )
     retrain_pause: float = Field(
         10.0,
         gt=0,
-        description="First pause before such a cluster is retrained, seconds; doubles each time. A prompt that served "
-        "as long ends it.",
+        description="First such pause, in seconds; each further one in a row is twice as long. A prompt that has "
+        "served as long as the last pause ends the row.",
     )
     per_hour: int = Field(10_000, ge=0, description="Erasures that a key may ask for in an hour (429); 0: no limit.")
 

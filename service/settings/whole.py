@@ -15,9 +15,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models.descriptor import DescriptorKind
+from models.descriptor_kind import DescriptorKind
 from service.settings.answering import ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
-from service.settings.learning import ClosedFormSettings, PartitionSettings, TrainingSettings
+from service.settings.learning import ClosedFormSettings, PartitionSettings, QualitySettings, TrainingSettings
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
 from service.variables import PREFIX
 
@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data folder.")
     ledger_url: str | None = Field(
-        None, description="Folder of the erasure ledger, kept apart from backups; default: among the objects."
+        None,
+        description="Folder, or `s3://bucket/prefix`, of the erasure ledger, which no backup is to turn back; default: "
+        "`ledger` in the data folder, or among the objects of `store_url`.",
     )
     broker_url: SecretStr | None = Field(None, description="Celery broker; default: a folder in the data folder.")
     store_url: str | None = Field(
@@ -57,6 +59,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
     closed_form: ClosedFormSettings = ClosedFormSettings()
+    quality: QualitySettings = QualitySettings()
     intake: IntakeSettings = IntakeSettings()
     erasure: ErasureSettings = ErasureSettings()
     http: HttpSettings = HttpSettings()
@@ -64,9 +67,9 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
 
     @model_validator(mode="after")
-    def _ends_before_it_is_due(self) -> Self:
-        if timedelta(seconds=self.erasure.complete_within) > timedelta(days=self.erasure_due_days):
-            raise ValueError("erasure.complete_within must not be longer than erasure_due_days")
+    def _ends_well_before_it_is_due(self) -> Self:
+        if timedelta(seconds=self.erasure.complete_within) > timedelta(days=self.erasure_due_days) / 2:
+            raise ValueError("erasure.complete_within must be at most half of erasure_due_days")
         return self
 
     @classmethod

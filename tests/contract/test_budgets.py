@@ -73,26 +73,26 @@ def test_an_erasure_over_budget_is_not_accepted_and_one_that_runs_already_costs_
     world = make_world(erasure={"per_hour": 2})
     one, two, three = world.add(3)
     for sample in (one, one, one, two):
-        erasure.erase_sample(world.context, sample.id, requester=KEY)
+        erasure.erase_sample(world.context, sample.id, key_id=KEY)
     for refused in (
-        lambda: erasure.erase_sample(world.context, three.id, requester=KEY),
-        lambda: erasure.erase_samples(world.context, [three.id], requester=KEY),
-        lambda: erasure.erase_owner(world.context, "ann", requester=KEY),
+        lambda: erasure.erase_sample(world.context, three.id, key_id=KEY),
+        lambda: erasure.erase_samples(world.context, [three.id], key_id=KEY),
+        lambda: erasure.erase_owner(world.context, "ann", key_id=KEY),
     ):
         with pytest.raises(OverBudget, match="2 erasures an hour"):
             refused()
     assert [sample.id for sample in world.samples()] == [three.id]
-    erasure.erase_owner(world.context, "ann", requester=OTHER)
+    erasure.erase_owner(world.context, "ann", key_id=OTHER)
     assert world.samples() == []
 
 
 @pytest.mark.sql
 def test_images_over_budget_leave_nothing_behind(make_world: MakeWorld) -> None:
     world = make_world(intake={"per_hour": MAX_BATCH})
-    first = accepted(intake.take_in(world.context, world.new_samples(1), requester=KEY)[0])  # type: ignore[arg-type]
+    first = accepted(intake.take_in(world.context, world.new_samples(1), key_id=KEY)[0])  # type: ignore[arg-type]
     spend(world, KEY, IMAGES, MAX_BATCH - 1)
     with pytest.raises(OverBudget):
-        intake.take_in(world.context, world.new_samples(2), requester=KEY)
+        intake.take_in(world.context, world.new_samples(2), key_id=KEY)
     assert [sample.id for sample in world.samples()] == [first.id]
     assert world.objects() == {f"samples/{first.id}.safetensors"}
 

@@ -17,12 +17,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from models.image import decode, pixel_digest, resized
+from models.image import decode, pixel_digest, register_heif, resized
 from models.spec import KNOWN_FORMATS, ImageLimits
 from service.decoding.decoders import DecodeResult, Decoders
 from service.decoding.protocol import DecodedImage, Rules
 from service.errors import Invalid, ServiceError, Unavailable, UnsupportedMedia
-from tests.odd_files import SCENE, encoded, scans, slow
+from tests.odd_files import LARGE_AVIF, LARGE_HEIC, SCENE, encoded, scans, slow
 
 RULES = Rules(ImageLimits(), side=16, cpu_seconds=20.0, memory=1 << 30)
 GOOD = encoded(SCENE, "PNG")
@@ -70,7 +70,9 @@ def is_alive(pid: int) -> bool:
 def test_a_process_decodes_as_this_one_does(decoders: Decoders) -> None:
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)) for i in range(40)]
-    files = [encoded(picture, ("PNG", "JPEG", "WEBP")[i % 3]) for i, picture in enumerate(pictures)]
+    register_heif()  # to write some; a decoder reads them by itself
+    kinds = ("PNG", "JPEG", "WEBP", "HEIF", "AVIF")
+    files = [encoded(picture, kinds[i % len(kinds)]) for i, picture in enumerate(pictures)]
     (found,) = results(decoders, files)
     for data, one in zip(files, found, strict=True):
         assert isinstance(one, DecodedImage)
@@ -134,6 +136,24 @@ def test_an_image_that_takes_too_much_memory_is_refused_and_its_neighbours_are_n
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_AS)[0] < 10**9
     finally:
         decoders.stop()
+
+
+@pytest.mark.parametrize("large", [LARGE_HEIC, LARGE_AVIF], ids=["HEIC", "AVIF"])
+def test_heic_and_avif_are_within_the_bounds_too(large: bytes) -> None:
+    """Libraries of C and C++, which start threads and ask for memory in their own ways."""
+    for rules, words in (
+        (replace(RULES, cpu_seconds=0.2), "0.2 s of a processor's time"),
+        (replace(RULES, memory=50_000_000), ""),  # either library says in its own words that it has none left
+    ):
+        decoders = Decoders(rules, most=1)
+        try:
+            (found,) = results(decoders, [GOOD, large, GOOD])
+            assert [type(one) for one in found] == [DecodedImage, Invalid, DecodedImage]
+            assert words in str(found[1])
+            (found,) = results(decoders, [GOOD] * 5)
+            assert all(isinstance(one, DecodedImage) for one in found)
+        finally:
+            decoders.stop()
 
 
 def test_a_process_has_no_tensors_no_secrets_and_writes_no_core(
@@ -329,11 +349,19 @@ def test_decoders_end_with_an_api_that_is_killed() -> None:
         threading.Event().wait(0.02)
 
 
+def is_ready_for_signals(pid: int) -> bool:
+    """Whether the process ignores SIGINT and SIGTERM already."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:")]
+    ignored = int(line.split()[1], 16)
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def test_a_terminal_s_and_a_supervisor_s_signals_do_not_end_a_decoder(decoders: Decoders) -> None:
     """They go to all processes at once, and the API still owes answers."""
     results(decoders, [GOOD])
     before = until(lambda: len(decoders.pids) == 3 and sorted(decoders.pids))
     results(decoders, *[[GOOD]] * 9)
+    until(lambda: all(is_ready_for_signals(pid) for pid in before))  # one may just have been started
     for pid in before:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import pytest
 from uuid6 import uuid7
 
+from service.api.schemas.erasures import erasure_of
 from service.core import erasure, reconcile
 from service.core.erasure_progress import advance
 from service.errors import NotFound
 from service.registry import erasures, leases, prompts, samples, state, states
+from service.registry.engine import Registry
 from service.registry.records import Erasure, Sample
 from service.registry.tables import ErasureClusterRow, ErasureRow
 from tests.world import MakeWorld, World, sqlite_only
@@ -192,6 +194,23 @@ def test_an_erasure_does_not_complete_while_its_object_cannot_be_destroyed(
     assert seen == ["withdrawn", "withdrawn", "failed", "failed"]
     idle.settle()
     idle.check()
+
+
+@sqlite_only
+def test_a_database_that_is_not_scrubbed_is_shown_as_a_failed_erasure(
+    idle: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = idle.erase(next(iter(idle.survivors)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "scrub", lambda self: False)
+        for _ in range(idle.context.settings.training.attempts + 1):
+            idle.reconcile()
+        told = erasure_of(idle.erasure(found.id))
+        assert told.state == "failed"
+        assert "scrubbed" in (told.failure or "")
+    idle.reconcile()
+    told = erasure_of(idle.erasure(found.id))
+    assert (told.state, told.failure) == ("completed", None)
 
 
 @sqlite_only

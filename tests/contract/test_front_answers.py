@@ -29,7 +29,8 @@ RAW = {"Content-Type": "image/png"}
      ("/samples/no-id", "DELETE, GET"), ("/owners/ada", "DELETE"), ("/owners/a/b", "DELETE"),
      ("/erasures", "GET, POST"),
      (f"/erasures/{NOBODY}", "GET"), ("/predict", "POST"), ("/clusters", "GET"), (f"/clusters/{NOBODY}/retry", "POST"),
-     ("/health/live", "GET, HEAD"), ("/metrics", "GET")],
+     ("/health/live", "GET, HEAD"), ("/metrics", "GET"), ("/keys", "GET, POST"), ("/docs", "GET"),
+     ("/openapi.json", "GET"), ("/docs-static/swagger-ui.css", "GET, HEAD"), ("/docs-static/no/such", "GET, HEAD")],
 )  # fmt: skip
 def test_a_method_that_a_path_does_not_have_is_405_and_the_others_are_named(
     client: httpx.Client, path: str, allowed: str
@@ -109,8 +110,8 @@ def test_each_refused_image_of_a_prediction_has_a_code_of_its_own(client: httpx.
 
 # ------------------------------------------------------------------------------------------------------------ headers
 
-ANSWERS = ["/samples", "/status", "/erasures", "/clusters", "/labels", "/partition", "/metrics", "/health/live",
-           "/health/ready", "/nothing", "/samples/no-id", f"/samples/{NOBODY}"]  # fmt: skip
+ANSWERS = ["/samples", "/status", "/erasures", "/clusters", "/labels", "/partition", "/quality", "/metrics",
+           "/health/live", "/health/ready", "/nothing", "/samples/no-id", f"/samples/{NOBODY}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ANSWERS)

@@ -7,19 +7,23 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from fastapi.routing import APIRoute
 
-from tests.front import Front, bearer, drips_until_closed, head, heard, is_closed, picture, served
+from service.api.app import ROUTES
+from service.api.front import FrontRoute
+from tests.front import NOBODY, Front, bearer, drips_until_closed, head, heard, is_closed, picture, served
 from tests.integration.harness import until
 
 JSON, FORM, RAW = "application/json", "multipart/form-data; boundary=cut", "image/png"
 LINES = "application/x-www-form-urlencoded"
 BODIES = [("/erasures", JSON), ("/samples", FORM), ("/samples", RAW), ("/samples", LINES), ("/samples/batch", FORM),
-          ("/predict", FORM), ("/predict", RAW)]  # fmt: skip
+          ("/predict", FORM), ("/predict", RAW), ("/keys", JSON)]  # fmt: skip
 FRONT = {"http": {"max_body_bytes": 2_000}, "intake": {"max_bytes": 20_000, "max_request_bytes": 300_000}}
 SINGLE = 120_000  # a form with one image: what is beside the image counts too
 LIMITS = [("/erasures", JSON, 2_000), ("/samples", JSON, 2_000), ("/samples", LINES, 2_000), ("/samples", FORM, SINGLE),
           ("/samples", RAW, 20_000), ("/samples/batch", FORM, 300_000), ("/samples/batch", RAW, 2_000),
-          ("/predict", FORM, 300_000), ("/predict", RAW, 20_000), ("/predict", LINES, 2_000)]  # fmt: skip
+          ("/predict", FORM, 300_000), ("/predict", RAW, 20_000), ("/predict", LINES, 2_000),
+          ("/keys", JSON, 2_000), (f"/keys/{NOBODY}/rotate", JSON, 2_000)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 # -------------------------------------------------------------------------------------------------------------- keys
 
 
-@pytest.mark.parametrize(("path", "kind"), BODIES)
+@pytest.mark.parametrize(("path", "kind"), [*BODIES, (f"/keys/{NOBODY}/rotate", JSON)])
 def test_a_key_is_asked_for_before_a_byte_of_body_is_read(front: Front, path: str, kind: str) -> None:
     with front.connection() as connection:  # of the announced body, nothing is ever sent
         connection.sendall(head("POST", path, Content_Type=kind, Content_Length=1_500))
@@ -43,7 +47,7 @@ def test_a_key_is_asked_for_before_a_byte_of_body_is_read(front: Front, path: st
         assert said.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(("path", "kind"), BODIES)
+@pytest.mark.parametrize(("path", "kind"), [*BODIES, (f"/keys/{NOBODY}/rotate", JSON)])
 def test_so_is_its_scope(front: Front, path: str, kind: str) -> None:
     key = front.make_key("read")
     with front.connection() as connection:
@@ -73,6 +77,9 @@ def test_who_is_refused_while_sending_reads_why(front: Front) -> None:
 
 def test_every_route_with_a_key_is_behind_the_front(front: Front) -> None:
     """... and a route of another kind would still ask for it."""
+    routes = {route.path_format: route for one in ROUTES for route in one.router.routes if isinstance(route, APIRoute)}
+    assert routes.keys() >= front.app.openapi()["paths"].keys()
+    assert [path for path, route in routes.items() if not isinstance(route, FrontRoute)] == []
     for path, operations in front.app.openapi()["paths"].items():
         for method, operation in operations.items():
             with front.stranger() as stranger:
@@ -81,6 +88,15 @@ def test_every_route_with_a_key_is_behind_the_front(front: Front) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- sizes
+
+
+def test_without_a_setting_json_is_a_megabyte_at_most(hasty: Front) -> None:
+    for path in ("/erasures", "/keys", f"/keys/{NOBODY}/rotate"):
+        for length, status in ((1_000_001, 413), (1_000_000, 408)):  # what may come is waited for
+            with hasty.connection() as connection:
+                words = {"Content_Type": JSON, "Content_Length": length, **bearer(hasty.key)}
+                connection.sendall(head("POST", path, **words))
+                assert heard(connection).status == status, path
 
 
 @pytest.mark.parametrize(("path", "kind", "limit"), LIMITS)

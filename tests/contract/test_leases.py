@@ -120,7 +120,7 @@ def test_deletions_are_trained_before_additions(registry: Registry) -> None:
     with registry.write() as session:
         make_cluster(session, lo=0)
         bereft = make_cluster(session, lo=100)
-        clusters.removed(session, bereft, 0)
+        clusters.remove_members(session, bereft, 0)
         clusters.plan(session, bereft, "c" * 64, through=0)
     first = claim(registry)
     assert first is not None

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from uuid6 import uuid7
 
+from service.api.schemas.erasures import erasure_of
 from service.core import ledger
 from service.core.audit import Scope, audit
 from service.core.opening import open_ledger
@@ -73,11 +74,20 @@ def test_a_tombstone_holds_ids_and_a_time(apart: World, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "ledger").rglob("*") if path.is_file()] == [f"{accepted.id}.json"]
 
 
-def test_unless_it_has_a_place_of_its_own_it_lies_among_the_objects(world: World) -> None:
+def test_by_default_it_lies_beside_the_objects(world: World) -> None:
     world.add(8)
     accepted = world.erase(next(iter(world.survivors)))
     world.settle()
-    assert world.file_of(ledger.object_name(accepted.id)).is_file()
+    assert [path.name for path in (world.folder / "ledger").rglob("*.json")] == [f"{accepted.id}.json"]
+    assert list((world.folder / "objects").rglob("*.json")) == []
+
+
+def test_in_a_store_of_its_own_it_lies_among_the_objects(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world(store_url=str(tmp_path / "store"))
+    world.add(8)
+    accepted = world.erase(next(iter(world.survivors)))
+    world.settle()
+    assert [path.name for path in (tmp_path / "store").rglob("*.json")] == [f"{accepted.id}.json"]
     world.time.advance(DAY)
     tidy(world.context)
     assert list(entries(world)) == [ledger.object_name(accepted.id)]  # no orphan, whatever its age
@@ -136,6 +146,7 @@ def test_no_erasure_is_completed_before_its_tombstone_is_written(
         while apart.train():
             pass
         seen.add(apart.erasure(accepted.id).state)
+    assert "ledger" in (erasure_of(apart.erasure(accepted.id)).failure or "")
     assert seen == {"withdrawn", "failed"}  # its tombstone is missing, and in the end shown as such
     assert "tombstones cannot be written to the erasure ledger: Input/output error" in caplog.text
     assert victim not in caplog.text

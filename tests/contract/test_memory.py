@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 
 import numpy as np
 import pytest
 
 from models.image import Pixels
-from service.core import training
+from service.core import reconcile, training
+from service.errors import Unavailable
+from service.registry.leases import Claim
 from service.registry.samples import MemberRecord
 from service.serving.closed_form import ClosedFormTier
 from service.serving.engine import Engine
 from tests.world import World, lease, meanwhile
+from workers import lease as worker_lease
+from workers.lease import LeaseHolder
 
 
 @pytest.fixture
@@ -79,6 +84,55 @@ def test_a_clock_that_was_set_back_does_not_prolong_that(busy: World) -> None:
     busy.time.advance(-86_400)
     busy.reconcile()
     assert busy.erasure(found).state == "completed"
+
+
+def test_a_worker_whose_lease_a_new_cut_has_ended_is_waited_for_as_well(busy: World) -> None:
+    seen = []
+
+    def cut_anew_and_erase() -> None:
+        leased = next(cluster for cluster in busy.clusters() if cluster.leased_until is not None)
+        victim = next(sample for sample in busy.samples() if sample.cluster == leased.id)
+        busy.add(40)  # every cluster is above its cap now
+        reconcile.replan(busy.context)
+        seen.append([cluster.leased_until for cluster in busy.clusters() if cluster.leased_until is not None])
+        found = busy.erase(victim.id)
+        busy.reconcile()
+        seen.append(busy.erasure(found.id))
+
+    assert busy.train(step=meanwhile("epoch 1", cut_anew_and_erase))
+    leases, before = seen
+    assert (leases, before.state) == ([], "withdrawn")
+    busy.reconcile()
+    assert busy.erasure(before.id).state == "completed"
+
+
+def test_a_worker_cut_off_from_the_registry_stops_when_its_lease_has_run_out(
+    idle: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own clock: then erasures wait for it no longer."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    holder = LeaseHolder(idle.context, "worker")
+    claim = Claim("cluster", "key", 0, "token", None)
+    holder.changed(claim)
+
+    def renew(*_: object) -> None:
+        if away:
+            raise Unavailable("The registry is away.")
+
+    monkeypatch.setattr(worker_lease, "renew", renew)
+    seconds, away = lease(idle), False
+    now += seconds - 1
+    holder.renew()
+    away = True
+    now += seconds - 1
+    with pytest.raises(Unavailable):
+        holder.renew()
+    assert not holder.is_lost
+    now += 2
+    assert holder.is_lost
+    holder.changed(None)
+    assert not holder.is_lost
 
 
 def test_a_replica_reports_once_withdrawn_prompts_have_left_its_memory(idle: World) -> None:

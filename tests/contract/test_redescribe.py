@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.closed_form import accumulate
-from models.descriptor import QUICK
+from models.descriptor_kind import QUICK
 from models.embedding import describe
 from service.core import redescribe, sample_file
 from service.core.audit import Scope, audit

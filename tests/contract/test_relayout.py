@@ -97,7 +97,7 @@ def test_a_sample_located_by_the_old_layout_is_located_again(
 def test_layouts_that_change_all_the_time_are_a_503(anchored: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.core.intake.layouts.in_force", lambda context: ("0" * 64, context.partition.fit([])))
     before = anchored.objects()
-    with pytest.raises(Unavailable, match="divided anew"):
+    with pytest.raises(Unavailable, match="divided into new clusters"):
         take_in(anchored.context, anchored.new_samples(2))
     assert anchored.objects() == before
 

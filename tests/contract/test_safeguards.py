@@ -211,16 +211,16 @@ def test_batches_for_the_same_clusters_never_wait_for_each_other(
         world.cluster_of(sample).id: picture for sample, picture in zip(taken, pictures, strict=True)
     }.values()
     coming: list[Future[Any]] = []
-    added = clusters.added
+    count_added = clusters.count_added
 
     def hooked(*args: Any, **keywords: Any) -> None:
-        added(*args, **keywords)
+        count_added(*args, **keywords)
         if not coming:
             coming.append(other.submit(intake.take_in, world.context, [two, one]))
             wait_a_moment(coming[0])
 
     with monkeypatch.context() as patch:
-        patch.setattr(clusters, "added", hooked)
+        patch.setattr(clusters, "count_added", hooked)
         intake.take_in(world.context, [one, two])
         coming[0].result()
     assert len(world.samples()) == 34

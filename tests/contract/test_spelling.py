@@ -262,7 +262,7 @@ def test_copies_are_counted_for_each_owner_and_tell_nothing_of_others(world: Wor
         assert results(world, picture, owner, most + 1) == ["Sample"] * most + ["Conflict"]
     (refused,) = world.take_in([replace(picture, owner="ann")])
     assert isinstance(refused, Conflict)
-    assert "for this owner" in refused.detail
+    assert "This owner has" in refused.detail
     world.erase_owner("bob")
     assert results(world, picture, "ann", 1) == ["Conflict"]
     assert results(world, picture, "cy", most) == ["Sample"] * most

@@ -22,7 +22,7 @@ def come_back(world: World, name: str = "doomed") -> list[str]:
     """A worker of that name starts again, after a kill."""
     settings = world.context.settings.training
     with world.context.registry.write() as session:
-        left = leases.left_behind(
+        left = leases.end_left_behind(
             session, worker=name, now=world.time(), pause=lambda tries: training.pause_after(settings, tries)
         )
         prompts.destroy_unpublished(session, left)
@@ -184,7 +184,7 @@ def test_a_lease_that_a_deletion_ended_is_not_counted_against_the_cluster(regist
     assert leased is not None
     with registry.write() as session:
         assert leases.give_up(session, leased)
-        assert leases.left_behind(session, worker="w", now=NOW, pause=lambda tries: timedelta(seconds=tries)) == []
+        assert leases.end_left_behind(session, worker="w", now=NOW, pause=lambda tries: timedelta(seconds=tries)) == []
     found = claim(registry, after=LEASE.total_seconds() + 1)
     assert found is not None
     assert found.replaced is None

@@ -76,7 +76,7 @@ def test_a_note_waits_for_no_change_of_the_partition(registry: Registry, other: 
     noted = Event()
 
     def note() -> None:
-        with registry.write_unfenced() as session:
+        with registry.write_beside_plans() as session:
             state.fence(session)
             noted.set()
 

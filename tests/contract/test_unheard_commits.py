@@ -120,7 +120,7 @@ def test_a_layout_that_is_in_force_stays(anchored: World, unheard: Unheard, monk
 def test_a_newcomer_whose_commit_is_still_under_way_keeps_its_object(
     idle: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks at once would not see the row yet."""
+    """A query that is sent at once would not see the row yet."""
     context = idle.context
     committing: list[Thread] = []
 

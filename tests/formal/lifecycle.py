@@ -123,7 +123,7 @@ def _refusals(state: State, destroyed: State) -> Steps:
     """The store refuses to destroy some objects just now; the others do not wait for them."""
 
     def left(refused: int) -> State:
-        """Whoever waits for an object that was refused goes on waiting."""
+        """An erasure that waits for an object that the store refused to delete goes on waiting."""
         pairs = zip(destroyed.erasures, state.erasures, strict=True)
         return destroyed._replace(
             erasures=tuple(d._replace(deletions=d.deletions | e.deletions & refused) for d, e in pairs)

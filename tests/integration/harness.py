@@ -302,13 +302,14 @@ class Service:
         return sorted(c["prompt"]["digest"] for c in self.pages("/clusters") if c["prompt"] is not None)
 
     def settle(self, *, seconds: float = DONE_SECONDS) -> list[dict[str, Any]]:
-        """Wait until every cluster serves all of its samples and every erasure is restored; the clusters."""
+        """Wait until all samples are served and every erasure is completed and restored; the clusters."""
 
         def idle() -> list[dict[str, Any]] | None:
             filled = [cluster for cluster in self.pages("/clusters") if cluster["samples"]]
             trained = all(c["prompt"] and c["prompt"]["members"] == c["samples"] for c in filled)
             status = self.status()
-            unfinished = any(erasure["restored_at"] is None for erasure in self.pages("/erasures"))
+            erasures = self.pages("/erasures")
+            unfinished = any(one["restored_at"] is None or one["state"] != "completed" for one in erasures)
             # The sum tells whether a plan is under way: it moves samples between clusters.
             whole = sum(cluster["samples"] for cluster in filled) == status["samples"]
             return [{"clusters": filled}] if trained and whole and not unfinished else None

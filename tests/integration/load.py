@@ -35,7 +35,7 @@ GIVE_UP_SECONDS = 90.0  # of all tries of a request
 
 @dataclass
 class Owner:
-    """Somebody who contributes until she is closed; `busy` counts requests about her samples."""
+    """An owner whose samples are contributed until it is closed; `busy` counts requests about its samples."""
 
     name: str
     busy: int = 0

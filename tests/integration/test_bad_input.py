@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.image import register_heif
 from tests.integration.harness import Picture, Service, assert_problem, oubli, until, upload
 
 NOBODY = str(UUID(int=7))
@@ -114,6 +115,11 @@ def deep_grey() -> bytes:
     return file_of(Image.fromarray(np.linspace(0, 65535, 900).reshape(30, 30).astype("uint16")), "PNG")
 
 
+def heic() -> bytes:
+    register_heif()
+    return file_of(photograph(), "HEIF")
+
+
 ACCEPTED: dict[str, Callable[[], bytes]] = {
     "cmyk": lambda: file_of(photograph("CMYK"), "JPEG"),
     "16 bit": deep_grey,
@@ -124,6 +130,8 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
     "turned": exif_turned,
     "ppm": lambda: file_of(photograph(), "PPM"),
     "bmp": lambda: file_of(photograph(), "BMP"),
+    "heic": heic,
+    "avif": lambda: file_of(photograph(), "AVIF"),
 }
 
 

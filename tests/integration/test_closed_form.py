@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import load
 
 from models.closed_form import Accumulators
-from models.descriptor import DescriptorKind
+from models.descriptor_kind import DescriptorKind
 from service.clock import system_clock
 from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate

@@ -37,7 +37,7 @@ OURS = {"migrate", "api", "worker-gpu", "worker-cpu", "beat"}
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
 DOCKERFILE = (REPOSITORY / "docker" / "Dockerfile").read_text()
 LOCK = (REPOSITORY / "docker" / "requirements.lock").read_text()
-EXACT = re.compile(r"\d+\.\d+(\.\d+)?(-[a-z]+)*")
+EXACT = re.compile(r"\d+\.\d+(\.\d+)?(-[a-z]+)*(@sha256:[0-9a-f]{64})?")  # decision 21
 
 
 def tool(name: str) -> Path:
@@ -141,6 +141,8 @@ def test_images_are_pinned_and_only_the_proxy_can_be_reached(services: dict[str,
         assert published == ([("127.0.0.1", "8000")] if name == "proxy" else [])
     for base in re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.MULTILINE):
         assert EXACT.fullmatch(base.partition(":")[2]), base
+    assert EXACT.fullmatch(f"17.11-bookworm@sha256:{'0f' * 32}")  # as an operator pins it
+    assert not EXACT.fullmatch("latest")
 
 
 def test_processes_may_do_little_and_come_back(services: dict[str, dict[str, Any]]) -> None:

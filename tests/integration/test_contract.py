@@ -168,7 +168,7 @@ def test_the_life_of_an_erasure(service: Service, pictures: list[Picture], owner
     erasure = answer.json()
     assert set(erasure) == {
         "id", "subject", "state", "samples", "clusters", "accepted_at", "withdrawn_at", "completed_at",
-        "restored_at", "due_at"
+        "restored_at", "failure", "due_at"
     }  # fmt: skip
     assert_uuid7(erasure["id"])
     assert answer.headers["location"] == f"/erasures/{erasure['id']}"

@@ -2,8 +2,9 @@
 
 Two services over HTTP, real images. One is given S by several clients at once and asked to forget D
 in every way there is, at every bad moment; the other is only ever given S \\ D, batched otherwise. Their prompts must
-have the same digests. `OUBLI_COUNTERFACTUALS` sets how many random (S, D) are tried for each partition. The default
-partition is tried with the real backbone, the others with the tiny one unless it is more than one (S, D) that is tried.
+have the same digests, and their reports of quality must be equal. `OUBLI_COUNTERFACTUALS` sets how many random (S, D)
+are tried for each partition. The default partition is tried with the real backbone, the others with the tiny one unless
+it is more than one (S, D) that is tried.
 """
 
 import os
@@ -21,10 +22,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import partition
 from models.backbone import Backbone, load_backbone
 from models.embedding import embed
+from tests import layouts
 from tests.conftest import Images
-from tests.integration.harness import Picture, Service
+from tests.integration.harness import Picture, Service, until
 
 ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
 SAMPLES = 72
@@ -35,14 +38,11 @@ REAL = {
     "OUBLI_TRAINING__BATCH_SIZE": "16",
     "OUBLI_TRAINING__SETTLE_SECONDS": "0.2",
     "OUBLI_WORKER__RECONCILE_SECONDS": "1",
+    "OUBLI_QUALITY__SETTLE_SECONDS": "0.2",
 }
 FAST = {**REAL, "OUBLI_BACKBONE": "tiny", "OUBLI_TRAINING__PROMPT_SIZE": "2"}
-KINDS = {
-    "tree": {"OUBLI_PARTITION__CAP": "24", "OUBLI_PARTITION__MIN": "8"},
-    "anchors": {"OUBLI_PARTITION__ANCHORS": "16", "OUBLI_PARTITION__CLUSTERS": "4"},
-    "random": {"OUBLI_PARTITION__CLUSTERS": "4"},
-    "pinned": {},
-}
+SETTINGS = {**layouts.KINDS, "tree": {"cap": 24, "min": 8}}  # for so many samples
+KINDS = {kind: layouts.as_variables({**SETTINGS[kind], "kind": kind}) for kind in partition.KINDS}
 
 
 def picture(images: Images, index: int) -> Picture:
@@ -59,7 +59,7 @@ def fit_centroids(images: Images, backbone: Backbone, path: Path) -> Path:
 
 
 class Contributor:
-    """Someone who gives their pictures in order, some at a time."""
+    """A client that contributes its pictures in order, some at a time."""
 
     def __init__(self, service: Service, chance: random.Random) -> None:
         self.service, self.chance = service, chance
@@ -136,7 +136,7 @@ def innocent(service: Service, chance: random.Random, groups: Sequence[Sequence[
 )
 def test_forgotten_is_as_if_never_contributed(kind: str, images: Images, deterministic: None, tmp_path: Path) -> None:
     chosen = REAL if kind == "tree" or ROUNDS > 1 else FAST
-    env = {**chosen, **KINDS[kind], "OUBLI_PARTITION__KIND": kind}
+    env = {**chosen, **KINDS[kind]}
     if kind == "pinned":
         path = fit_centroids(images, load_backbone(env["OUBLI_BACKBONE"]), tmp_path / "centroids.npy")
         env["OUBLI_PARTITION__CENTROIDS"] = str(path)
@@ -164,6 +164,20 @@ def compare(env: dict[str, str], chance: random.Random, images: Images, folder: 
         known, expected = (service.status()["closed_form"] for service in (first, second))
         assert known == expected
         assert known["samples"] == len(survivors)
+        assert report_of(first, known["digest"]) == report_of(second, known["digest"])
+
+
+def report_of(service: Service, digest: str) -> dict[str, Any]:
+    """What it says of its quality, of the closed form with that digest, but for times."""
+    found: dict[str, Any] = {}
+
+    def is_ready() -> bool:
+        found.update(service.client.get("/quality").json())
+        return found["digest"] == digest
+
+    until(is_ready, what="a report of quality")
+    assert found["state"] == "ready"
+    return {name: value for name, value in found.items() if name not in ("as_of", "computed_at")}
 
 
 def digests_of(service: Service, given: Sequence[tuple[Picture, str]]) -> list[str]:

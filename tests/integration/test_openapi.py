@@ -11,7 +11,7 @@ OPERATIONS = {
     "POST /samples", "POST /samples/batch", "GET /samples", "GET /samples/{sample_id}", "DELETE /samples/{sample_id}",
     "DELETE /owners/{owner}", "POST /erasures", "GET /erasures", "GET /erasures/{erasure_id}", "POST /predict",
     "GET /clusters", "GET /clusters/{cluster_id}", "POST /clusters/{cluster_id}/retry", "GET /labels",
-    "GET /partition", "GET /status",
+    "GET /partition", "GET /quality", "GET /status",
     "POST /keys", "GET /keys", "GET /keys/{key_id}", "DELETE /keys/{key_id}", "POST /keys/{key_id}/rotate",
     "GET /health/live", "GET /health/ready", "GET /metrics",
 }  # fmt: skip

@@ -116,6 +116,26 @@ def test_the_key_is_said_once_to_a_terminal_and_to_nothing_else(
     assert "data/admin-key" in caplog.text
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("role", ["api", "worker"])
+def test_a_role_by_itself_closes_an_open_folder_and_says_so(tmp_path: Path, role: str) -> None:
+    data, log = tmp_path / "data", tmp_path / "log"
+    env = {**TINY, "OUBLI_DATA_DIR": str(data)}
+    assert oubli("migrate", env=env).code == 0
+    (data / "objects").mkdir(exist_ok=True)
+    (data / "objects" / "left by a copy").write_text("x")
+    for path in (data, *data.rglob("*")):
+        path.chmod(0o777)
+    process = launch(role, *(("--port", str(free_port())) if role == "api" else ()), env=env, log=log, umask=0)
+    try:
+        until(lambda: "are closed to them from now on" in log.read_text(), what="the line in the log")
+        until(lambda: open_to_others(data) == [], what="a closed folder")
+        assert "was open to other users" in log.read_text()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 # -------------------------------------------------------------------------------------------------------- without keys
 
 

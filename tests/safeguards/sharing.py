@@ -78,7 +78,7 @@ WRITING = [  # several processes, one truth
             '"BEGIN IMMEDIATE" if write else "BEGIN"', '"BEGIN"',
             "contract/test_safeguards.py::test_nobody_writes_beside_an_exclusive_transaction[sqlite]"),
     mutant("exclusive", "on PostgreSQL no process writes beside an exclusive transaction", _ENGINE,
-            "_ALONE if exclusive else _AMONG_OTHERS", "_AMONG_OTHERS",
+            "_LOCK_EXCLUSIVE if exclusive else _LOCK_SHARED", "_LOCK_SHARED",
             "contract/test_safeguards.py::test_nobody_writes_beside_an_exclusive_transaction[postgres]"),
     mutant("away", "a database that is gone is no fault of the request", _ENGINE,
             "if _is_away(error, code):", "if False:",

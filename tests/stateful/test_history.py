@@ -4,22 +4,18 @@ The oracle is `service.core.plan`, fed with the test's own books. `OUBLI_EXAMPLE
 unless set; 30 by `make test-all`), `OUBLI_STEPS` how long they are.
 """
 
-import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,61 +23,38 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
+from models.embedding import Descriptor
 from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
-from service.core.intake import WHOLE_LINE, NewSample
+from service.core.intake import WHOLE_LINE
 from service.errors import NotFound
 from service.registry import feed, prompts, replicas, samples
 from service.registry.engine import ReadSession, Registry
+from service.registry.feed import Added
 from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
 from service.serving.closed_form import ClosedFormTier
+from service.serving.quality import Quality
 from tests.servers import fresh_database, postgres
+from tests.stateful.material import (
+    EXAMPLES,
+    PICTURES,
+    REPLICAS,
+    centroids,
+    gallery,
+    owners,
+    partitions,
+    places,
+    run,
+    seeds,
+    some_replicas,
+    steps,
+)
 from tests.world import World, lease, opened
 
-EXAMPLES = int(os.environ.get("OUBLI_EXAMPLES", "4"))
-STEPS = int(os.environ.get("OUBLI_STEPS", "40"))
-PICTURES = 60  # few enough that the same picture comes again
-REPLICAS = ["steady", "seldom"]
 LINE_ENDS = (16 << 48, 1000 << 48, 1 << 15, WHOLE_LINE[1])  # leaves of each backbone; ordinals; before the first cut
-
-owners = st.sampled_from(["ann", "bob", "cy", "dee", "eve", "flo"])
-seeds = st.integers(0, 2**32 - 1)
-steps = st.sampled_from(["claim", "build", "epoch 1", "publish", "store", "commit", "commit", "commit"])
-places = st.integers(0, 10_000)  # of a survivor, counted around
-trees = st.sampled_from([(12, 4), (8, 4), (6, 2), (12, 6), (20, 3), (2, 1)]).map(
-    lambda size: {"cap": size[0], "min": size[1]}
-)
-others = st.sampled_from(
-    [
-        {"kind": "anchors", "anchors": 4, "clusters": 2},
-        {"kind": "anchors", "anchors": 10, "clusters": 4},
-        {"kind": "anchors", "anchors": 12, "distance_threshold": 0.5},
-        {"kind": "random", "clusters": 1},
-        {"kind": "random", "clusters": 5},
-        {"kind": "pinned"},
-    ]
-)
-partitions = trees | others
-some_replicas = st.sampled_from([REPLICAS, REPLICAS[:1], REPLICAS[:1], REPLICAS[1:]])
-
-
-@cache
-def gallery(backbone: str) -> list[NewSample]:
-    """The pictures that people send, made once."""
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), backbone=backbone) as world:
-        return world.new_samples(PICTURES)
-
-
-@cache
-def centroids(backbone: str) -> Path:
-    """A file of public centroids."""
-    folder = Path(tempfile.mkdtemp())
-    np.save(folder / "centroids.npy", np.stack([new_sample.embedding for new_sample in gallery(backbone)[:6]]))
-    return folder / "centroids.npy"
 
 
 class History(RuleBasedStateMachine):
@@ -90,6 +63,7 @@ class History(RuleBasedStateMachine):
     world: World
     beside: Context  # of the processes that replicas live in
     tiers: dict[str, ClosedFormTier]
+    qualities: dict[str, Quality]
     server: str | None = None  # a PostgreSQL server; SQLite without one
     backbone = "tiny"
 
@@ -110,7 +84,9 @@ class History(RuleBasedStateMachine):
         registry = Registry(self.world.context.settings.database)
         self.stack.callback(registry.close)
         self.beside = replace(self.world.context, registry=registry)
-        self.tiers = {name: ClosedFormTier(self.beside, name=name) for name in REPLICAS}
+        self.tiers, self.qualities = {}, {}
+        for name in REPLICAS:
+            self.start_a_replica(name, name)
         for owner in range(populations):
             self.add(seed + owner, 15, f"old {owner}")
 
@@ -272,7 +248,34 @@ class History(RuleBasedStateMachine):
     @rule(name=st.sampled_from(REPLICAS), same_name=st.booleans())
     def kill_a_replica(self, name: str, same_name: bool) -> None:
         self.killed += 1
-        self.tiers[name] = ClosedFormTier(self.beside, name=name if same_name else f"{name} {self.killed}")
+        self.start_a_replica(name, name if same_name else f"{name} {self.killed}")
+
+    def start_a_replica(self, place: str, name: str) -> None:
+        self.tiers[place] = tier = ClosedFormTier(self.beside, name=name)
+        self.qualities[place] = quality = Quality(self.beside, tier)
+        tier.before_report = quality.forget
+
+    @rule(names=some_replicas)
+    def measure_quality(self, names: list[str]) -> None:
+        for name in names:
+            known = self.tiers[name].summary() is not None and len(self.world.survivors) >= 2
+            assert (self.qualities[name].compute() is not None) == known
+
+    @precondition(lambda self: self.world.survivors)
+    @rule(name=st.sampled_from(REPLICAS), place=places)
+    def erase_while_quality_is_measured(self, name: str, place: int) -> None:
+        tier, pending = self.tiers[name], [place]
+        read = tier.descriptors
+
+        def hook(of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
+            if pending:
+                self.erase_a_sample(pending.pop())
+            return read(of)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tier, "descriptors", hook)
+            measured = self.qualities[name].compute()
+        assert pending or measured is None
 
     @rule(name=st.sampled_from(REPLICAS))
     def shut_a_replica_down(self, name: str) -> None:
@@ -326,6 +329,15 @@ class History(RuleBasedStateMachine):
         assert all(sample.position in regions[sample.cluster] for sample in self.world.samples())
 
     @invariant()
+    def no_report_of_quality_counts_an_erased_sample(self) -> None:
+        """Those that came first are what it counts: no sample has been erased since."""
+        for quality in self.qualities.values():
+            measured = quality.current()
+            if measured is not None:
+                assert measured.digest == self.world.closed_form_digest(measured.report.samples)
+                assert measured.report.samples <= len(self.world.survivors)
+
+    @invariant()
     def what_a_live_replica_has_not_applied_is_there(self) -> None:
         fresh = self.world.context.settings.worker.fresh
         with self.reading() as session:
@@ -343,21 +355,16 @@ class History(RuleBasedStateMachine):
                 self.world.settle()  # in spite of replicas that say nothing
                 self.keep(REPLICAS)
                 self.world.check()
+                self.check_quality()
         finally:
             self.stack.close()
 
-
-def run(machine: type[History], examples: int, steps: int = STEPS) -> None:
-    chosen = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)  # nothing here need outlive a power cut
-        run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
+    def check_quality(self) -> None:
+        """Settled, every replica's report is what the survivors alone give."""
+        for quality in self.qualities.values():
+            measured = quality.compute()
+            assert (measured is None) == (len(self.world.survivors) < 2)
+            assert measured is None or measured.report == self.world.quality_report()
 
 
 @pytest.mark.timeout(60 + 20 * EXAMPLES)

@@ -62,10 +62,15 @@ async def started(
         await batcher.stop()
 
 
-async def waiting(batcher: Batcher[int, int], items: Sequence[int]) -> asyncio.Task[list[int]]:
-    """A caller whose items are in the queue."""
+async def waiting(batcher: Batcher[int, int], items: Sequence[int], *, caller: str = "") -> asyncio.Task[list[int]]:
+    """A request whose items are in the queue."""
+
+    async def request() -> list[int]:
+        with batcher.expect(len(items), caller=caller) as announcement:
+            return await announcement.submit(items)
+
     before = batcher.depth
-    task = asyncio.create_task(batcher.submit(items))
+    task = asyncio.create_task(request())
     while batcher.depth < before + len(items) and not task.done():
         await asyncio.sleep(0)
     return task
@@ -249,6 +254,56 @@ def test_announced_items_have_their_places_in_the_queue(executor: ThreadPoolExec
                 assert batcher.refused == 2
                 assert await announcement.submit([5, 6]) == [10, 12]
             assert await batcher.submit([1, 2, 3]) == [2, 4, 6]
+
+    in_loop(scene())
+
+
+def test_whoever_keeps_the_queue_full_does_not_have_others_refused(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        async with started(Device(), executor, max_queue=8) as batcher:
+            with batcher.expect(4, caller="ada"), batcher.expect(4, caller="ada"):
+                with pytest.raises(Busy), batcher.expect(1, caller="ada"):
+                    pass
+                with batcher.expect(2, caller="bela") as announcement:
+                    assert await announcement.submit([1, 2]) == [2, 4]
+                    with batcher.expect(2, caller="carl"):  # it is a quarter longer, not endless
+                        for caller in ("bela", "dora"):
+                            with pytest.raises(Busy), batcher.expect(1, caller=caller):
+                                pass
+            with batcher.expect(8, caller="ada"):  # whatever ends gives its room back
+                pass
+
+    in_loop(scene())
+
+
+def test_one_image_does_not_wait_for_the_many_of_another_caller(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor, max_queue=20) as batcher:
+            first = await waiting(batcher, [0], caller="ada")
+            await device.is_computing()
+            ada = [await waiting(batcher, list(range(at, at + 4)), caller="ada") for at in (10, 20)]
+            bela = await waiting(batcher, [30], caller="bela")
+            carl = await waiting(batcher, [40, 41], caller="carl")
+            device.gate.set()
+            assert await asyncio.gather(first, *ada) == [[0], [20, 22, 24, 26], [40, 42, 44, 46]]
+            assert await asyncio.gather(bela, carl) == [[60], [80, 82]]
+            assert device.batches == [[0], [10, 30, 40, 11], [41, 12, 13, 20], [21, 22, 23]]
+
+    in_loop(scene())
+
+
+def test_what_a_lane_leaves_is_computed_next_in_turn(executor: ThreadPoolExecutor) -> None:
+    async def scene() -> None:
+        device = Device(busy=True)
+        async with started(device, executor, portion=lambda items, lanes: 1) as batcher:
+            requests = [await waiting(batcher, [0], caller="ada")]
+            await device.is_computing()
+            for caller, items in (("ada", [1, 2]), ("bela", [3]), ("carl", [4, 5])):
+                requests.append(await waiting(batcher, items, caller=caller))
+            device.gate.set()
+            await asyncio.gather(*requests)
+            assert device.batches == [[0], [1], [3], [4], [2], [5]]
 
     in_loop(scene())
 

@@ -83,6 +83,17 @@ def test_what_is_not_there_is_found(repository: Path, text: str, words: str, whe
     assert f"{name}:{line}: {words}" in found(repository)
 
 
+def test_a_file_beside_the_citing_one_must_be_there_and_yaml_is_read(repository: Path) -> None:
+    rules = repository / "docs/rules.yml"
+    rules.write_text("# What each means: page.md beside this file.\n")
+    assert found(repository) == []
+    rules.write_text("# What each means: README.md beside this file; see docs/gone.md.\n")
+    assert found(repository) == [
+        "docs/rules.yml:1: README.md is not beside this file",
+        "docs/rules.yml:1: docs/gone.md is not in the repository",
+    ]
+
+
 def test_a_link_may_be_written_from_its_own_folder(repository: Path) -> None:
     (repository / "docs/other.md").write_text(
         "[Page](page.md), [code](../service/core/plan.py), [up](../README.md#product)\n"

@@ -47,6 +47,7 @@ def assert_one_line(done: Done, *words: str, codes: tuple[int, ...] = (1,)) -> N
 
 CLIENT_COMMANDS = {
     "status": ["status"],
+    "quality": ["quality"],
     "predict": ["predict", "FOLDER/cat/one.jpg"],
     "erase": ["erase", "--owner", "ada", "--yes"],
     "retry": ["retry"],

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from PIL import Image
 from rich.table import Table
+from typer.main import get_command
 
 from service import __version__
-from service.cli import printing
+from service.cli import auditor, printing, restore
 from service.cli.main import app
+from service.clock import system_clock
+from service.core.audit import Finding
+from service.registry import workers
+from service.registry.engine import Registry
 from tests.answering import answering, said
 from tests.commands import HIDDEN, ID, ODD, Done, command
 
@@ -21,20 +31,37 @@ pytestmark = pytest.mark.usefixtures("command_environment")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def every_command() -> list[str]:
-    from typer.main import get_command
+def commands_of(group: Any, *before: str) -> dict[str, Any]:
+    """Every command by its words, whatever group it is in."""
+    found: dict[str, Any] = {}
+    for name, one in group.commands.items():
+        found |= commands_of(one, *before, name) if hasattr(one, "commands") else {" ".join([*before, name]): one}
+    return found
 
-    names = list(get_command(app).commands)
-    return [name for name in names if name != "keys"] + [f"keys {name}" for name in ("create", "list", "revoke")]
+
+COMMANDS = commands_of(get_command(app))
+PRINT_NO_DATA = {"serve", "api", "worker", "beat", "migrate", "demo", "keys revoke"}
+ALWAYS_JSON = {"openapi"}
 
 
-@pytest.mark.parametrize("name", every_command())
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_help_with_its_defaults(name: str) -> None:
     long, short = (command(*name.split(), option) for option in ("--help", "-h"))
     assert (long.code, long.out) == (0, short.out)
-    for option, default in (("--data ", "[default: OUBLI_DATA_DIR, or"), ("--port ", "[default: 8000")):
-        if option in long.out and name != "evaluate":
-            assert default in " ".join(long.out.split())
+    words = " ".join(long.out.split())
+    if "--data DIRECTORY" in words or "--data PATH" in words:
+        assert "[default: OUBLI_DATA_DIR, or" in words or name == "evaluate"
+    for parameter in COMMANDS[name].params:
+        if parameter.default in (None, False, (), []):
+            continue
+        shown = parameter.opts[0].removeprefix("--") if parameter.default is True else str(parameter.default)
+        assert f"[default: {shown}" in words or f"; default: {shown}" in words, parameter.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_prints_data_has_it_in_json(name: str) -> None:
+    has = any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+    assert has == (name not in PRINT_NO_DATA | ALWAYS_JSON)
 
 
 def test_the_list_of_commands_cuts_nothing() -> None:
@@ -50,6 +77,13 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 def test_shells_can_complete_it() -> None:
     assert "--install-completion" in command("--help").out
+    start = "import sys; sys.argv = ['oubli']; from service.cli.main import main; main()"
+    for words, answer in (("oubli ke", {"keys"}), ("oubli keys ", {"create", "list", "rotate", "revoke"})):
+        typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_OUBLI_COMPLETE": "complete_bash"}
+        done = subprocess.run(
+            [sys.executable, "-c", start], env={**os.environ, **typed}, cwd=REPOSITORY, capture_output=True, check=False
+        )
+        assert {*done.stdout.decode().split()} == answer, done
 
 
 def test_every_hint_names_our_own_distribution() -> None:
@@ -98,6 +132,87 @@ def test_a_key_with_brackets_in_its_name_is_listed(tmp_path: Path) -> None:
     assert all(key["id"] in listed.out for key in found)
     assert found[0]["revoked_at"] is None
     assert found[0]["scopes"] == ["read"]
+
+
+def test_a_key_s_secret_is_part_of_its_json() -> None:
+    assert command("migrate").code == 0
+    done = command("keys", "create", "--scopes", "read,predict", "--name", ODD, "--expires-in", "9d", "--json")
+    made = json.loads(done.out)
+    assert (made["name"], made["scopes"], done.err) == (ODD, ["predict", "read"], "")
+    assert made["secret"].startswith("oubli_")
+    assert made["expires_at"] is not None
+    done = command("keys", "rotate", made["id"], "--overlap", "1h", "--json")
+    rotated = json.loads(done.out)
+    assert rotated["secret"] not in ("", made["secret"])
+    assert rotated["secret"].startswith("oubli_")
+    assert (rotated["name"], rotated["replaces"]["id"], done.err) == (ODD, made["id"], "")
+    assert rotated["replaces"]["replaced_by"] == rotated["id"]
+    listed = command("keys", "list", "--json").out
+    assert made["secret"] not in listed
+    assert {key["id"] for key in json.loads(listed)} == {made["id"], rotated["id"]}
+
+
+# ------------------------------------------------------------------------------------- text of others, by command
+
+AS_SHOWN = r"\x1b[2J\x07\u202e"  # HIDDEN
+
+
+def assert_as_it_is(text: str) -> None:
+    assert ODD in text
+    assert AS_SHOWN in text
+    assert "\x1b[2J" not in text
+    assert "\x07" not in text
+
+
+def test_heartbeats_show_names_of_workers_as_they_are(tmp_path: Path) -> None:
+    assert command("migrate").code == 0
+    name = f"{ODD}{HIDDEN}"
+    registry = Registry(tmp_path / "data" / "registry.db")
+    with registry.write() as session:
+        workers.register(session, name=name, device="cpu", queues=["additions"], now=system_clock())
+    registry.close()
+    assert_as_it_is(command("heartbeat", "--name", name).out)
+    assert json.loads(command("heartbeat", "--name", name, "--json").out) == {"alive": [name]}
+    assert_as_it_is(command("heartbeat", "--name", f"not {name}").err)
+
+
+def test_audits_show_what_they_find_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding(f"object {ODD}{HIDDEN}", f"is {ODD}{HIDDEN}")
+    monkeypatch.setattr("service.core.audit.audit", lambda *_, advance: advance(ODD, 1, 1) or iter([finding]))
+    nothing: Any = None
+    with printing.progress_bar() as bar:
+        assert auditor._findings(nothing, nothing, bar, aloud=True) == [finding]
+    assert_as_it_is(capsys.readouterr().out)
+
+
+def test_restore_checks_show_what_they_find_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    found: Any = SimpleNamespace(
+        is_clean=False, returned={ID}, reading=SimpleNamespace(tombstones=[ID]), lines=lambda: [f"{ODD}{HIDDEN}"]
+    )
+    restore._tell(found, again=False, running=[f"{ODD}{HIDDEN}"], as_json=False)
+    said = capsys.readouterr().out
+    assert_as_it_is(said)
+    assert said.count(AS_SHOWN) == 2
+
+
+def test_centroids_name_files_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUBLI_BACKBONE", "tiny")
+    folder = tmp_path / "public [b]"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (90 * number, 10, 200)).save(folder / f"{number}.png")
+    odd = f"cat [tabby]{HIDDEN}"
+    (folder / f"{odd}.jpg").write_bytes(b"\xff\xd8\xff and no picture")
+    out = tmp_path / f"{odd}.npy"
+    done = command("centroids", folder, "--clusters", "2", "--out", out)
+    assert done.code == 0, done
+    for words in (done.out, done.err):
+        assert f"cat [tabby]{AS_SHOWN}" in words
+        assert "\x1b[2J" not in words
+    done = command("centroids", folder, "--clusters", "2", "--out", out, "--json")
+    assert json.loads(done.out) == {"centroids": 2, "images": 3, "file": str(out)}
 
 
 def test_statuses_show_names_as_they_are() -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from models.backbone import Backbone, Preprocessing, load_backbone
 from models.closed_form import accumulate, quantise, solve, summarise
 from models.depths import MOST, SUMMARY, Depths
-from models.descriptor import QUICK, SCALE, DescriptorKind, is_descriptor
+from models.descriptor import SCALE, is_descriptor
+from models.descriptor_kind import QUICK, DescriptorKind
 from models.embedding import BATCH, DegenerateEmbedding, check, describe, embed
 
 KINDS = [

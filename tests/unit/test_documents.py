@@ -99,6 +99,21 @@ def test_a_number_is_given_once(tmp_path: Path) -> None:
         decisions.all_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [([1, 2], None), ([1, 3], "Number 2 was not used."), ([2, 5, 6], "Numbers 1, 3 and 4 were not used.")],
+)
+def test_the_list_of_decisions_says_which_numbers_have_none(
+    tmp_path: Path, numbers: list[int], words: str | None
+) -> None:
+    folder = tmp_path / decisions.FOLDER
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / f"{number:04}-a-title.md").write_text(RECORD.replace("0001", f"{number:04}"))
+    lines = decisions.page(tmp_path).splitlines()
+    assert [line for line in lines if line.endswith("not used.")] == ([words] if words else [])
+
+
 # --------------------------------------------------------------------------------------------------------- the site
 
 

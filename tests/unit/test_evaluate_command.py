@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from service.cli.evaluate import evaluate
 from service.errors import Invalid
-from service.evaluation import spread
+from service.evaluation import report, spread
+from tests.commands import HIDDEN
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +57,22 @@ def test_a_search_says_what_it_found(tmp_path, capsys):
     found = json.loads((tmp_path / "search-linear.json").read_text())
     assert len(found["tries"]) == 2
     assert f"Best: accuracy {found['best']['accuracy']:.4g}" in said
+
+
+def test_the_table_names_its_data_as_they_are(tmp_path, monkeypatch, capsys):
+    path = tmp_path / f"cat [tabby] [b]{HIDDEN}.npz"
+    images = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:20], test_labels=labels[:20])
+    monkeypatch.setattr(spread, "run_all", lambda *_: [])
+    monkeypatch.setattr(report, "rows_of", lambda *_: [])
+    monkeypatch.setattr(report, "_costs", lambda _: iter([["forgetting"]]))
+    monkeypatch.setattr(report, "worth_of", lambda _: None)
+    monkeypatch.setattr(report, "write", lambda *_: [path])
+    evaluate(data=str(path), method=["linear"], quick=True, trial=False, backbone="tiny", out=tmp_path)
+    said = capsys.readouterr().out
+    assert said.count(r"cat [tabby] [b]\x1b[2J\x07\u202e") == 2  # the title, and the file
+    assert "\x07" not in said
+    evaluate(data=str(path), method=["linear"], quick=True, trial=False, backbone="tiny", out=tmp_path, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["about"]["data_set"], found["files"]) == (path.stem, [str(path)])

@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
 from models import colour_profiles
-from models.image import NotAnImage, Undecodable, decode, pixel_digest
+from models.image import NotAnImage, Undecodable, decode, pixel_digest, register_heif
 from models.spec import ImageLimits
 from tests.odd_files import (
     DISPLAY_P3,
@@ -19,6 +19,7 @@ from tests.odd_files import (
     SWAPPED,
     bmp,
     chunk,
+    cmyk_profile,
     encoded,
     grey_16_png,
     meant_by,
@@ -46,12 +47,14 @@ def where(mask, image=SCENE):
 # -------------------------------------------------------------------------------------------------------- profiles
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize(
     ("icc", "apart"), [(DISPLAY_P3, 4), (PROPHOTO, 10), (SWAPPED, 2)], ids=["Display P3", "ProPhoto", "swapped"]
 )
 def test_a_profile_is_converted_to_srgb(kind, icc, apart):
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
+    options["HEIF"] = {"quality": -1, "chroma": 444}  # lossless
+    register_heif()
     stored = meant_by(icc)
     assert np.abs(np.asarray(stored).astype(int) - SCENE).max() > 10
     found = decode(encoded(stored, kind, icc_profile=icc, **options.get(kind, {})))
@@ -65,6 +68,19 @@ def test_transparency_is_put_on_white_after_the_conversion():
     stored.putalpha(Image.fromarray(clear))
     found = decode(encoded(stored, "PNG", icc_profile=SWAPPED)).astype(int)
     assert np.abs(found - (SCENE.astype(int) * 128 + 255 * 127) // 255).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_profile_of_inks_is_followed(kind):
+    options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
+    cyan, magenta, yellow, black = Image.fromarray(SCENE).convert("CMYK").split()
+    stored = Image.merge("CMYK", (yellow, magenta, cyan, black))
+    plain = decode(encoded(stored, kind, **options)).astype(int)
+    assert np.abs(plain - SCENE)[4:20, 4:28].max() > 100  # red for blue
+    found = decode(encoded(stored, kind, icc_profile=cmyk_profile("YMCK"), **options)).astype(int)
+    for rows in (slice(4, 20), slice(28, 44)):
+        for columns in (slice(4, 28), slice(36, 60)):
+            assert np.abs(found - SCENE)[rows, columns].max() <= 12
 
 
 def test_a_profile_of_greys_is_converted():
@@ -168,7 +184,12 @@ def test_sixteen_bits_are_scaled_and_white_may_be_zero():
         pytest.param(GREY.astype("<i2") * 128, {258: [16], 339: [2]}, id="signed"),
     ],
 )
-def test_values_that_do_not_say_what_is_white_are_refused(values, tags):
+def test_values_that_do_not_say_what_is_white_are_refused_before_one_is_decoded(values, tags, monkeypatch):
+    def load(self):
+        raise AssertionError("A pixel was decoded.")
+
+    for kind in (ImageFile.ImageFile, TiffImagePlugin.TiffImageFile):
+        monkeypatch.setattr(kind, "load", load)
     data = tiff(values.tobytes(), {262: [1], 277: [1], **tags})
     with pytest.raises(Undecodable, match="do not say what is white"):
         decode(data)

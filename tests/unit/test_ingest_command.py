@@ -12,10 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from rich.console import Console
 
 from service.cli import client as clients
+from service.cli import printing
 from tests.answering import Reply, Request, answering, problem, said
-from tests.commands import Done, command
+from tests.commands import HIDDEN, Done, command
 
 NOT_A_PICTURE = "The file is not an image."
 
@@ -23,14 +25,21 @@ NOT_A_PICTURE = "The file is not an image."
 class Holding:
     """What `POST /samples/batch` promises. A file `pixels|how it is written` is the picture `pixels`."""
 
-    def __init__(self, refuse: Callable[[list[bytes]], Reply | None] = lambda images: None) -> None:
+    def __init__(
+        self, refuse: Callable[[list[bytes]], Reply | None] = lambda images: None, *, ready: bool = True
+    ) -> None:
         self.survivors: list[tuple[str, str, str]] = []  # owner, label, digest
         self.ids: list[str] = []
         self.requests: list[list[bytes]] = []
         self._refuse = refuse
+        self._ready = ready
+        self.asked = 0  # whether it is ready
         self._lock = Lock()
 
     def __call__(self, request: Request) -> Reply:
+        if (request.method, request.path) == ("GET", "/health/ready"):
+            self.asked += 1
+            return said({"serving": self._ready}, 200 if self._ready else 503)
         assert (request.method, request.path) == ("POST", "/samples/batch")  # nothing else is asked
         parts = re.findall(
             rb'name="(\w+)"(?:; filename="\d+")?\r\n(?:[^\r\n]+\r\n)*\r\n(.*?)\r\n--', request.body, re.DOTALL
@@ -163,6 +172,69 @@ def test_a_file_that_fails_its_whole_request_stops_no_other(status: int, album: 
     assert len(service.survivors) == 6
 
 
+def poisonous(status: int) -> Callable[[list[bytes]], Reply | None]:
+    """Whatever holds the word is answered so."""
+    return lambda images: problem(status, "No.") if any(b"poison" in image for image in images) else None
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize("chunk", [64, 2])
+def test_neighbours_that_each_fail_their_request_stop_no_other(
+    status: int, chunk: int, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", chunk)
+    put(album, cat__a="1", cat__b="poison|b", cat__c="poison|c", cat__d="poison|d", **{f"cat__{i}": i for i in "efgh"})
+    service = Holding(poisonous(status))
+    with answering(service) as url:
+        done = ingest(album, url, "--in-flight", "1")
+    assert (done.code, counts(done)) == (1, (5, 0, 3))
+    assert service.asked  # before it would have been given up
+    for name in "bcd":
+        assert f"{name}.jpg: Refused: No." in done.out
+
+
+def test_files_of_two_requests_at_once_are_no_neighbours(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 3)
+    put(album, cat__a="1", cat__b="poison|b", cat__c="3", cat__d="4", cat__e="poison|e", cat__f="6")
+    service = Holding(poisonous(500), ready=False)
+    with answering(service) as url:
+        done = ingest(album, url, "--in-flight", "2")
+    assert (done.code, counts(done)) == (1, (4, 0, 2))
+    assert service.asked == 0
+
+
+def test_a_service_that_says_it_is_ready_and_fails_ends_it_too(album: Path) -> None:
+    put(album, **{f"cat__{i}": str(i) for i in range(30)})
+    service = Holding(lambda _: problem(500, "No."))
+    with answering(service) as url:
+        done = ingest(album, url)
+    assert done.code == 1
+    assert "Stopped, with 30 files to go" in done.err
+    assert len(service.requests) == 1 + 8
+
+
+@pytest.mark.parametrize("status", [429, 507])
+def test_what_no_file_is_the_cause_of_ends_it_however_ready_the_service_is(status: int, album: Path) -> None:
+    put(album, cat__a="1", cat__b="2", cat__c="3")
+    service = Holding(lambda _: problem(status, "Full."))
+    with answering(service) as url:
+        assert "Stopped, with 3 files to go" in ingest(album, url, "--in-flight", "1").err
+
+
+@pytest.mark.parametrize(("ready", "end"), [(False, "Stopped, with 2 files to go"), (True, "")])
+def test_of_files_that_go_alone_the_first_failure_asks(
+    ready: bool, end: str, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.concurrency.CHUNK", 1)
+    put(album, cat__a="poison", cat__b="2")
+    service = Holding(poisonous(500), ready=ready)
+    with answering(service) as url:
+        done = ingest(album, url, "--in-flight", "1")
+    assert (done.code, service.asked) == (1, 1)
+    assert end in done.err
+    assert len(service.survivors) == ready
+
+
 def test_a_file_that_vanishes_stops_no_other(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(album, cat__a="1", cat__b="2")
     real = Path.read_bytes
@@ -182,7 +254,7 @@ def test_a_file_that_vanishes_stops_no_other(album: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("status", "requests"), [(401, 1), (403, 1), (404, 1), (503, 9), (507, 3)])
 def test_what_is_wrong_with_all_ends_it_soon_and_is_said(status: int, requests: int, album: Path) -> None:
     put(album, **{f"cat__{i}": str(i) for i in range(9)})
-    service = Holding(lambda _: problem(status, "Not for you."))
+    service = Holding(lambda _: problem(status, "Not for you."), ready=False)
     with answering(service) as url:
         done = ingest(album, url, "--in-flight", "1")
         told = ingest(album, url, "--json", "--in-flight", "1")
@@ -214,6 +286,18 @@ def test_answers_that_make_no_sense_end_it(album: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- folders as they are
+
+
+def test_the_bar_names_the_folder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(markup=False, emoji=False, highlight=False, force_terminal=True, width=200)
+    monkeypatch.setattr(printing, "console", screen)
+    album = tmp_path / f"cat [tabby] [b] :smile:{HIDDEN}"
+    put(album, cat__a="1")
+    with answering(Holding()) as url:
+        done = ingest(album, url)
+    assert done.code == 0
+    assert r"Ingesting cat [tabby] [b] :smile:\x1b[2J\x07\u202e" in done.out
+    assert "\x07" not in done.out
 
 
 def test_everything_left_out_is_counted_and_named(album: Path) -> None:

@@ -12,9 +12,13 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from models.quality import QualityReport
 from service.api.metrics import Collector, Metrics
+from service.clock import system_clock
 from service.core.stats import Stats
 from service.registry.counters import CounterValues
+from service.registry.records import Marks
+from service.serving.quality import Measured
 from tests import documents
 from tests.programs import program
 
@@ -40,7 +44,9 @@ def exposed() -> set[str]:
     metrics.request_seconds.labels("GET", "/").observe(1)
     metrics.batch(3, 0.1)
     queue: Any = SimpleNamespace(depth=1, max_queue=2, refused=0, late=0)
-    metrics.registry.register(Collector(stats, lambda: 0, queue))
+    report = QualityReport(2, 0.5, 0.5, (), (), ())
+    measured = Measured(Marks(2, 0), "0" * 64, system_clock(), system_clock(), report)
+    metrics.registry.register(Collector(stats, lambda: 0, queue, lambda: measured))
     families = prometheus_client.parser.text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return {sample.name for family in families for sample in family.samples}
 

@@ -4,20 +4,23 @@ import hashlib
 import io
 from bisect import bisect_left
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.partition import Interval, layout_digest, make_partition
+from models.partition import KINDS, Interval, layout_digest, make_partition
 from models.partition.anchors import AnchorLayout, AnchorPartition
 from models.partition.ordinals import ORDINALS, PinnedPartition, RandomPartition, cut_ordinals, read_centroids
 from models.spec import PartitionSpec
+from service.settings import PartitionSettings
+from tests import layouts
 
 DIM = 6
 PROTOTYPES = np.eye(DIM, dtype=np.float32)
-NOBODY = np.zeros((0, DIM), dtype=np.float32)
+NO_EMBEDDINGS = np.zeros((0, DIM), dtype=np.float32)
 
 
 def unit(rows):
@@ -98,7 +101,7 @@ def test_saved_centroids_are_the_same_partition_to_the_bit():
     assert isinstance(partition, PinnedPartition)
     again = make_partition(PartitionSpec(kind="pinned"), PROTOTYPES, centroids=partition.save())
     assert again.line_digest == partition.line_digest
-    assert np.array_equal(again.fit(NOBODY).locate(vectors(50), []), partition.locate(vectors(50), []))
+    assert np.array_equal(again.fit(NO_EMBEDDINGS).locate(vectors(50), []), partition.locate(vectors(50), []))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,8 @@ def test_groups_far_apart_are_found_whether_by_number_or_by_distance():
         assert layout.nearest(PROTOTYPES[2], 2, [Interval(0, 1), Interval(1, ORDINALS)]) == 1
 
 
-def test_everybody_stands_at_the_start_while_there_are_no_anchors():
-    layout = anchors(4).fit(NOBODY)
+def test_every_sample_is_at_the_start_while_there_are_no_anchors():
+    layout = anchors(4).fit(NO_EMBEDDINGS)
     assert layout.save() is None
     assert layout.locate(vectors(3), digests(3)).tolist() == [0, 0, 0]
     assert layout.nearest(PROTOTYPES[0], 0, [Interval(0, ORDINALS)]) == 0
@@ -219,3 +222,9 @@ def test_a_layout_is_named_after_its_anchors_and_the_rule():
 def test_settings_that_make_no_partition_are_refused_in_words(spec, words):
     with pytest.raises(ValueError, match=words):
         make_partition(spec, PROTOTYPES)
+
+
+def test_every_kind_can_be_set_and_is_tried_by_contracts_and_histories():
+    assert get_args(PartitionSettings.model_fields["kind"].annotation) == KINDS
+    assert {settings.get("kind", name) for name, settings in layouts.KINDS.items()} == set(KINDS)
+    assert {"tree"} | {settings["kind"] for settings in layouts.MORE_LAYOUTS} == set(KINDS)

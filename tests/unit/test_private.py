@@ -63,7 +63,7 @@ def test_sqlite_s_file_and_its_log_are_made_for_their_owner(tmp_path: Path) -> N
 
 
 def test_making_the_file_private_drops_no_lock_of_a_connection_that_is_open(tmp_path: Path) -> None:
-    """Whoever opens and closes a file loses, by POSIX, all locks that his process holds on it."""
+    """By POSIX, a process that opens and closes a file loses all locks that it holds on it."""
     migrate(path := tmp_path / "data" / "registry.db")
     with closing(Registry(path)) as registry, registry.write() as session:
         session.execute(sa.text("CREATE TABLE t (x)"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from models.descriptor import QUICK
+from models.descriptor_kind import QUICK
 from models.image import pixel_digest
 from service.artifacts import ObjectMissing
 from service.core import sample_file

@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import sqlalchemy
 
 from service.errors import Misconfigured
 from service.settings import describe, load_settings
 from service.variables import unknown
+from tests import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [variable for variable, _, _ in describe()]
@@ -148,3 +151,19 @@ def test_settings_are_read_from_file_and_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("OUBLI_PARTITION__CAP", "200")
     chosen = load_settings()
     assert (chosen.log_level, chosen.partition.cap, chosen.partition.min) == ("ERROR", 200, 50)
+
+
+def test_what_the_page_says_of_tls_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = documents.text_of(documents.DEPLOYMENT).split("## TLS")[1].split("\n## ")[0]
+    told = dict(re.findall(r"`(OUBLI_(?:DATABASE|BROKER)_URL)=([^`]+)`", page))
+    assert set(told) == {"OUBLI_DATABASE_URL", "OUBLI_BROKER_URL"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value.replace("…", "5ec4e7"))
+    found = load_settings()
+    url = sqlalchemy.make_url(str(found.database))
+    _, connecting = sqlalchemy.create_engine(url).dialect.create_connect_args(url)
+    assert (connecting["sslmode"], connecting["sslrootcert"]) == ("verify-full", "/etc/oubli/ca.pem")
+    assert (connecting["host"], connecting["password"]) == ("db.example", "5ec4e7")
+    broker = urlsplit(found.broker)
+    assert (broker.scheme, broker.hostname, broker.password) == ("rediss", "redis.example", "5ec4e7")
+    assert parse_qs(broker.query) == {"ssl_ca_certs": ["/etc/oubli/ca.pem"]}

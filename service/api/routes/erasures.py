@@ -11,13 +11,14 @@ from fastapi import Path, Query, Request, Response, status
 
 from service.api.deps import (
     IN_UTF8,
+    IdempotencyKey,
     PagingParameters,
     Running,
     Service,
-    caller,
+    credential,
     idempotency_header,
+    key_id,
     located,
-    requester,
     scope,
 )
 from service.api.front import front_router
@@ -64,7 +65,7 @@ def _accepted(service: Service, request: Request, response: Response, record: re
 @router.delete("/samples/{sample_id}", **ACCEPTED, responses=responses(404, 429, 503, 507), summary="Forget one sample")
 def delete_sample(service: Running, request: Request, response: Response, sample_id: UUID) -> Erasure:
     """From this answer on no prompt that has seen the sample is used. Repeated while it runs: the same erasure."""
-    record = erasure.erase_sample(service.context, str(sample_id), requester=requester(request))
+    record = erasure.erase_sample(service.context, str(sample_id), key_id=key_id(request))
     return _accepted(service, request, response, record)
 
 
@@ -81,7 +82,7 @@ def delete_owner(
     owner: Annotated[OwnerSought, Path(**OWNER)],
 ) -> Erasure:
     """All of it in one transaction."""
-    record = erasure.erase_owner(service.context, owner, requester=requester(request))
+    record = erasure.erase_owner(service.context, owner, key_id=key_id(request))
     return _accepted(service, request, response, record)
 
 
@@ -101,7 +102,7 @@ def create_erasure(
     request: Request,
     response: Response,
     body: ErasureRequest,
-    idempotency_key: Annotated[str | None, idempotency_header("erasure")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("erasure")] = None,
 ) -> Erasure | ErasureQuote:
     """All or none: if one sample is not on record, nothing is erased."""
     ids = [str(sample_id) for sample_id in body.samples or ()]
@@ -109,14 +110,14 @@ def create_erasure(
     if body.validate_only:
         response.status_code = status.HTTP_200_OK
         return quote_of(erasure.quote(service.context, sample_ids=ids, owner=owner))
-    digest, charged = request_digest(body.model_dump_json().encode()), requester(request)
-    with once(service.context, "POST /erasures", idempotency_key, digest, caller=caller(request)) as ticket:
+    digest, charged = request_digest(body.model_dump_json().encode()), key_id(request)
+    with once(service.context, "POST /erasures", idempotency_key, digest, caller=credential(request)) as ticket:
         if ticket.resource_id is not None:
             record = _get(service, ticket.resource_id)
         elif owner is not None:
-            record = erasure.erase_owner(service.context, owner, requester=charged, idempotency_key=ticket.key_digest)
+            record = erasure.erase_owner(service.context, owner, key_id=charged, idempotency_key=ticket.key_digest)
         else:
-            record = erasure.erase_samples(service.context, ids, requester=charged, idempotency_key=ticket.key_digest)
+            record = erasure.erase_samples(service.context, ids, key_id=charged, idempotency_key=ticket.key_digest)
     return _accepted(service, request, response, record)
 
 

@@ -94,7 +94,7 @@ def _ask_registry(service: Service) -> tuple[bool, bool]:
         with context.registry.read() as session:
             now, fresh = context.clock(), context.settings.worker.fresh
             return migrated, any(worker.is_alive(now, fresh) for worker in workers.every(session))
-    except Exception:  # whatever the database's reason: not ready, and no detail for strangers
+    except Exception:  # whatever the database's reason: not ready, and no detail without a key
         log.exception("the registry does not answer")
         return migrated, False
 

@@ -9,7 +9,7 @@ from fastapi import File, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from service.api.deps import Running, Service, caller, scope
+from service.api.deps import Running, Service, credential, scope
 from service.api.disconnects import while_connected
 from service.api.front import front_router
 from service.api.problems import BODY, batch_problems, headers_of, respond, responses
@@ -46,7 +46,8 @@ async def predict(
 ) -> Predictions | JSONResponse:
     """Each image is answered by its cluster's prompt, all in one forward pass, and by the closed form of all samples.
 
-    Nothing of them is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
+    A prompt that has seen at most 1 % of all samples is not asked beside the closed form: it would improve nothing.
+    Nothing of the images is kept. A single image may be the body itself, as `application/octet-stream` or `image/*`.
     409 while nothing has been contributed.
     """
     answers = await _answers(service, request, await _files(raw, images))
@@ -80,7 +81,7 @@ async def _files(raw: bytes | None, images: Sequence[UploadFile] | None) -> list
 
 
 async def _answers(service: Service, request: Request, files: Sequence[bytes]) -> list[Answer | ServiceError]:
-    work = service.preprocessor.outcomes(files, ImageQuery.of, caller=caller(request))
+    work = service.preprocessor.outcomes(files, ImageQuery.of, caller=credential(request))
     found = await while_connected(request, work)
     outcomes = [one if isinstance(one, ServiceError) else one[1] for one in found]
     return [outcome for outcome in outcomes if not isinstance(outcome, Description)]  # no query is answered with one

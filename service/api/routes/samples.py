@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.deps import (
     IN_UTF8,
+    IdempotencyKey,
     PagingParameters,
     Running,
     Service,
-    caller,
+    credential,
     idempotency_header,
+    key_id,
     located,
-    requester,
     scope,
 )
 from service.api.disconnects import while_connected
@@ -68,9 +69,9 @@ async def create_sample(
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
-    idempotency_key: Annotated[str | None, idempotency_header("sample")] = None,
+    idempotency_key: Annotated[IdempotencyKey, idempotency_header("sample")] = None,
 ) -> Sample:
-    """Decode, embed, route to the nearest cluster and record. Training follows by itself.
+    """Decode, embed, route to the cluster that covers its position, and record. Training follows by itself.
 
     The image may be the body itself: see "An image as the body itself", at the top of this page.
     """
@@ -83,17 +84,17 @@ async def create_sample(
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
-    record = await service.intake_threads.run(contribute)
+    record = await service.intake_threads.run(contribute, caller=credential(request))
     response.headers["Location"] = located(request, f"/samples/{record.id}")
     return sample_of(record)
 
 
 def _contribute(service: Service, request: Request, upload: Upload, idempotency_key: str | None) -> records.Sample:
     digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
-    with once(service.context, "POST /samples", idempotency_key, digest, caller=caller(request)) as ticket:
+    with once(service.context, "POST /samples", idempotency_key, digest, caller=credential(request)) as ticket:
         if ticket.resource_id is not None:
             return _get(service, ticket.resource_id)
-        budgets.require(service.context, requester(request), budgets.IMAGES)
+        budgets.require(service.context, key_id(request), budgets.IMAGES)
         (result,) = _take_in(service, request, [upload], ticket.key_digest)
         if isinstance(result, ServiceError):
             raise result
@@ -133,12 +134,14 @@ async def create_samples(
     metadata: Annotated[str, Form(**METADATA)],
 ) -> BatchResult:
     """Each image succeeds or fails by itself; the answer keeps their order."""
-    results = await service.intake_threads.run(lambda: _contribute_all(service, request, images, metadata))
+    results = await service.intake_threads.run(
+        lambda: _contribute_all(service, request, images, metadata), caller=credential(request)
+    )
     return BatchResult(items=[_batch_item(result, request.url.path) for result in results])
 
 
 def _contribute_all(service: Service, request: Request, images: Sequence[UploadFile], metadata: str) -> list[Recorded]:
-    budgets.require(service.context, requester(request), budgets.IMAGES, len(images))
+    budgets.require(service.context, key_id(request), budgets.IMAGES, len(images))
     described = _parse_metadata(metadata, len(images))
     uploads: list[Upload | ServiceError] = []
     for image, item in zip(images, described, strict=True):
@@ -155,7 +158,7 @@ def _parse_metadata(text: str, count: int) -> list[BatchMetadata]:
         said = decode_json(text)  # which names a member that comes twice; what follows takes the last
         if isinstance(said, list) and len(said) != count:  # before each of a hundred thousand is looked at
             raise Invalid(f"metadata describes {len(said)} images, and {count} were sent.")
-        return _metadata.validate_json(text)
+        return _metadata.validate_json(text, strict=True)
     except json.JSONDecodeError as error:
         raise Invalid(f"metadata is not a JSON list of {{label, owner}}: {error.msg}") from None
     except ValidationError as error:
@@ -180,8 +183,8 @@ def _take_in(
 ) -> list[Recorded]:
     return service.ingest.take_in(
         uploads,
-        caller=caller(request),
-        requester=requester(request),
+        caller=credential(request),
+        key_id=key_id(request),
         while_connected=lambda work: while_connected(request, work),
         idempotency_key=idempotency_key,
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from service.api.schemas.common import OWNER, OwnerSought, Schema
 from service.core.erasure import Quote
@@ -34,7 +34,10 @@ class TouchedCluster(Schema):
     prompt_before: str | None = Field(description="Key of the prompt that was withdrawn.")
     prompt_after: str | None = Field(description="Key of the prompt that took its place.")
     state: Literal["withdrawn", "retraining", "restored", "failed", "removed"] = Field(
-        description="`restored`: it serves a prompt built without the erased samples. `removed`: nothing is left in it."
+        description="`withdrawn`: the erasure is accepted, and not planned yet. `retraining`: planned; a training is "
+        "due or under way. `restored`, final: it has served a prompt built without the erased samples. `removed`, "
+        "final: it exists no more, without samples or joined to others. `failed`: as many trainings failed as are "
+        "allowed; it is tried again, and the erasure is completed all the same."
     )
 
 
@@ -52,9 +55,11 @@ class Erasure(BaseModel):
         description="When nothing existed any more that knew the samples: prompts, bytes, rows and sums."
     )
     restored_at: datetime | None = Field(
-        description="When every affected cluster served a prompt built without them. May be after `completed_at`."
+        description="When each affected cluster had served a prompt built without them, or was gone; usually after "
+        "`completed_at`. A later erasure may have withdrawn that prompt again."
     )
-    due_at: datetime = Field(description="When the law wants it done.")
+    failure: str | None = Field(None, description="If `failed`: what is in the way, and where to look.")
+    due_at: datetime = Field(description="`accepted_at` plus `erasure_due_days`: until then it should be completed.")
 
 
 class ErasureQuote(Schema):
@@ -80,7 +85,8 @@ class ErasureRequest(BaseModel):
 
     samples: Annotated[list[UUID], Field(min_length=1, max_length=10_000)] | None = None
     owner: OwnerSought | None = Field(None, **OWNER)
-    validate_only: bool = Field(False, description="Answer with a quote, and change nothing.")
+    # Strict: "off", or 0, would be taken for false, and what was to be a question would erase.
+    validate_only: StrictBool = Field(False, description="Answer with a quote, and change nothing.")
 
     @model_validator(mode="after")
     def _one_subject(self) -> ErasureRequest:
@@ -102,8 +108,18 @@ def erasure_of(record: records.Erasure) -> Erasure:
         withdrawn_at=record.withdrawn_at,
         completed_at=record.completed_at,
         restored_at=record.restored_at,
+        failure=_failure(record) if record.state == "failed" else None,
         due_at=record.due_at,
     )
+
+
+def _failure(record: records.Erasure) -> str:
+    """The first thing that is in the way. An operator finds names and errors in the logs, not a client here."""
+    if record.planned_epoch is None:
+        return "Its samples cannot be moved to another layout: GET /partition says why. It is tried again."
+    if not record.ledgered and record.ledger_attempts:
+        return "Its tombstone cannot be written to the erasure ledger; the logs say why. It is tried again."
+    return "Its objects cannot be deleted, or the database not be scrubbed; the logs say why. It is tried again."
 
 
 def quote_of(quote: Quote) -> ErasureQuote:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from service.api.schemas.common import Schema
 from service.core.access import LONGEST_NAME, LONGEST_OVERLAP, OVERLAP
@@ -14,6 +14,16 @@ from service.core.access import LONGEST_NAME, LONGEST_OVERLAP, OVERLAP
 Scope = Literal["samples", "predict", "erase", "read", "admin"]
 
 _DAY = 86_400
+
+
+def _as_text(value: object) -> object:
+    """A number would be taken for seconds since 1970, also as text. Raises ValueError."""
+    if not isinstance(value, (str, datetime)) or (isinstance(value, str) and "-" not in value.strip()[1:]):
+        raise ValueError("give a date and time such as 2030-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_text)]
 
 
 class Key(Schema):
@@ -47,7 +57,7 @@ class KeyRequest(BaseModel):
         description="What it may do; `admin` may do everything."
     )
     name: Annotated[str, Field(max_length=LONGEST_NAME)] = Field("", description="What it is for.")
-    expires_at: AwareDatetime | None = Field(None, description="With a time zone; null: it does not expire.")
+    expires_at: Moment | None = Field(None, description="With a time zone; null: it does not expire.")
 
 
 class RotationRequest(BaseModel):
@@ -55,9 +65,9 @@ class RotationRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_seconds": _DAY}]})
 
-    overlap_seconds: Annotated[int, Field(ge=0, le=int(LONGEST_OVERLAP.total_seconds()))] = Field(
+    overlap_seconds: Annotated[StrictInt, Field(ge=0, le=int(LONGEST_OVERLAP.total_seconds()))] = Field(
         int(OVERLAP.total_seconds()), description="How long the old key is valid beside the new one."
     )
-    expires_at: AwareDatetime | None = Field(
+    expires_at: Moment | None = Field(
         None, description="Of the new key; null: it lives as long as the old one was given, from now on."
     )

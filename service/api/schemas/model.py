@@ -24,7 +24,9 @@ class Prediction(BaseModel):
     label: str = Field(examples=LABEL["examples"])
     score: float = Field(description="Probability, 0 to 1.")
     scores: list[LabelScore] = Field(description="The best `top_k`, best first.")
-    cluster: UUID | None = Field(description="Of the prompt; without one the image's own, if it has any.")
+    cluster: UUID | None = Field(
+        description="Of the prompt that was asked; if none was, the image's own, if it has any."
+    )
     prompt: str | None = Field(description="Key of the prompt that was asked; null if none was.")
     tier: Literal["fused", "closed_form", "prompt"] = Field(
         description="The cluster's prompt, the closed-form head on all owners' samples, or a weighted mean of both."
@@ -50,16 +52,22 @@ class ServedPrompt(BaseModel):
 
 
 class Cluster(BaseModel):
-    """A region of the partition."""
+    """The samples in one region of the partition, and the prompt that is trained on them."""
 
     id: UUID
     samples: int
     labels: list[str]
-    state: Literal["empty", "training", "serving", "withdrawn", "failed"]
+    state: Literal["empty", "training", "serving", "withdrawn", "failed"] = Field(
+        description="`empty`: without samples, until the next plan. `training`: it serves no prompt, and one is due or "
+        "being trained. `serving`: it serves a prompt; a newer one may be due. `withdrawn`: an erasure took its "
+        "prompt, and no worker trains another yet. `failed`: `training.attempts` trainings have failed; it is tried "
+        "again."
+    )
     prompt: ServedPrompt | None
     failure: str | None = Field(None, description="Why the last training failed, and what to do.")
     retrain_at: datetime | None = Field(
-        None, description="Not retrained before: deletions have taken its prompt again and again."
+        None,
+        description="No training begins before this time: erasures have taken its prompts several times in a row.",
     )
 
 

@@ -29,10 +29,11 @@ def sha256(*parts: bytes) -> str:
 
 
 # Settings that earlier releases did not have, and the values that reproduce their behaviour and their keys.
-_LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0, "cut": None}
+_LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0, "cut": None, "solved_below": 0}
 
 FEATURE = "feature"
 FEATURE_LR = 0.05  # a good peak learning rate of feature prompts
+SOLVED_BELOW = 200  # members: where a solved head measures better (docs/explanation/evaluation.md)
 
 # Epochs of a feature prompt by how many members it has, the fewer the more: about 12 (1,000 / n)^0.6, as measured
 # (docs/explanation/evaluation.md). A table, for the same number on every machine: from so many members on, so many.
@@ -68,7 +69,9 @@ class PromptSpec:
 class TrainingSpec:
     """The training of one cluster's prompt and head. Learning rates per batch.
 
-    epochs  passes over the members; None: as many as `EPOCHS` says for their number.
+    epochs        passes over the members; None: as many as `EPOCHS` says for their number.
+    solved_below  with fewer members, the head of a feature prompt is solved on the adapted features in the end
+                  (`models.closed_form`), in place of the one that has learned along with the prompt.
     """
 
     epochs: int | None = 6
@@ -82,6 +85,7 @@ class TrainingSpec:
     prompt: PromptSpec = PromptSpec()
     label_smoothing: float = 0.0  # share of each target that is spread over all labels
     prompt_decay: float = 0.0  # weight decay of the prompt, towards no prompt
+    solved_below: int = 0
 
     def epochs_of(self, members: int) -> int:
         """Passes over so many members."""

@@ -92,7 +92,11 @@ def train(
             {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
             {"params": [weight, bias], "lr": spec.head_lr},
         ]
-        descend(spec, Order(spec, key, len(members)), groups, loss, progress)
+        order = Order(spec, key, len(members))
+        descend(spec, order, groups, loss, progress)
+        if len(members) < spec.solved_below:
+            seen = _features_of_members(images, values.detach(), order)
+            learned[1:] = head.solved(seen, [member.label for member in members], spec.scale)
     values, weight, bias = (tensor.detach().cpu() for tensor in learned)
     return TrainedPrompt(labels, values, weight, bias, members=len(members), sample_epochs=epochs * len(members))
 
@@ -124,6 +128,13 @@ def _first_head(labels: Sequence[str], dim: int, before: TrainedPrompt | None) -
         if before and label in labels:
             weight[labels.index(label)], bias[labels.index(label)] = before.weight[row], before.bias[row]
     return weight, bias
+
+
+def _features_of_members(images: _Prompted, values: Tensor, order: Order) -> Tensor:
+    """Features float32 [n, dim] of the members themselves, none mirrored, in batches of the training's size."""
+    with torch.no_grad():
+        batches = [images.features(values, batch) for batch in order.as_they_come()]
+    return torch.cat(batches)[: order.count].cpu()
 
 
 class _Prompted(Protocol):

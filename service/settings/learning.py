@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from models.descriptor_kind import RIDGES, Features
-from models.spec import FEATURE, FEATURE_LR, ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
+from models.spec import FEATURE, FEATURE_LR, SOLVED_BELOW, ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
 from service.settings.group import Group
 
@@ -114,6 +114,7 @@ class TrainingSettings(Group):
             head_lr=self.head_lr,
             flip=self.flip,
             prompt=prompt,
+            solved_below=SOLVED_BELOW if self.prompt_kind == FEATURE else 0,
         )
 
 

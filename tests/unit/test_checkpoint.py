@@ -93,7 +93,7 @@ def test_the_header_records_what_the_training_took():
         ({"identity": dataclasses.replace(IDENTITY, backbone_digest="c" * 64)}, "backbone is not the expected one"),
         ({"identity": dataclasses.replace(IDENTITY, training=TrainingSpec())}, "training is not the expected one"),
         ({"identity": dataclasses.replace(IDENTITY, dim=5)}, r"weight is \(2, 4\)"),
-        ({"identity": dataclasses.replace(IDENTITY, input_size=4)}, r"values is \(3, 8\)"),
+        ({"identity": dataclasses.replace(IDENTITY, shape=(3, 9))}, r"values is \(3, 8\)"),
     ],
 )
 def test_another_prompt_than_the_one_asked_for_is_refused(expected, reason):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.closed_form import accumulate, solve
 
-RIDGE = 0.3  # lambda, for unit features
+RIDGE = 1.0  # lambda, for unit features: as likely as a descent of 12 epochs on 150 samples, and more often right
 
 
 def logits(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:

@@ -77,28 +77,42 @@ def train(
     labels = tuple(sorted({member.label for member in members}))
     values = before.values.clone().to(backbone.device) if before else _first_values(spec.prompt, key, start, backbone)
     weight, bias = (tensor.to(backbone.device) for tensor in _first_head(labels, backbone.dim, before))
-    learned = [tensor.requires_grad_(True) for tensor in (values, weight, bias)]
     epochs = spec.epochs_of(len(members)) if len(labels) > 1 else 0  # one label leaves nothing to learn
     if epochs:
-        images = _shown(backbone, spec, members)
-        targets = torch.tensor([labels.index(member.label) for member in members])
-
-        def loss(batch: Batch) -> Tensor:
-            scores = head.logits(images.features(values, batch), weight, bias, spec.scale)
-            wanted = targets[batch.rows].to(backbone.device)
-            return batch.loss(scores, wanted, label_smoothing=spec.label_smoothing)
-
-        groups = [
-            {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
-            {"params": [weight, bias], "lr": spec.head_lr},
-        ]
-        order = Order(spec, key, len(members))
-        descend(spec, order, groups, loss, progress)
-        if len(members) < spec.solved_below:
-            seen = _features_of_members(images, values.detach(), order)
-            learned[1:] = head.solved(seen, [member.label for member in members], spec.scale)
-    values, weight, bias = (tensor.detach().cpu() for tensor in learned)
+        values, weight, bias = _learn(backbone, spec, key, members, (values, weight, bias), progress)
+    values, weight, bias = values.cpu(), weight.cpu(), bias.cpu()
     return TrainedPrompt(labels, values, weight, bias, members=len(members), sample_epochs=epochs * len(members))
+
+
+def _learn(
+    backbone: Backbone,
+    spec: TrainingSpec,
+    key: str,
+    members: Sequence[TrainingExample],
+    start: tuple[Tensor, Tensor, Tensor],
+    progress: Progress,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, weight and bias after all steps, from those at the start."""
+    values, weight, bias = (tensor.requires_grad_(True) for tensor in start)
+    labels = sorted({member.label for member in members})
+    images = _shown(backbone, spec, members)
+    targets = torch.tensor([labels.index(member.label) for member in members])
+
+    def loss(batch: Batch) -> Tensor:
+        scores = head.logits(images.features(values, batch), weight, bias, spec.scale)
+        wanted = targets[batch.rows].to(backbone.device)
+        return batch.loss(scores, wanted, label_smoothing=spec.label_smoothing)
+
+    groups = [
+        {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
+        {"params": [weight, bias], "lr": spec.head_lr},
+    ]
+    order = Order(spec, key, len(members))
+    descend(spec, order, groups, loss, progress)
+    if len(members) < spec.solved_below:
+        seen = _features_of_members(images, values.detach(), order)
+        weight, bias = head.solved(seen, [member.label for member in members], spec.scale)
+    return values.detach(), weight.detach(), bias.detach()
 
 
 def _first_values(spec: PromptSpec, key: str, start: Tensor | None, backbone: Backbone) -> Tensor:

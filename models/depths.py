@@ -72,13 +72,21 @@ class Depths:
              than `SUMMARY`. None if that is all entries, or no one.
     """
 
-    def __init__(self, network: nn.Module, features: Features, example: Tensor, *, prefix: int = 0) -> None:
-        """`example` are images [1, 3, s, s] to see the network at work on."""
+    def __init__(
+        self,
+        network: nn.Module,
+        features: Features,
+        example: Tensor,
+        *,
+        prefix: int = 0,
+        stages: Sequence[Stage] | None = None,
+    ) -> None:
+        """`example` are images [1, 3, s, s] to see the network at work on; `stages`: None for those it has."""
         self._network = network
         self._prefix = prefix
         self._seen = threading.local()  # `receive`: what the hooks call, per thread
         self._parts_of: dict[nn.Module, list[int]] = defaultdict(list)  # places of the parts that read a block
-        stages = find_stages(network)
+        stages = find_stages(network) if stages is None else stages
         candidates = _candidates(network, stages, features)
         hooks = {block: block.register_forward_hook(self._note) for block in {part.block: None for part in candidates}}
         self.parts = _fitting(self._measured(candidates, example), stages, features)

@@ -75,7 +75,8 @@ class Order:
         """Every member once, in order and not mirrored, in batches of the same size."""
         size = self._spec.batch_size
         rows = torch.arange(self.count + -self.count % size) % self.count
-        for chunk in rows.split(size):
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
             yield Batch(chunk, torch.zeros(size, dtype=torch.bool), torch.ones(size), (self._key, "as they come"))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.backbone import Backbone
 from models.descriptor import Descriptor, quantise
+from models.late import LatePart
 
 Embedding = npt.NDArray[np.float32]
 
@@ -73,6 +74,27 @@ def describe(
         embeddings.append(_unit(pooled[: len(chunk)]).astype(np.float32))
         descriptors.append(combine([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
     return Described(np.concatenate(embeddings), np.concatenate(descriptors))
+
+
+def describe_adapted(
+    backbone: Backbone, late: LatePart, values: Tensor, images: Sequence[Tensor], *, views: int = 2
+) -> Descriptor:
+    """Descriptors [n, width] of resized images, each uint8 [3, s, s], as a network adapted by one prompt sees them.
+
+    values  of a feature prompt, float32 [2, width].
+    views   1, or 2 with the mirror image.
+
+    As with `describe`, a row of zeros says nothing, and no bit depends on an image's neighbours.
+    """
+    found = [np.empty((0, sum(late.depths.widths)), np.int16)]
+    prompt = values[None].to(backbone.device)
+    for chunk in _chunks(images, BATCH // views):
+        batch = _batch(chunk, BATCH, views).to(backbone.device)
+        with torch.no_grad():
+            parts = late.read(late.early(backbone.preprocessing.normalise(batch)), prompt)
+        rows = [part[: views * len(chunk)].cpu().double().numpy() for part in parts]
+        found.append(combine(rows, views, late.depths.widths))
+    return np.concatenate(found)
 
 
 def embed(backbone: Backbone, images: Sequence[Tensor]) -> Embedding:

@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.depths import find_units
+from models.depths import Depths, Stage, find_units
 from models.folding import agree, fold, is_batch_norm, share, split_activation
 from models.recording import Recording
 
@@ -49,6 +49,9 @@ class LatePart:
             self.shape = tuple(activations.shape[1:])
             self._format = _format(activations)
             self._late = fold(late, activations)
+        self._example = activations
+        self._stages = _named_stages(network, self.cut)
+        self._prefix = next((int(m.num_prefix_tokens) for m in network.modules() if hasattr(m, "num_prefix_tokens")), 0)  # type: ignore[arg-type]
 
     def early(self, images: Tensor) -> Tensor:
         """Activations [n, ...] at the cut, of normalised images [n, 3, s, s]; what lies after it is not computed."""
@@ -69,6 +72,18 @@ class LatePart:
             return features
         finally:
             self._given.values = None
+
+    @cached_property
+    def depths(self) -> Depths:
+        """The parts of a `rich` descriptor of the late part: means of its blocks, deviations of its stages."""
+        found = [
+            Stage(tuple(self._late.get_submodule(name) for name in names), channels) for names, channels in self._stages
+        ]
+        return Depths(self._late, "rich", self._example, prefix=self._prefix, stages=found)
+
+    def read(self, activations: Tensor, values: Tensor) -> list[Tensor]:
+        """The parts [n, width], by `depths`, of what `late` computes."""
+        return self.depths.read(activations, lambda given: self.late(given, values))[1]
 
     @cached_property
     def inference(self) -> Recording:
@@ -139,6 +154,14 @@ def end_of(network: nn.Module, cut: int | None) -> tuple[nn.Module, int]:
     return units[chosen - 1].end, chosen
 
 
+def _named_stages(network: nn.Module, cut: int) -> list[tuple[list[str], int | None]]:
+    """Stages after the cut, as names of their blocks, with their channels; before them the one that ends at the cut."""
+    names = {module: name for name, module in network.named_modules()}
+    before, *after = find_units(network)[cut - 1 :]
+    stages = [Stage((before.end,), before.channels), *after]
+    return [([names[block] for block in stage.blocks], stage.channels) for stage in stages]
+
+
 @dataclass
 class _Pass:
     """What one pass did: modules that ended before the cut, that had begun by then, and outputs of those after it."""
@@ -196,7 +219,8 @@ def _watch(network: nn.Module, end: nn.Module, example: Tensor) -> _Pass:
 def _pass_over(module: nn.Module, seen: _Pass) -> None:
     """Let everything that ended before the cut pass on what it is given."""
     if hasattr(module, "_pos_embed"):  # of timm's ViTs: the one step between blocks that is no module
-        module._pos_embed = lambda tokens: tokens
+        vit: Any = module
+        vit._pos_embed = lambda tokens: tokens
     for name, child in list(module.named_children()):
         if child in seen.before:
             setattr(module, name, _Passed())

@@ -18,6 +18,7 @@ from models.backbone import Backbone
 from models.bank import shown_to, stack
 from models.closed_form import Accumulators, ClosedFormHead, accumulate, solve
 from models.descent import Batch, Order, Progress, descend
+from models.descriptor import Descriptor
 from models.embedding import BATCH
 from models.spec import ClosedFormSpec, TrainingSpec, sha256
 from models.training import TrainedPrompt, train
@@ -207,8 +208,12 @@ def ridge_of(spec: ClosedFormSpec, sums: Accumulators) -> Learned:
 
 def ask_ridge(spec: ClosedFormSpec, learned: Learned, queries: Pool) -> Probabilities:
     """From the descriptors that came with routing."""
-    solved = ClosedFormHead(learned.labels, learned.tensors["weight"].numpy())
-    return solved.scores(queries.descriptors, spec.temperature)
+    return ask_solved(spec, learned, queries.descriptors)
+
+
+def ask_solved(spec: ClosedFormSpec, learned: Learned, descriptors: Descriptor) -> Probabilities:
+    """From descriptors of whatever kind the ridge was built of."""
+    return ClosedFormHead(learned.labels, learned.tensors["weight"].numpy()).scores(descriptors, spec.temperature)
 
 
 def onto(labels: Sequence[str], learned: Learned, said: Probabilities) -> Probabilities:

@@ -105,7 +105,7 @@ class _Given(threading.local):
 
     values: Tensor | None = None
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __deepcopy__(self, _memo: object) -> Self:
         return self  # a folded copy of the network is given the same
 
 

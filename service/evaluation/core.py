@@ -41,11 +41,12 @@ class Pooled:
         return (self._beside if part.key in mine else self.prompts).build(part, built, progress)
 
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
-        """Log-probabilities, added."""
+        """The mean of their log-probabilities, as probabilities."""
         said = [method.answer(survivors, built, queries) for method in (self.prompts, self._beside)]
-        logs = sum(np.log(np.maximum(probabilities, LEAST)) for probabilities in said) / 2
-        pooled: Probabilities = np.exp(logs - logs.max(axis=1, keepdims=True))
-        return pooled / pooled.sum(axis=1, keepdims=True)
+        logs = np.log(np.maximum(said, LEAST)).mean(axis=0)
+        pooled = np.exp(logs - logs.max(axis=1, keepdims=True))
+        normalised: Probabilities = pooled / pooled.sum(axis=1, keepdims=True)
+        return normalised
 
 
 def core(setting: Setting) -> Pooled:

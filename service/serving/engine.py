@@ -84,7 +84,7 @@ class Engine:
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
         queries = [(place, job) for place, job in enumerate(jobs) if isinstance(job, Query)]
         exact = len(queries) < len(jobs)  # a new sample's description is recorded
-        keep = bank.kept_for(self._context.training) if queries else None
+        keep = bank.kept_for(self._context.training)
         described = describe(self._context.backbone, [job.image for job in jobs], exact=exact, keep=keep)
         shown = [job.image for job in jobs] if keep is None else keep.activations
         outcomes: list[Outcome] = [Description(*of) for of in zip(*described, strict=True)]

@@ -6,6 +6,8 @@ embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,13 @@ from models.late import LatePart
 MOST_KEPT = 1 << 30  # bytes
 
 
-def activations(backbone: Backbone, late: LatePart, images: Tensor) -> Tensor:
-    """Activations float32 [n, ...] of resized images uint8 [n, 3, s, s], in the computer's memory."""
+def activations(
+    backbone: Backbone, late: LatePart, images: Tensor, after_batch: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Activations float32 [n, ...] of resized images uint8 [n, 3, s, s], in the computer's memory.
+
+    An exception from `after_batch` is passed on.
+    """
     found = torch.empty((len(images), *late.shape))
     with torch.no_grad():
         for start in range(0, len(images), BATCH):
@@ -28,6 +35,7 @@ def activations(backbone: Backbone, late: LatePart, images: Tensor) -> Tensor:
             batch[: len(chunk)] = chunk
             ready = backbone.preprocessing.normalise(batch.to(backbone.device))
             found[start : start + BATCH] = late.early(ready)[: len(chunk)]
+            after_batch()
     return found
 
 
@@ -36,16 +44,26 @@ class MemberActivations:
 
     images  resized, uint8 [n, 3, s, s].
     flip    whether mirror images are asked for, too.
+
+    Those of large clusters take minutes: an exception from `after_batch`, called every few images, is passed on.
     """
 
     def __init__(
-        self, backbone: Backbone, late: LatePart, images: Tensor, *, flip: bool, most: int = MOST_KEPT
+        self,
+        backbone: Backbone,
+        late: LatePart,
+        images: Tensor,
+        *,
+        flip: bool,
+        most: int | None = None,
+        after_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        """`most` bytes are kept; `MOST_KEPT` if None."""
         self._backbone, self._late, self._images = backbone, late, images
         one = 4 * torch.Size(late.shape).numel()
         views = [images, images.flip(3)] if flip else [images]
-        fits = len(images) * len(views) * one <= most
-        self._kept = [activations(backbone, late, view) for view in views] if fits else None
+        fits = len(images) * len(views) * one <= (MOST_KEPT if most is None else most)
+        self._kept = [activations(backbone, late, view, after_batch) for view in views] if fits else None
 
     def of(self, batch: Batch) -> Tensor:
         """Activations [b, ...] on the backbone's device, mirrored as the batch says."""

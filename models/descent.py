@@ -17,7 +17,9 @@ from torch.nn import functional
 from models.determinism import generator
 from models.spec import TrainingSpec
 
-Progress = Callable[[int, int], None]  # called after every batch with (done, steps); may raise to stop the training
+# Called after every batch with (done, steps), and with (0, steps) while the first one is prepared; may raise, which stops
+# the training.
+Progress = Callable[[int, int], None]
 
 
 class Batch(NamedTuple):

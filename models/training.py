@@ -8,7 +8,7 @@ key: nothing of another cluster, of a clock or of an earlier training can reach 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,7 +95,8 @@ def _learn(
     """Values, weight and bias after all steps, from those at the start."""
     values, weight, bias = (tensor.requires_grad_(True) for tensor in start)
     labels = sorted({member.label for member in members})
-    images = _shown(backbone, spec, members)
+    order = Order(spec, key, len(members))
+    images = _shown(backbone, spec, members, lambda: progress(0, order.steps))
     targets = torch.tensor([labels.index(member.label) for member in members])
 
     def loss(batch: Batch) -> Tensor:
@@ -107,7 +108,6 @@ def _learn(
         {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
         {"params": [weight, bias], "lr": spec.head_lr},
     ]
-    order = Order(spec, key, len(members))
     descend(spec, order, groups, loss, progress)
     if len(members) < spec.solved_below:
         seen = _features_of_members(images, values.detach(), order)
@@ -158,10 +158,14 @@ class _Prompted(Protocol):
         """Features [b, dim] of a batch with a prompt of these values; differentiable in them."""
 
 
-def _shown(backbone: Backbone, spec: TrainingSpec, members: Sequence[TrainingExample]) -> _Prompted:
+def _shown(
+    backbone: Backbone, spec: TrainingSpec, members: Sequence[TrainingExample], preparing: Callable[[], None]
+) -> _Prompted:
     """Members, decoded and resized once."""
     images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
-    return _Features(backbone, spec, images) if spec.prompt.kind == FEATURE else _Pixels(backbone, spec, images)
+    if spec.prompt.kind == FEATURE:
+        return _Features(backbone, spec, images, preparing)
+    return _Pixels(backbone, spec, images)
 
 
 class _Pixels:
@@ -183,9 +187,9 @@ class _Pixels:
 class _Features:
     """Activations at the cut, of which a feature prompt scales and shifts what follows."""
 
-    def __init__(self, backbone: Backbone, spec: TrainingSpec, images: Tensor) -> None:
+    def __init__(self, backbone: Backbone, spec: TrainingSpec, images: Tensor, preparing: Callable[[], None]) -> None:
         self._late = backbone.cuts.at(spec.prompt.cut)
-        self._activations = MemberActivations(backbone, self._late, images, flip=spec.flip)
+        self._activations = MemberActivations(backbone, self._late, images, flip=spec.flip, after_batch=preparing)
 
     def features(self, values: Tensor, batch: Batch) -> Tensor:
         """Of adapted activations."""

@@ -166,7 +166,7 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
     def progress(done: int, steps: int) -> None:
         if interrupted():
             raise LeaseLost
-        if done * epochs % steps == 0:
+        if done and done * epochs % steps == 0:
             step(f"epoch {done * epochs // steps}")
             with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
                 renew(context, claim)

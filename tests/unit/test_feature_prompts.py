@@ -54,7 +54,8 @@ def test_the_same_members_give_the_same_bits_and_others_give_others(spec, tiny, 
     assert first.values.shape == (2, 32)
     assert first.values.abs().max() > 0
     assert (first.members, first.sample_epochs) == (20, 60)
-    assert steps == [(done, 9) for done in range(1, 10)]
+    # four times while both views are computed in batches of 16, then after every batch
+    assert steps == [(0, 9)] * 4 + [(done, 9) for done in range(1, 10)]
 
 
 def test_activations_computed_anew_give_the_bits_of_those_that_were_kept(tiny, toy, bits, monkeypatch):
@@ -99,12 +100,18 @@ def test_the_backbone_is_never_changed(tiny, toy):
     assert not any(tensor.requires_grad for tensor in (prompt.values, prompt.weight, prompt.bias))
 
 
-def test_a_callers_exception_ends_the_training(tiny, toy):
+@pytest.mark.parametrize("at", [0, 1, 9])
+def test_a_callers_exception_ends_the_training_even_while_activations_are_computed(tiny, toy, at):
+    said = []
+
     def stop(done, steps):
-        raise RuntimeError("enough")
+        said.append(done)
+        if done == at:
+            raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        train(tiny, SPEC, key="key", members=toy(12), progress=stop)
+        train(tiny, SPEC, key="key", members=toy(20), progress=stop)
+    assert said == [0, 0, 0, 0, *range(1, 10)][: said.index(at) + 1]
 
 
 # ------------------------------------------------------------------------------------------------------- learning

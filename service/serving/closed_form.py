@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve, summarise
 from models.descriptor import Descriptor
@@ -31,6 +32,7 @@ from service.registry import descriptions, feed, replicas
 from service.registry.feed import Added
 from service.registry.records import Marks, Replica
 from service.serving.descriptor_files import DescriptorFiles, Lost
+from service.serving.stopwatch import Stopwatch
 from service.serving.survivor_sums import Additions, SurvivorSums
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,13 @@ class Solved:
     samples: int
     head: ClosedFormHead | None
     whole: bool
+
+    @property
+    def head_name(self) -> Literal["quick", "whole"] | None:
+        """Which head answers; None without one."""
+        if self.head is None:
+            return None
+        return "whole" if self.whole else "quick"
 
 
 def replica_name() -> str:
@@ -75,6 +84,7 @@ class ClosedFormTier:
         self._starting = threading.Lock()
         self._sums: SurvivorSums | None = None  # while they are None, so is `_solved`
         self._solved: Solved | None = None  # may lack additions that are in the sums, never a removal
+        self._quick = Stopwatch()
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
@@ -100,6 +110,11 @@ class ClosedFormTier:
         return self._solved
 
     @property
+    def quick_seconds(self) -> float:
+        """How long the quick head has been the one that answers, in all."""
+        return self._quick.seconds
+
+    @property
     def is_whole(self) -> bool:
         """Whether it answers with a whole head; False while it is lost."""
         solved = self._solved
@@ -122,7 +137,7 @@ class ClosedFormTier:
                 changes = feed.since(session, sums.marks)
             try:
                 if sums.remove(changes):
-                    self._solved = self._for_the_meantime(sums)
+                    self._answer_with(self._for_the_meantime(sums))
                     self.unsolved()
                 elif changes.removed:  # passed over: the head knows none of them
                     marks = Marks(self._solved.marks.additions, sums.marks.removals)
@@ -149,7 +164,7 @@ class ClosedFormTier:
                     add()
                     sums.note_added(additions)
                     if self._solved is None or self._solved.head is None:
-                        self._solved = self._for_the_meantime(sums)
+                        self._answer_with(self._for_the_meantime(sums))
             except Exception as failure:  # as above
                 self._lose(failure)
                 return False
@@ -175,7 +190,7 @@ class ClosedFormTier:
             with self._lock:
                 now = self._solved
                 if now is not None and now.marks.removals == marks.removals:
-                    self._solved = Solved(marks, count, head, whole=True)
+                    self._answer_with(Solved(marks, count, head, whole=True))
 
     def start(self) -> Solved | None:
         """Start from the survivors, unless the tier has started; None if that is not possible now."""
@@ -195,7 +210,7 @@ class ClosedFormTier:
                 with self._lock:
                     head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
                     self._sums = SurvivorSums(state, survivors, self._files)
-                    self._solved = Solved(survivors.now, state.samples, head, whole=True)
+                    self._answer_with(Solved(survivors.now, state.samples, head, whole=True))
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -254,6 +269,10 @@ class ClosedFormTier:
         """Descriptors [n, dim] of these samples with their labels, read from the store. Raises Lost."""
         return self._files.read(of)
 
+    def _answer_with(self, solved: Solved | None) -> None:
+        self._solved = solved
+        self._quick.run(solved is not None and solved.head_name == "quick")
+
     def _for_the_meantime(self, sums: SurvivorSums) -> Solved:
         """What answers until the whole head is solved: the quick head, where a descriptor has more entries."""
         entries, state = self._context.backbone.depths.summary, sums.state
@@ -268,7 +287,8 @@ class ClosedFormTier:
             log.error("the closed-form tier is lost and starts again from the survivors: %s", failure)
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
-        self._sums, self._solved, self._reported = None, None, None
+        self._answer_with(None)
+        self._sums, self._reported = None, None
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
 

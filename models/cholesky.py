@@ -49,7 +49,8 @@ class Cholesky:
         return found
 
     def _halves(self, columns: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor, columns, upper=False)
+        found: Tensor = torch.linalg.solve_triangular(self._factor, columns, upper=False)
+        return found
 
 
 @contextmanager

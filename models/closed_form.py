@@ -124,7 +124,7 @@ class Accumulators:
         hashed.update(canonical_json([self.kind, self.dim, [(label, self.counts[label]) for label in labels]]))
         blocks = (self.gram[start : start + BLOCK] for start in range(0, self.dim, BLOCK))
         for part in chain(blocks, (self.sums[label] for label in labels)):
-            hashed.update((part + 0.0).astype("<f8"))  # + 0.0: no negative zeros
+            hashed.update((part + 0.0).astype("<f8").data)  # + 0.0: no negative zeros
         return hashed.hexdigest()
 
 

@@ -3,7 +3,8 @@
 Needed when `closed_form.features` or `training.flip` has changed, and once after an upgrade. Promises: a file is
 rewritten only in a transaction in which its sample is recorded, so nothing erased comes back; what is recorded of a
 file's kind is never ahead of the file, so a worker that is killed loses only the portion under way; embeddings keep
-their bytes. Until the last sample is done, the closed-form tier says nothing and prompts answer.
+their bytes. Until the last sample to learn from is done, the closed-form tier says nothing and
+prompts answer; evaluation samples come after these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.registry import descriptions, samples
 from service.registry.descriptions import Undescribed
+from service.registry.records import Role
+from service.registry.roles import EVALUATION, TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +60,18 @@ class Redescriber:
 
     def portion(self) -> int:
         """Describe up to `PORTION` samples anew; how many are right now that were not."""
-        kind = self._context.backbone.kind.name
-        with self._context.registry.read() as session:
-            missing = descriptions.missing(session, kind, limit=CHOICE)
-        now = time.monotonic()
-        readable = [sample for sample in missing if self._unreadable.get(sample.id, 0.0) <= now]
+        readable = self._readable(TRAINING) or self._readable(EVALUATION)  # the closed form waits for the former
         chosen = random.sample(readable, min(PORTION, len(readable)))
         read = [found for sample in chosen if (found := self._read(sample)) is not None]
         ready = self._described(read)
         return self._record(ready) if ready else 0
+
+    def _readable(self, role: Role) -> list[Undescribed]:
+        """Some of the samples that are to be described anew, without those that could not be read a moment ago."""
+        with self._context.registry.read() as session:
+            missing = descriptions.missing(session, self._context.backbone.kind.name, limit=CHOICE, role=role)
+        now = time.monotonic()
+        return [sample for sample in missing if self._unreadable.get(sample.id, 0.0) <= now]
 
     def _read(self, sample: Undescribed) -> _Read | None:
         try:
@@ -78,7 +84,7 @@ class Redescriber:
             return None
 
     def _put_aside(self, sample: Undescribed, reason: str) -> None:
-        log.error("sample %s cannot be described anew, and the closed-form tier waits for it: %s", sample.id, reason)
+        log.error("sample %s cannot be described anew, and what is computed from it waits: %s", sample.id, reason)
         self._unreadable[sample.id] = time.monotonic() + PATIENCE
 
     def _described(self, read: Sequence[_Read]) -> list[_Read]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.records import Role
+from service.registry.roles import EVALUATION, TRAINING, held_out, learned
 from service.registry.statements import chunked
 from service.registry.tables import SampleRow
 
@@ -25,15 +27,20 @@ def _otherwise(kind: str) -> sa.ColumnElement[bool]:
     return sa.or_(column.is_(None), column < kind, column > kind)
 
 
-def missing(session: ReadSession, kind: str, *, limit: int | None = None) -> list[Undescribed]:
-    """Samples without a descriptor of this kind, at most `limit`."""
+def missing(
+    session: ReadSession, kind: str, *, limit: int | None = None, role: Role | None = None
+) -> list[Undescribed]:
+    """Samples without a descriptor of this kind, at most `limit`; of all roles, or those to learn from, or to measure
+    with."""
     statement = sa.select(SampleRow.id, SampleRow.digest).where(_otherwise(kind)).limit(limit)
+    if role is not None:
+        statement = statement.where(held_out() if role == EVALUATION else learned())
     return [Undescribed(*row) for row in session.execute(statement)]
 
 
-def is_complete(session: ReadSession, kind: str) -> bool:
-    """Whether every sample has a descriptor of this kind."""
-    return not missing(session, kind, limit=1)
+def is_complete(session: ReadSession, kind: str, *, role: Role = TRAINING) -> bool:
+    """Whether every sample to learn from, or to measure with, has a descriptor of this kind."""
+    return not missing(session, kind, limit=1, role=role)
 
 
 def note(session: WriteSession, ids: Sequence[str], kind: str | None) -> None:

@@ -3,7 +3,7 @@
 Two counts on the state row number the changes. They are raised towards the end of the transaction that makes the
 change, which keeps the row's lock until it commits, so a reader of a count also sees every change up to it. A reader
 knows how many changes it should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start
-from the survivors.
+from the survivors. Evaluation samples are in no feed (`registry.evaluation`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Marks
+from service.registry.roles import learned
 from service.registry.statements import chunked
 from service.registry.tables import DestructionRow, SampleRow, StateRow
 
@@ -80,7 +81,7 @@ def since(session: ReadSession, then: Marks) -> Changes:
 def everything(session: ReadSession) -> Changes:
     """All survivors, as changes since the beginning."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    rows = session.execute(sa.select(*columns)).all()
+    rows = session.execute(sa.select(*columns).where(learned())).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,13 +19,16 @@ down_revision: str | None = "0011"
 branch_labels: str | None = None
 depends_on: str | None = None
 
-_LEARNED = ("position", "cluster_id", "addition")  # that a sample has only if it is learned from
+_LEARNED: dict[str, sa.types.TypeEngine[Any]] = {  # that a sample has only if it is learned from
+    "position": sa.BigInteger(),
+    "cluster_id": sa.Uuid(as_uuid=False),
+    "addition": sa.BigInteger(),
+}
 _LEARNED_OR_HELD_OUT = (
     "role = 'evaluation' AND position IS NULL AND cluster_id IS NULL AND addition IS NULL OR "
     "role <> 'evaluation' AND position IS NOT NULL AND cluster_id IS NOT NULL AND addition IS NOT NULL"
 )
 _COUNTS = ("evaluation_additions", "evaluation_removals")
-_TYPES = {"position": sa.BigInteger(), "cluster_id": sa.Uuid(as_uuid=False), "addition": sa.BigInteger()}
 _samples = sa.table("samples", sa.column("role"))
 
 _sequences = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
@@ -50,8 +54,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("role", sa.String(length=16), nullable=False, server_default="training"))
     with _samples_anew() as batch_op:
         batch_op.alter_column("role", server_default=None)
-        for name in _LEARNED:
-            batch_op.alter_column(name, existing_type=_TYPES[name], nullable=True)
+        for name, kind in _LEARNED.items():
+            batch_op.alter_column(name, existing_type=kind, nullable=True)
         batch_op.create_check_constraint(op.f("ck_samples_learned_or_held_out"), _LEARNED_OR_HELD_OUT)
     with op.batch_alter_table("state") as batch_op:
         for name in _COUNTS:
@@ -77,6 +81,6 @@ def downgrade() -> None:
             batch_op.drop_column(name)
     with _samples_anew() as batch_op:
         batch_op.drop_constraint(op.f("ck_samples_learned_or_held_out"), type_="check")
-        for name in _LEARNED:
-            batch_op.alter_column(name, existing_type=_TYPES[name], nullable=False)
+        for name, kind in _LEARNED.items():
+            batch_op.alter_column(name, existing_type=kind, nullable=False)
         batch_op.drop_column("role")

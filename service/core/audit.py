@@ -161,7 +161,7 @@ def _plan(
 
 def _objects(
     context: Context,
-    survivors: Sequence[SurvivorRecord] | Sequence[Added],
+    survivors: Sequence[SurvivorRecord | Added],
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],

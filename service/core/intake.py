@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import compress
 
 import numpy as np
 from uuid6 import uuid7
@@ -251,10 +252,8 @@ def _record_all(
     known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
     places = _refuse_copies(context, session, new_samples, known)
     # 3. Record the owners.
-    taken = zip(new_samples, places, strict=True)
-    owners = samples.ensure_owners(
-        session, (one.owner for one, place in taken if place is None or isinstance(place, int))
-    )
+    taken = [place is None or isinstance(place, int) for place in places]
+    owners = samples.ensure_owners(session, (one.owner for one in compress(new_samples, taken)))
     # 4. Record the samples.
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)

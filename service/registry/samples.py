@@ -44,7 +44,11 @@ def every(session: ReadSession) -> list[SurvivorRecord]:
     row = SampleRow
     columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
     statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).where(learned()).order_by(row.seq)
-    return [SurvivorRecord(*found) for found in session.execute(statement)]
+    return [
+        SurvivorRecord(sample_id, owner, digest, label, position, cluster)
+        for sample_id, owner, digest, label, position, cluster in session.execute(statement)
+        if position is not None and cluster is not None  # as the table's constraint has it
+    ]
 
 
 def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
@@ -270,7 +274,8 @@ def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, l
     )
     found: dict[str, list[str]] = {cluster: [] for cluster in clusters}
     for cluster, label in session.execute(statement):
-        found[cluster].append(label)
+        if cluster is not None:  # it is one of those asked for
+            found[cluster].append(label)
     return found
 
 

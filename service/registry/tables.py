@@ -252,10 +252,9 @@ class DestructionRow(Base):
     """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
     `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
-    replica has applied that removal. `evaluation_removal`: of an evaluation sample's object, in the same way: the object
-    stays until every live replica has let go of what it has computed from the sample. `held_until`: of what an ended
-    training may have stored; until then, or until the worker has said that it let go, the erased samples may be in the
-    worker's memory.
+    replica has applied that removal. `evaluation_removal`: the same of an evaluation sample's object, which stays until
+    every live replica has let go of what it has computed from the sample. `held_until`: of what an ended training may
+    have stored; until then, or until the worker has said that it let go, the erased samples may be in its memory.
     """
 
     __tablename__ = "destructions"

@@ -84,7 +84,7 @@ class HeldOut(Quality):
         return found if isinstance(found, HeldOutMeasured) else None
 
     def is_done(self, now: Marks) -> bool:
-        """Whether nothing is to be computed: no evaluation set, or a report of it and of the closed form that serves."""
+        """Whether nothing is to be computed: there is no evaluation set, or a report of it and of what serves."""
         measured = self.current(now)
         return not self.size() or (measured is not None and measured.digest == self._serving()[0])
 
@@ -140,9 +140,8 @@ class HeldOut(Quality):
             return None
         if _sum(now) != marks or not solved.whole or solved.marks != now.learned:
             raise Outdated
-        counted = sorted(
-            (one for one in held_out if one.digest not in learned), key=lambda one: (one.digest, one.label)
-        )
+        counted = [one for one in held_out if one.digest not in learned]
+        counted.sort(key=lambda one: (one.digest, one.label))
         return _Set(tuple(counted), len(held_out) - len(counted))
 
     def _report_of(self, head: _Asked, marks: Marks, counted: Sequence[Added]) -> QualityReport:

@@ -28,7 +28,7 @@ def quality_of(tier: ClosedFormTier) -> Quality:
 def held_out_of(tier: ClosedFormTier) -> HeldOut:
     """The measuring with the evaluation set, of a replica, as the application puts it together."""
     found = HeldOut(tier._context, tier)
-    tier.before_report = found.let_go
+    tier.let_go = found.let_go
     return found
 
 

@@ -168,15 +168,16 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     quality = _quality(context, tier)
     held_out = _held_out(context, tier, quality)
 
-    def let_go() -> int | None:
+    def let_go() -> None:
         """Withdrawn prompts and what knows removed samples leave the memory before an erasure can be completed."""
         engine.refresh()
         if quality is not None:
             quality.quality.forget()
-        return held_out.quality.let_go() if held_out is not None else None
 
     if tier is not None:
         tier.before_report = let_go
+    if tier is not None and held_out is not None:
+        tier.let_go = held_out.quality.let_go
     lanes = make_lanes(settings)
     lanes.submit(engine.warm_up, FIRST_SHAPES).result()
     lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests

@@ -66,13 +66,15 @@ def replica_name() -> str:
 class ClosedFormTier:
     """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads.
 
-    before_report  called before a report: then this replica must hold nothing else of removed samples either. Of how
-                   many removed evaluation samples it holds nothing; None if it computes nothing from any.
+    before_report  called before a report: then this replica must hold nothing else of removed samples either.
+    let_go         the same for evaluation samples: of how many removed ones this replica then holds nothing; None if it
+                   computes nothing from any.
     unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers nobody.
     """
 
     def __init__(self, context: Context, *, name: str) -> None:
-        self.before_report: Callable[[], int | None] = lambda: None
+        self.before_report: Callable[[], object] = lambda: None
+        self.let_go: Callable[[], int | None] = lambda: None
         self.unsolved: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
@@ -84,7 +86,7 @@ class ClosedFormTier:
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
-        self._let_go: int | None = None  # of so many evaluation samples, as last reported
+        self._let_go_of: int | None = None  # so many evaluation samples, as last reported
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self, now: Marks | None = None) -> Solved | None:
@@ -167,12 +169,12 @@ class ClosedFormTier:
         """Bring the tier up to date, or start it again, and report; whether more objects may be deleted now."""
         if self.catch_up() is None and self._may_start():
             self.start()
-        before, held = self._reported, self._let_go
+        before, held = self._reported, self._let_go_of
         self.report()
         after = self._reported
         if after is None:
             return False
-        return before is None or after[0].removals > before[0].removals or (self._let_go or 0) > (held or 0)
+        return before is None or after[0].removals > before[0].removals or (self._let_go_of or 0) > (held or 0)
 
     def report(self) -> None:
         """Record that this replica is alive, and which changes it has applied."""
@@ -185,9 +187,10 @@ class ClosedFormTier:
             self._reported = (marks, state.digest())
         known = self._reported
         if known is not None:
-            self._let_go = self.before_report()
+            self.before_report()
+            self._let_go_of = self.let_go()
             with self._context.registry.write_beside_plans() as session:
-                replicas.report(session, Replica(self._name, self._context.clock(), *known, self._let_go))
+                replicas.report(session, Replica(self._name, self._context.clock(), *known, self._let_go_of))
 
     def leave(self) -> None:
         """Stop: removed samples' objects are no longer kept for this replica."""

@@ -365,7 +365,7 @@ def test_a_replica_reports_an_erasure_only_after_the_computation_has_let_go(
 
 def test_both_kinds_of_reports_are_let_go_of_as_the_application_asks(world: World, tier: ClosedFormTier) -> None:
     quality, held_out = Quality(world.context, tier), HeldOut(world.context, tier)
-    tier.before_report = lambda: (quality.forget(), held_out.let_go())[1]
+    tier.before_report, tier.let_go = quality.forget, held_out.let_go
     assert quality.compute() is not None
     assert held_out.compute() is not None
     erase_first(world)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from service.core import budgets, erasure
+from service.core import budgets, erasure, layouts
 from service.core.audit import Scope, audit
 from service.core.intake import take_in
 from service.core.redescribe import Redescriber
@@ -226,9 +226,11 @@ def test_one_erasure_of_both_kinds(world: World) -> None:
 def test_erasing_them_is_quoted_as_free(make_world: MakeWorld) -> None:
     """Also where a layout is fitted on the first samples, which it might change."""
     world = make_world(partition=KINDS["anchors"])
-    world.add(30)
     apart = world.add(25, owner="eve", role=EVALUATION)
+    world.add(30)
     world.settle()
+    with world.context.registry.read() as session:
+        assert layouts.is_in_force(world.context, session)
     for quote in (
         erasure.quote(world.context, owner="eve"),
         erasure.quote(world.context, sample_ids=[one.id for one in apart]),

@@ -276,7 +276,7 @@ class History(RuleBasedStateMachine):
         self.tiers[place] = tier = ClosedFormTier(self.beside, name=name)
         self.qualities[place] = quality = Quality(self.beside, tier)
         self.held_outs[place] = held_out = HeldOut(self.beside, tier)
-        tier.before_report = lambda: (quality.forget(), held_out.let_go())[1]
+        tier.before_report, tier.let_go = quality.forget, held_out.let_go
 
     @rule(names=some_replicas)
     def measure_quality(self, names: list[str]) -> None:

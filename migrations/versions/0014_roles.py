@@ -50,8 +50,7 @@ def _samples_anew() -> Iterator[BatchOperations]:
 
 def upgrade() -> None:
     """Samples of earlier releases are learned from. On SQLite the table is written anew, and keeps its numbering."""
-    with _samples_anew() as batch_op:
-        batch_op.add_column(sa.Column("role", sa.String(length=16), nullable=False, server_default="training"))
+    op.add_column("samples", sa.Column("role", sa.String(length=16), nullable=False, server_default="training"))
     with _samples_anew() as batch_op:
         batch_op.alter_column("role", server_default=None)
         for name, kind in _LEARNED.items():

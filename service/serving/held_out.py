@@ -1,4 +1,4 @@
-"""What the evaluation set says of the closed form that this replica serves: samples that nobody learned from.
+"""What the evaluation set says of the closed form that this replica serves: samples that it never learns from.
 
 Computed in the background as the leave-one-out report is (`serving.quality`), by the very head that answers, kept in
 memory alone, and let go of in the same way: a report is given only while no sample is removed that it counts, or that

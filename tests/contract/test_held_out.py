@@ -1,4 +1,4 @@
-"""What a replica says of the evaluation set: by the head that answers, of pictures that nobody learned from."""
+"""What a replica says of the evaluation set: by the head that answers, of pictures that are not learned from."""
 
 from __future__ import annotations
 

@@ -193,9 +193,10 @@ def _record(
     2. Find images that are on record already, and copies that an owner has too many of.
     3. Record the owners.
     4. Record the samples, each in the cluster that covers its position; evaluation samples in none.
-    5. Lock the clusters, in the order of their ids, and count their new members.
+    5. Lock the clusters, in the order of their ids, and count their new members; then the state row, for evaluation
+       samples, which it counts.
     6. Check again for copies: those that other requests have added are visible now.
-    7. Number the additions for the closed-form tiers of all replicas; count those of the evaluation set.
+    7. Number the additions for the closed-form tiers of all replicas.
     8. Charge the samples to the API key's budget.
     9. Tie the `Idempotency-Key` to its sample.
     """
@@ -268,15 +269,16 @@ def _record_all(
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
         clusters.count_added(session, cluster, count, settles_at=settles_at, now=now)
-    # 6. Check for copies. An owner's copies share a cluster, which is locked by now.
+    # ... and the count of the evaluation set, whose samples no cluster's lock keeps apart.
+    learned = [sample.id for sample in accepted if sample.role != EVALUATION]
+    evaluation.note_additions(session, len(accepted) - len(learned))
+    # 6. Check for copies. An owner's copies share a cluster, which is locked by now; or the evaluation set.
     if not exclusive and most is not None and _most_copies(session, new_samples) > most:
         raise _MustBeAlone
     if not exclusive and duplicates.is_outdated(session):
         raise _MustBeAlone
     # 7. Number the additions.
-    learned = [sample.id for sample in accepted if sample.role != EVALUATION]
     feed.note_additions(session, learned)
-    evaluation.note_additions(session, len(accepted) - len(learned))
     return resolve_repeats(results)
 
 

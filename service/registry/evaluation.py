@@ -27,7 +27,7 @@ def marks(session: ReadSession) -> MeasuringMarks:
 
 
 def note_additions(session: WriteSession, count: int) -> None:
-    """Count added evaluation samples. To be called late, as `feed.note_additions`."""
+    """Count added evaluation samples. Other writers wait for the state row until the transaction ends."""
     if count:
         session.execute(sa.update(StateRow).values(evaluation_additions=StateRow.evaluation_additions + count))
 

@@ -29,6 +29,10 @@ HOLDING_OUT = [  # never learned from
     mutant("held-out-labels", "a label that only evaluation samples have does not exist", _SAMPLES,
             "sa.func.count()).where(learned())\n    statement = counted", "sa.func.count())\n    statement = counted",
             f"{_ROLES}::test_contributing_and_erasing_them_changes_nothing_that_is_learned[sqlite-tree]"),
+    mutant("held-out-twice", "an evaluation picture that comes at once from two sides is recorded once", _INTAKE,
+            "    evaluation.note_additions(session, len(accepted) - len(learned))\n", "",
+            "contract/test_duplicates.py::test_the_same_picture_that_comes_at_once_is_recorded_once"
+            "[postgres-later-evaluation]"),
     mutant("held-out-seen", "an audit finds a prompt that has seen an evaluation sample", "service/core/audit.py",
             "for sample_id in sorted(learned_from):", "for sample_id in []:",
             f"{_ROLES}::test_an_audit_finds_their_damaged_files_and_prompts_that_have_seen_one[sqlite]"),

@@ -69,11 +69,14 @@ class ClosedFormTier:
     """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads.
 
     before_report  called before a report: then this replica must hold nothing else of removed samples either.
+    let_go         the same for evaluation samples: of how many removed ones this replica then holds nothing; None if it
+                   computes nothing from any.
     unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers nobody.
     """
 
     def __init__(self, context: Context, *, name: str) -> None:
         self.before_report: Callable[[], object] = lambda: None
+        self.let_go: Callable[[], int | None] = lambda: None
         self.unsolved: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
@@ -86,6 +89,7 @@ class ClosedFormTier:
         self._solved: Solved | None = None  # may lack additions that are in the sums, never a removal
         self._quick = Stopwatch()
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
+        self._let_go_of: int | None = None  # so many evaluation samples, as last reported
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self, now: Marks | None = None) -> Solved | None:
@@ -219,10 +223,12 @@ class ClosedFormTier:
         """Bring the tier up to date, or start it again, and report; whether more objects may be deleted now."""
         if self.catch_up() is None and self._may_start():
             self.start()
-        before = self._reported
+        before, held = self._reported, self._let_go_of
         self.report()
         after = self._reported
-        return after is not None and (before is None or after[0].removals > before[0].removals)
+        if after is None:
+            return False
+        return before is None or after[0].removals > before[0].removals or (self._let_go_of or 0) > (held or 0)
 
     def report(self) -> None:
         """Record that this replica is alive, and which changes it has applied."""
@@ -236,8 +242,9 @@ class ClosedFormTier:
         known = self._reported
         if known is not None:
             self.before_report()
+            self._let_go_of = self.let_go()
             with self._context.registry.write_beside_plans() as session:
-                replicas.report(session, Replica(self._name, self._context.clock(), *known))
+                replicas.report(session, Replica(self._name, self._context.clock(), *known, self._let_go_of))
 
     def leave(self) -> None:
         """Stop: removed samples' objects are no longer kept for this replica."""

@@ -173,12 +173,11 @@ SUBTRACTING = [
             "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
             "[sqlite]"),
     mutant("acknowledged", "a removed sample's object waits for every live replica", _DESTRUCTIONS,
-            "if applied is not None:", "if False:",
+            "(applied.removals, applied.evaluation_removals)", "(None, applied.evaluation_removals)",
             "contract/test_closed_form.py::test_an_object_stays_until_every_replica_has_reported_and_the_erasure_waits_"
             "for_it[sqlite]"),
     mutant("silent-replica", "a replica that is not heard from delays no erasure", "service/registry/replicas.py",
-            "(r.marks.removals for r in every(session) if r.is_alive(now, fresh))",
-            "(r.marks.removals for r in every(session))",
+            "[replica for replica in every(session) if replica.is_alive(now, fresh)]", "every(session)",
             "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
             "[sqlite]"),
     mutant("registered-first", "a replica is on record before it reads the survivors", _TIER,
@@ -195,7 +194,7 @@ SUBTRACTING = [
             "contract/test_redescribe.py::test_what_another_worker_has_described_meanwhile_keeps_its_file[sqlite]"),
     mutant("described-added", "a sample that is described anew is numbered as an addition",
             "service/core/redescribe.py",
-            "            feed.note_additions(session, [one.sample.id for one in kept])\n", "",
+            "            feed.note_additions(session, sorted(learned))\n", "",
             "contract/test_redescribe.py::test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing"
             "[sqlite]"),
     mutant("waiting-removed", "a sample that is removed while it waits counts as come and gone",

@@ -78,11 +78,13 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         known_replicas, marks = replicas.every(session), feed.marks(session)
         undescribed = {one.id for one in descriptions.missing(session, context.backbone.kind.name)}
     if undescribed:
-        yield Finding("closed-form tier", f"waits for {len(undescribed)} samples to be described anew")
+        yield Finding("closed-form tier", f"is without {len(undescribed)} samples, which wait to be described anew")
     vectors: dict[str, Embedding] = {}
     sums = Accumulators(context.backbone.descriptor_width, kind=context.backbone.kind.name)
     yield from _objects(context, survivors, scope, advance, vectors, sums, undescribed)
-    yield from _replicas(context, known_replicas, marks, sums if sums.samples == len(survivors) else None)
+    yield from _replicas(
+        context, known_replicas, marks, sums if sums.samples == len(survivors) - len(undescribed) else None
+    )
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
@@ -170,10 +172,11 @@ def _objects(
         except sample_file.DamagedSample as damage:
             yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
             continue
-        if kind != context.backbone.kind.name:
+        if sample.id in undescribed:
+            descriptor = None  # its file may be ahead of the record: then no replica has added it yet
+        elif kind != context.backbone.kind.name:
             descriptor = None
-            if sample.id not in undescribed:
-                yield Finding(f"sample {sample.id}", "has a descriptor of another kind than is on record")
+            yield Finding(f"sample {sample.id}", "has a descriptor of another kind than is on record")
         if scope.embeddings:
             again = describe(context.backbone, [context.backbone.preprocessing.resize(pixels)])
             if not np.array_equal(again.embeddings[0], embedding):
@@ -191,7 +194,7 @@ def _objects(
 def _replicas(context: Context, known: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
     """Live replicas whose closed-form tier does not know exactly the survivors.
 
-    sums  of the survivors; None if some descriptor cannot be read, or is of another kind.
+    sums  of the survivors that are described; None if some descriptor cannot be read.
     """
     expected = sums.digest() if sums is not None else None
     for replica in known:

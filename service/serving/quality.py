@@ -122,7 +122,7 @@ class Quality:
         marks, state = taken
         del taken
         with self._context.registry.read() as session:
-            survivors = feed.survivors(session, additions=marks.additions)
+            survivors = feed.survivors(session, additions=marks.additions, kind=self._context.backbone.kind.name)
         self._check(marks)
         digest, count = state.digest(), state.samples
         chosen = self._context.closed_form

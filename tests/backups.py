@@ -21,7 +21,7 @@ class Backup:
     def __init__(self, world: World) -> None:
         self._world = world
         self._copy = world.folder.parent / "backup"
-        self.survivors = dict(world.survivors)
+        self.survivors, self.held_out = dict(world.survivors), dict(world.held_out)
         with world.context.registry.engine.connect() as connection:
             self._rows: Rows = {
                 table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
@@ -41,7 +41,7 @@ class Backup:
             for table in Base.metadata.sorted_tables:
                 if self._rows[table.name]:
                     connection.execute(sa.insert(table), self._rows[table.name])
-        self._world.survivors = dict(self.survivors)
+        self._world.survivors, self._world.held_out = dict(self.survivors), dict(self.held_out)
 
     def restore_objects(self) -> None:
         shutil.rmtree(self._world.folder / "objects")

@@ -11,7 +11,7 @@ import pytest
 from service.core import intake
 from service.core.duplicates import AlreadyRecorded
 from service.errors import Conflict, Invalid, ServiceError
-from service.registry.records import Sample
+from service.registry.records import Role, Sample
 from tests.world import World, accepted
 
 pytestmark = pytest.mark.sql
@@ -92,12 +92,13 @@ def test_a_twin_of_what_is_refused_is_refused(world: World) -> None:
     assert [type(result) for result in world.take_in([blank, blank])] == [Invalid] * 2
 
 
+@pytest.mark.parametrize("role", ["training", "evaluation"])
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
-def test_the_same_picture_that_comes_at_once_is_recorded_once(first: bool, world: World) -> None:
+def test_the_same_picture_that_comes_at_once_is_recorded_once(first: bool, role: Role, world: World) -> None:
     """A client that was killed and started again: its first request is still under way."""
     if not first:
-        world.add(3)
-    batch = [replace(new_sample, unless_held=1) for new_sample in world.new_samples(3)]
+        world.add(3, role=role)
+    batch = [replace(new_sample, unless_held=1) for new_sample in world.new_samples(3, role=role)]
     together = Barrier(4)
     results: list[Outcome] = []
 
@@ -112,5 +113,5 @@ def test_the_same_picture_that_comes_at_once_is_recorded_once(first: bool, world
         thread.join()
     assert sum(isinstance(result, Sample) for result in results) == 3
     assert sum(isinstance(result, AlreadyRecorded) for result in results) == 9
-    assert len(world.samples()) == 3 + 3 * (not first)
-    assert len(world.objects()) == len(world.samples())
+    assert len(world.samples(role)) == 3 + 3 * (not first)
+    assert len(world.objects()) == len(world.samples(role))

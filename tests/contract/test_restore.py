@@ -42,6 +42,7 @@ def forget(world: World, backup: Backup, *ids: str) -> Erasure:
     world.settle()
     for sample_id in ids:
         backup.survivors.pop(sample_id, None)
+        backup.held_out.pop(sample_id, None)
     return accepted
 
 
@@ -56,7 +57,7 @@ def apply(world: World) -> None:
 def sound(world: World, expected: Backup) -> None:
     """Once workers ran: the survivors' service, and nothing else."""
     assert check(world).is_clean
-    world.survivors = dict(expected.survivors)
+    world.survivors, world.held_out = dict(expected.survivors), dict(expected.held_out)
     world.settle()
     world.check()
     assert list(audit(world.context, Scope(rebuild_all=True))) == []
@@ -90,6 +91,20 @@ def test_what_was_erased_since_the_backup_is_named_and_forgotten_again(safe: Wor
     assert (again.samples, again.accepted_at, again.due_at) == (2, second.accepted_at, second.due_at)
     sound(safe, backup)
     assert {found.state for found in safe.erasures()} == {"completed"}
+
+
+def test_an_evaluation_sample_is_forgotten_again_and_no_prompt_is_withdrawn_for_it(safe: World) -> None:
+    apart = safe.add(3, owner="secret-eve", role="evaluation")
+    backup = Backup(safe)
+    erased = forget(safe, backup, *(sample.id for sample in apart))
+    before = safe.serving_keys()
+    backup.restore()
+    assert check(safe).returned == {sample.id: erased.id for sample in apart}
+    apply(safe)
+    assert safe.serving_keys() == before
+    sound(safe, backup)
+    with safe.context.registry.read() as session:
+        assert samples.count_owners(session) == 1
 
 
 def test_what_serves_in_the_end_is_what_served_before_the_restore(safe: World) -> None:

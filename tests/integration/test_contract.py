@@ -54,7 +54,8 @@ def test_a_sample_is_created_and_looked_up(service: Service, pictures: list[Pict
     answer = post(service, pictures[0], label="plane", owner=owner)
     assert answer.status_code == 201
     sample = answer.json()
-    assert set(sample) == {"id", "owner", "label", "digest", "state", "cluster", "created_at"}
+    assert set(sample) == {"id", "owner", "label", "digest", "role", "state", "cluster", "created_at"}
+    assert sample["role"] == "training"
     assert_uuid7(sample["id"])
     assert_uuid7(sample["cluster"])
     assert abs(datetime.now(UTC) - assert_time(sample["created_at"])) < timedelta(minutes=5)
@@ -279,7 +280,7 @@ def test_predictions_keep_their_order(service: Service, trained: list[dict[str, 
     assert len(predictions) == 20
     served = {c["prompt"]["key"]: c["id"] for c in service.settle() if c["prompt"]}
     for prediction in predictions:
-        assert set(prediction) == {"label", "score", "scores", "cluster", "prompt", "tier", "degraded"}
+        assert set(prediction) == {"label", "score", "scores", "cluster", "prompt", "tier", "degraded", "head"}
         assert 1 <= len(prediction["scores"]) <= 2
         assert prediction["scores"][0] == {"label": prediction["label"], "score": prediction["score"]}
         assert 0 <= prediction["score"] <= 1

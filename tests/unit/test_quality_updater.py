@@ -28,6 +28,9 @@ class Reports:
     def current(self, now: Marks) -> Any:
         return self if self.works and self.computed and self.computed[-1].removals == now.removals else None
 
+    def is_done(self, now: Marks) -> bool:
+        return self.current(now) is not None
+
     def compute(self) -> Any:
         self.computed.append(self.now)
         return type("Measured", (), {"marks": self.now}) if self.works else None
@@ -124,3 +127,17 @@ def test_its_thread_gives_way_outlives_a_failure_and_ends(
     assert not updater._thread.is_alive()
     if sys.platform == "linux":
         assert set(nice) == {min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)}
+
+
+def test_updaters_that_share_a_turn_compute_one_after_the_other(reports: Reports, updater: QualityUpdater) -> None:
+    """Leave-one-out and the evaluation set together use the share of a core that is allowed."""
+    others = Reports()
+    other = QualityUpdater(others, Settings(quality={"settle_seconds": 0}), turn=updater.turn)  # type: ignore[type-var]
+    with updater.turn:
+        thread = threading.Thread(target=other.look, args=(1000.0,))
+        thread.start()
+        thread.join(0.2)
+        assert (thread.is_alive(), others.computed) == (True, [])
+    thread.join(60)
+    assert others.computed == [Marks(2, 0)]
+    assert reports.computed == []

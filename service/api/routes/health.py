@@ -14,7 +14,7 @@ from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
-from service.registry import clusters, erasures, samples, state, workers
+from service.registry import clusters, erasures, evaluation, samples, state, workers
 from service.registry.states import cluster_state
 
 log = logging.getLogger(__name__)
@@ -110,13 +110,14 @@ def get_status(service: Running) -> Status:
     """Counts by state, and the workers."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
-    summary = service.closed_form.summary() if service.closed_form is not None else None
+    closed_form = _closed_form(service)
     with context.registry.read() as session:
         existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
         known_workers = workers.every(session)
         return Status(
             samples=sum(cluster.samples for cluster in existing),
+            evaluation_samples=evaluation.count(session),
             owners=samples.count_owners(session),
             clusters=dict(Counter(cluster_state(c, now=now, attempts=attempts) for c in existing)),
             erasures=erasures.counts(session),
@@ -141,5 +142,13 @@ def get_status(service: Running) -> Status:
             ),
             device=context.settings.device,
             serving_epoch=state.epoch(session),
-            closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
+            closed_form=closed_form,
         )
+
+
+def _closed_form(service: Service) -> ClosedFormStatus | None:
+    summary = service.closed_form.summary() if service.closed_form is not None else None
+    if service.closed_form is None or summary is None:
+        return None
+    solved = service.closed_form.current()
+    return ClosedFormStatus(digest=summary[0], samples=summary[1], head=solved.head_name if solved else None)

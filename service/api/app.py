@@ -211,7 +211,9 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
 
 
 def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater | None:
-    if tier is None or not context.settings.quality.enabled:
+    """None where nothing is to be computed by leave-one-out: no report, and nothing to choose."""
+    chooses = context.closed_form.chooses_ridge or context.closed_form.chooses_temperature
+    if tier is None or not (context.settings.quality.enabled or chooses):
         return None
     return QualityUpdater(Quality(context, tier), context.settings)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from models import checkpoint
-from models.closed_form import Accumulators
 from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.context import Context
 from service.core.environment import fingerprint
+from service.core.implied import ImpliedClosedForm
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
@@ -80,9 +80,9 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     if undescribed:
         yield Finding("closed-form tier", f"waits for {len(undescribed)} samples to be described anew")
     vectors: dict[str, Embedding] = {}
-    sums = Accumulators(context.backbone.descriptor_width, kind=context.backbone.kind.name)
-    yield from _objects(context, survivors, scope, advance, vectors, sums, undescribed)
-    yield from _replicas(context, known_replicas, marks, sums if sums.samples == len(survivors) else None)
+    implied = ImpliedClosedForm(context, survivors)
+    yield from _objects(context, survivors, scope, advance, vectors, implied, undescribed)
+    yield from _replicas(context, known_replicas, marks, implied)
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
@@ -149,12 +149,12 @@ def _objects(
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],
-    sums: Accumulators,
+    implied: ImpliedClosedForm,
     undescribed: set[str],
 ) -> Iterator[Finding]:
     """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
-    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`.
+    Adds recorded embeddings to `vectors`, and recorded descriptors to `implied`.
     """
     for done, sample in enumerate(survivors, start=1):
         advance("samples", done, len(survivors))
@@ -183,22 +183,23 @@ def _objects(
         vectors[sample.id] = embedding
         if descriptor is not None:
             try:
-                sums.add(descriptor[None], [sample.label])
+                implied.add(sample, descriptor)
             except ValueError:
                 yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
-def _replicas(context: Context, known: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
-    """Live replicas whose closed-form tier does not know exactly the survivors.
-
-    sums  of the survivors; None if some descriptor cannot be read, or is of another kind.
-    """
-    expected = sums.digest() if sums is not None else None
-    for replica in known:
-        if not replica.is_alive(context.clock(), context.settings.worker.fresh):
-            continue
-        if replica.marks != marks or replica.digest is None:
+def _replicas(
+    context: Context, known: Sequence[Replica], marks: Marks, implied: ImpliedClosedForm
+) -> Iterator[Finding]:
+    """Live replicas whose closed-form tier does not know exactly the survivors, or answers with other settings."""
+    alive = [one for one in known if one.is_alive(context.clock(), context.settings.worker.fresh)]
+    ready = [one for one in alive if one.marks == marks and one.digest is not None]
+    expected = implied.digest() if ready else None
+    for replica in alive:
+        if replica.marks != marks:
             yield Finding(f"replica {replica.name}", "has not applied all changes yet")
+        elif replica.digest is None:
+            yield Finding(f"replica {replica.name}", "has yet to start, or to choose its lambda and temperature")
         elif expected is None:
             yield Finding(f"replica {replica.name}", "cannot be compared: see the samples", False)
         elif replica.digest != expected:

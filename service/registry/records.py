@@ -198,7 +198,7 @@ class Worker(Process):
 class Replica(Process):
     """An API process, and how far its closed-form tier has come.
 
-    digest  None while it starts from the survivors.
+    digest  of the tier at rest; None while it starts from the survivors, or has yet to choose lambda and temperature.
     """
 
     marks: Marks

@@ -6,6 +6,10 @@ by the updater's thread, off the threads that answer. While it is, additions wai
 whole head unless a sample was removed. A tier consists of recorded descriptors of one kind: while samples wait to be
 described anew (`core.redescribe`), it says nothing.
 
+Lambda and temperature are chosen from the survivors in the background (`serving.quality`, `models.choice`). A choice
+that knows a removed sample dies with it: the whole head and that for the meantime answer with the constants until
+another choice is adopted. Additions leave it in use until it is made anew.
+
 A replica is recorded from before it reads the survivors until it leaves; during that time the objects of samples that
 are removed are kept for it to subtract. If anything goes wrong (a change is missing from the feed, an object cannot be
 read, there are too many samples), the tier drops its state, needs no objects any more, and starts again from the
@@ -26,6 +30,7 @@ from datetime import timedelta
 
 import numpy as np
 
+from models.choice import Choice, constants, digest_of, is_choosable
 from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve, summarise
 from models.descriptor import Descriptor
 from service.artifacts import ObjectMissing
@@ -49,13 +54,30 @@ class Lost(Exception):
 class Solved:
     """The solved tier at these marks; without a head while there are no samples.
 
-    whole  whether the head knows all entries of a descriptor.
+    whole   whether the head knows all entries of a descriptor.
+    choice  the temperature that it answers with, and the lambda of a whole head; of no removed sample.
     """
 
     marks: Marks
     samples: int
     head: ClosedFormHead | None
     whole: bool
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The tier with all added and without all removed samples.
+
+    choice   lambda and temperature in force.
+    settled  whether that is what these samples imply: nothing is to be chosen anew.
+    digest   of the sums and the choice.
+    """
+
+    digest: str
+    samples: int
+    choice: Choice
+    settled: bool
 
 
 def replica_name() -> str:
@@ -82,7 +104,9 @@ class ClosedFormTier:
         self._marks = Marks(0, 0)  # of `_state`; `_solved` may lack additions that are in it, never a removal
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
-        self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
+        self._chosen: tuple[Marks, Choice] | None = None  # the choice, and the marks of the sums that it was made from
+        self._digest: tuple[Marks, str] | None = None  # of the last sums that were hashed
+        self._reported: Marks | None = None
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self, now: Marks | None = None) -> Solved | None:
@@ -126,14 +150,42 @@ class ClosedFormTier:
         with self._solving:
             with self._lock:
                 solved, marks = self._solved, self._marks
-                if self._state is None or solved is None or (solved.whole and solved.marks == marks):
+                choice = self._choice()
+                if self._state is None or solved is None or self._is_whole(solved):
                     return
                 copy = self._state.copy()
-            head = solve(copy, ridge=self._context.closed_form.ridge) if copy.samples else None
+            head = solve(copy, ridge=choice.ridge) if copy.samples else None
             with self._lock:
                 now = self._solved
                 if now is not None and now.marks.removals == marks.removals:
-                    self._solved = Solved(marks, copy.samples, head, whole=True)
+                    self._solved = Solved(marks, copy.samples, head, whole=True, choice=choice)
+
+    def adopt(self, choice: Choice, marks: Marks) -> None:
+        """Answer with a choice that was made from the sums at these marks, unless a sample has been removed since."""
+        with self._lock:
+            if self._state is None or marks.removals != self._marks.removals:
+                return
+            self._chosen = (marks, choice)
+        self.unsolved()
+
+    def is_settled(self, now: Marks) -> bool:
+        """Whether nothing is to be chosen anew at the registry's present marks; True while the tier is lost."""
+        with self._lock:
+            return self._state is None or (self._marks == now and self._is_chosen())
+
+    def _choice(self) -> Choice:
+        """Lambda and temperature in force: of the present sums, or of sums that only lack added samples."""
+        return self._chosen[1] if self._chosen is not None else constants(self._context.closed_form)
+
+    def _is_chosen(self) -> bool:
+        """Whether the choice in force is what the present sums imply."""
+        if self._chosen is not None and self._chosen[0] == self._marks:
+            return True
+        return self._state is None or not is_choosable(self._state.counts, self._context.closed_form)
+
+    def _is_whole(self, solved: Solved) -> bool:
+        """Whether this is the whole head of the present sums, with the choice in force."""
+        return solved.whole and solved.marks == self._marks and solved.choice == self._choice()
 
     def start(self) -> Solved | None:
         """Start from the survivors, unless the tier has started; None if that is not possible now."""
@@ -152,9 +204,10 @@ class ClosedFormTier:
                 state = accumulate(backbone.descriptor_width, beating, kind=backbone.kind.name)
                 with self._lock:
                     self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
-                    head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-                    self._state, self._marks = state, survivors.now
-                    self._solved = Solved(survivors.now, state.samples, head, whole=True)
+                    choice = constants(self._context.closed_form)
+                    head = solve(state, ridge=choice.ridge) if state.samples else None
+                    self._state, self._marks, self._chosen = state, survivors.now, None
+                    self._solved = Solved(survivors.now, state.samples, head, whole=True, choice=choice)
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -168,39 +221,50 @@ class ClosedFormTier:
         before = self._reported
         self.report()
         after = self._reported
-        return after is not None and (before is None or after[0].removals > before[0].removals)
+        return after is not None and (before is None or after.removals > before.removals)
 
     def report(self) -> None:
-        """Record that this replica is alive, and which changes it has applied."""
+        """Record that this replica is alive, and which changes it has applied; with its digest once all is settled.
+
+        It is not while lambda and temperature are to be chosen anew, or a head with others still answers.
+        """
+        found = self._summarise()
+        if found is None:
+            return
+        marks, summary = found
+        self.before_report()
         with self._lock:
-            if self._state is None or self._solved is None:
-                return
-            marks = self._marks
-            state = self._state.copy() if self._reported is None or self._reported[0] != marks else None
-        if state is not None:
-            self._reported = (marks, state.digest())
-        known = self._reported
-        if known is not None:
-            self.before_report()
-            with self._context.registry.write_beside_plans() as session:
-                replicas.report(session, Replica(self._name, self._context.clock(), *known))
+            answers = self._solved is not None and self._marks == marks and self._is_whole(self._solved)
+        digest = summary.digest if summary.settled and answers else None
+        with self._context.registry.write_beside_plans() as session:
+            replicas.report(session, Replica(self._name, self._context.clock(), marks, digest))
+        self._reported = marks
 
     def leave(self) -> None:
         """Stop: removed samples' objects are no longer kept for this replica."""
         self._lose(None)
 
-    def summary(self) -> tuple[str, int] | None:
-        """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
-        known = self._reported
+    def summary(self) -> Summary | None:
+        """The tier, brought up to date; None while it is lost."""
         if self._advance() is None:
             return None
+        found = self._summarise()
+        return found[1] if found is not None else None
+
+    def _summarise(self) -> tuple[Marks, Summary] | None:
+        """The tier as it is, and its marks; None while it is lost."""
         with self._lock:
-            if self._state is None:
+            if self._state is None or self._solved is None:
                 return None
-            if known is not None and known[0] == self._marks:
-                return known[1], self._state.samples
-            state = self._state.copy()
-        return state.digest(), state.samples
+            marks, choice, samples, settled = self._marks, self._choice(), self._state.samples, self._is_chosen()
+            known = self._digest
+            sums = known[1] if known is not None and known[0] == marks else self._state.copy()
+        if isinstance(sums, Accumulators):  # hashed while others may answer
+            sums = sums.digest()
+            with self._lock:
+                if self._state is not None and self._marks == marks:
+                    self._digest = (marks, sums)
+        return marks, Summary(digest_of(sums, choice), samples, choice, settled)
 
     def accumulated(self) -> tuple[Marks, Accumulators] | None:
         """The marks and a copy of the sums, brought up to date; None while it is lost."""
@@ -224,16 +288,18 @@ class ClosedFormTier:
             state.add(descriptors, labels)
         self._labels.update((samples.object_name(one.id), one.label) for one in changes.added)
         self._marks = changes.now
+        if changes.removed:
+            self._chosen = None  # it knows them
         if changes.removed or self._solved is None or self._solved.head is None:
             self._solved = self._for_the_meantime(state, changes.now)
 
     def _for_the_meantime(self, state: Accumulators, marks: Marks) -> Solved:
         """What answers until the whole head is solved: a head of a few entries, where a descriptor has many."""
-        entries = self._context.backbone.depths.summary
+        entries, choice = self._context.backbone.depths.summary, self._choice()
         if not state.samples or entries is None:
-            head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-            return Solved(marks, state.samples, head, whole=True)
-        return Solved(marks, state.samples, summarise(state, entries), whole=False)
+            head = solve(state, ridge=choice.ridge) if state.samples else None
+            return Solved(marks, state.samples, head, whole=True, choice=choice)
+        return Solved(marks, state.samples, summarise(state, entries), whole=False, choice=choice)
 
     def _lose(self, failure: Exception | None) -> None:
         """Drop the state and the replica's row. If the row cannot be deleted, it expires."""
@@ -241,7 +307,8 @@ class ClosedFormTier:
             log.error("the closed-form tier is lost and starts again from the survivors: %s", failure)
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
-        self._state, self._solved, self._reported, self._labels = None, None, None, {}
+        self._state, self._solved, self._chosen, self._digest = None, None, None, None
+        self._reported, self._labels = None, {}
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
 

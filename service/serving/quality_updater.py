@@ -56,7 +56,7 @@ class QualityUpdater:
                 self._waiting_since = now
             self._seen, self._changed = marks, now
         if marks == self._done:
-            return self.quality.current(marks) is None and now - self._tried >= PATIENCE
+            return not self.quality.is_done(marks) and now - self._tried >= PATIENCE
         quiet = now - self._changed >= self._settings.settle_seconds
         return quiet or now - self._waiting_since >= self._settings.settle_max_seconds
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.choice import constants, digest_of
 from models.closed_form import accumulate
 from models.descriptor_kind import QUICK
 from models.embedding import describe
@@ -20,7 +21,7 @@ from service.registry import descriptions, samples
 from service.registry.records import Sample
 from service.serving.closed_form import ClosedFormTier
 from service.serving.engine import Answer, Engine, Query
-from tests.replicas import live_replicas, start
+from tests.replicas import known, live_replicas, start
 from tests.world import Killed, MakeWorld, World, opened
 
 EARLIER = Path(__file__).parents[1] / "earlier" / "quick-descriptors.tar.xz"
@@ -59,7 +60,8 @@ def implied(world: World) -> tuple[str, int]:
     backbone, found = world.context.backbone, world.samples()
     resized = [backbone.preprocessing.resize(contents(world, sample).pixels) for sample in found]
     chunks = [(describe(backbone, resized).descriptors, [sample.label for sample in found])]
-    return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name).digest(), len(found)
+    sums = accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
+    return digest_of(sums.digest(), constants(world.context.closed_form)), len(found)
 
 
 def findings(world: World) -> list[str]:
@@ -79,7 +81,9 @@ def test_with_quick_features_a_folder_of_an_earlier_release_goes_on_as_it_was(ea
         files = {name: world.context.store.get(name) for name in world.objects()}
         assert settle(world) == 23
         tier = start(world)
-        assert tier.summary() == (CLOSED_FORM, 23)
+        taken = tier.accumulated()
+        assert taken is not None
+        assert (taken[1].digest(), taken[1].samples) == (CLOSED_FORM, 23)
         assert {name: world.context.store.get(name) for name in world.objects()} == files
         assert findings(world) == []
 
@@ -99,7 +103,7 @@ def test_a_folder_of_an_earlier_release_is_described_anew(earlier: Path) -> None
         assert tier.start() is None
         assert settle(world) == 23 - redescribe.PORTION
         tier.keep()
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         assert tier_of(engine.run([asked])[0]) in ("fused", "closed_form")
         for sample in world.samples():
             after = contents(world, sample)
@@ -119,10 +123,10 @@ def test_who_is_erased_before_being_described_anew_is_gone_and_who_is_erased_aft
         assert settle(world) == 22
         tier = ClosedFormTier(world.context, name="one")
         tier.keep()
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         world.erase(two.id)
         assert tier.current() is not None  # not lost: its file says what the tier has in
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         tier.keep()
         world.settle()
         assert not {samples.object_name(erased.id) for erased in (one, two)} & world.objects()
@@ -146,7 +150,7 @@ def test_other_features_make_it_that_of_a_service_that_always_had_them(
     new = world.add(3)  # of the wanted kind already
     assert settle(world) == 20
     tier.keep()
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     assert contents(world, new[0]).kind == world.context.backbone.kind.name
 
 
@@ -156,7 +160,7 @@ def test_without_flips_in_training_descriptors_see_no_mirror_images(world: World
     assert world.context.backbone.kind.name == "rich/1"
     assert settle(world) == 4
     tier = start(world)
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
 
 
 def test_a_worker_with_settings_that_are_no_longer_wanted_describes_nobody(world: World) -> None:
@@ -203,7 +207,7 @@ def test_a_worker_that_is_killed_loses_the_portion_under_way(
     assert tier.start() is None
     assert settle(world) == 20
     tier.keep()
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     world.settle()
     tier.report()
     assert findings(world) == []
@@ -250,5 +254,5 @@ def test_two_workers_leave_what_one_would(world: World) -> None:
     assert two.portion() == 0
     assert two.work(until=lambda: True) is True  # it has not looked
     tier = start(world, "two")
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     assert set(live_replicas(world)) == {"two"}

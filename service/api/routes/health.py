@@ -16,6 +16,7 @@ from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
 from service.registry import clusters, erasures, samples, state, workers
 from service.registry.states import cluster_state
+from service.serving.closed_form import Summary
 
 log = logging.getLogger(__name__)
 
@@ -141,5 +142,16 @@ def get_status(service: Running) -> Status:
             ),
             device=context.settings.device,
             serving_epoch=state.epoch(session),
-            closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
+            closed_form=_closed_form(summary) if summary is not None else None,
         )
+
+
+def _closed_form(summary: Summary) -> ClosedFormStatus:
+    return ClosedFormStatus(
+        digest=summary.digest,
+        samples=summary.samples,
+        ridge=summary.choice.ridge,
+        temperature=summary.choice.temperature,
+        chosen_from=summary.choice.samples,
+        settled=summary.settled,
+    )

@@ -16,7 +16,7 @@ def get_quality(service: Running) -> Quality:
 
     It is computed in the background some seconds after the last change, and by each replica for itself.
     """
-    if service.quality is None:
+    if service.quality is None or not service.context.settings.quality.enabled:
         return Quality(state="off")
     quality = service.quality.quality
     now = quality.marks()

@@ -23,7 +23,7 @@ from models.spec import ClosedFormSpec, canonical_json, sha256
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
 FEWEST = 200  # samples whose label another sample has as well; with fewer the constants hold
-MOST = 4_096  # samples whose likelihood is compared
+MOST = 2_048  # samples whose likelihood is compared
 STEP = 1e-4  # nats of mean log-likelihood that count as a difference
 PORTION = 64  # samples between two calls of `pause`; last bits depend on it
 

@@ -28,6 +28,8 @@ from models.descriptor import Descriptor
 from models.spec import ClosedFormSpec
 from tests.unit.test_leave_one_out import sums, units
 
+pytestmark = pytest.mark.usefixtures("deterministic")
+
 SPEC = ClosedFormSpec(chooses_ridge=True, chooses_temperature=True)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    accuracy,
     attacks,
     closed_form,
     decoders,
@@ -28,6 +29,7 @@ from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
+    "accuracy": accuracy,
     "main_path": main_path,
     "forgetting": forgetting,
     "intake": intake,

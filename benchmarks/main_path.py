@@ -50,7 +50,7 @@ def measure(*, images: int = 2000, queries: int = 500) -> dict[str, Any]:
     figures: dict[str, Any] = {"data": name, "images": len(contributed), "owners": OWNERS}
     with running_service(0) as (client, _, folder):
         figures |= _fill(client, contributed, owners)
-        figures["accuracy"] = _accuracy(client, held_out)
+        figures["accuracy"] = accuracy_of(client, held_out)
         figures |= _erase_everyone(client, folder, sorted(set(owners)))
     figures |= _baselines(contributed, held_out)
     return figures
@@ -79,6 +79,7 @@ def _fill(client: Client, contributed: Sequence[Labelled], owners: Sequence[str]
 
 
 def wait_until_served(client: Client) -> list[dict[str, Any]]:
+    """Wait until every cluster serves a prompt of its present members; the clusters."""
     with progress_bar() as bar:
         task = bar.add_task("Training", total=None)
         while True:
@@ -91,7 +92,8 @@ def wait_until_served(client: Client) -> list[dict[str, Any]]:
             time.sleep(1)
 
 
-def _accuracy(client: Client, held_out: Sequence[Labelled]) -> float:
+def accuracy_of(client: Client, held_out: Sequence[Labelled]) -> float:
+    """The share of images that the service names rightly."""
     right = 0
     for start in range(0, len(held_out), CHUNK):
         chunk = held_out[start : start + CHUNK]

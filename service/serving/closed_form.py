@@ -262,7 +262,7 @@ class ClosedFormTier:
         if isinstance(sums, Accumulators):  # hashed while others may answer
             sums = sums.digest()
             with self._lock:
-                if self._state is not None and self._marks == marks:
+                if self._marks == marks:
                     self._digest = (marks, sums)
         return marks, Summary(digest_of(sums, choice), samples, choice, settled)
 

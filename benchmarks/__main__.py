@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     accuracy,
     attacks,
+    choice,
     closed_form,
     decoders,
     deletion_streams,
@@ -37,6 +38,7 @@ MEASUREMENTS = {
     "closed_form": closed_form,
     "quality": quality,
     "features": features,
+    "choice": choice,
     "tiers": tiers,
     "prompt_variants": prompt_variants,
     "fence": fence,

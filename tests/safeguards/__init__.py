@@ -9,7 +9,7 @@ from tests.safeguards.asking import ASKING
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
-from tests.safeguards.measuring import MEASURING
+from tests.safeguards.measuring import CHOOSING, MEASURING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.naming import NAMING
 from tests.safeguards.pacing import PACING
@@ -25,6 +25,7 @@ MUTANTS = [
     *DIVIDING,
     *SUBTRACTING,
     *MEASURING,
+    *CHOOSING,
     *RESTORING,
     *TELLING,
     *STOPPING,

@@ -98,7 +98,7 @@ ERASING = [  # at once, everywhere, for good
             "            destructions.let_go(session, prompts.unpublished_name(claim.token))", "            pass",
             "contract/test_memory.py::test_an_erasure_waits_until_the_worker_has_let_go_of_the_sample[sqlite]"),
     mutant("replica-memory", "a replica reports once withdrawn prompts have left its memory", _TIER,
-            "            self.before_report()\n", "",
+            "        self.before_report()\n", "",
             "contract/test_memory.py::test_a_replica_reports_once_withdrawn_prompts_have_left_its_memory[sqlite]"),
     mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _DESTRUCTIONS,
             "sa.select(DestructionRow.object_name).where(~unplanned, is_let_go)",

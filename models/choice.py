@@ -90,7 +90,10 @@ def choose(
     temperatures = _from_constant(spec.temperature, TEMPERATURES) if spec.chooses_temperature else [spec.temperature]
     likelihoods = {}
     for ridge in ridges:
-        head = LeaveOneOut(state.copy(), ridge=ridge, temperature=spec.temperature)
+        try:
+            head = LeaveOneOut(state.copy(), ridge=ridge, temperature=spec.temperature)
+        except np.linalg.LinAlgError:  # an operator's lambda, so small that rounding takes it to zero
+            return constants(spec)
         pause()
         likelihoods[ridge] = _likelihoods(head, descriptors, labels, temperatures, pause)
         del head  # before the next copy

@@ -131,8 +131,10 @@ class QualitySettings(Group):
     enabled: bool = Field(
         True, description="Compute the closed form's quality by leave-one-out (`GET /quality`), in each API process."
     )
-    settle_seconds: float = Field(5.0, ge=0, description="Quiet time after a change before quality is computed anew.")
+    settle_seconds: float = Field(
+        5.0, ge=0, description="Quiet time after a change before lambda, temperature and quality are computed anew."
+    )
     settle_max_seconds: float = Field(60.0, ge=0, description="Longest time that changes can put that off.")
     share: float = Field(
-        0.25, gt=0, le=1, description="Share of a core that computing quality may take; it pauses for the rest."
+        0.25, gt=0, le=1, description="Share of a core that computing them may take; it pauses for the rest."
     )

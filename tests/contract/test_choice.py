@@ -208,6 +208,17 @@ def test_from_the_transaction_of_any_erasure_on_the_constants_answer(
         assert choose(quality) == world.choice()
 
 
+def test_also_where_the_head_for_the_meantime_is_the_whole_one(make_world: MakeWorld) -> None:
+    world = make_world(closed_form={"features": "quick"})
+    give(world, 40)
+    tier = start(world)
+    assert choose(quality_of(tier)).samples == 40
+    erase_first(world)
+    assert (answering(tier).choice, answering(tier).whole) == (Choice(0.3, 0.1), True)
+    assert choose(quality_of(tier)) == world.choice()
+    assert (is_right(world, tier), reasons(world)) == (True, [])
+
+
 def test_with_a_sample_too_few_the_constants_are_what_the_survivors_imply(
     world: World, tier: ClosedFormTier, quality: Quality
 ) -> None:

@@ -163,6 +163,11 @@ def test_a_thousand_labels_identical_samples_and_contradictions_give_a_choice() 
     assert all(one.ridge in RIDGES and one.temperature in TEMPERATURES and one.samples > 200 for one in found)
 
 
+def test_where_the_sums_cannot_be_factored_the_constants_hold() -> None:
+    spec = ClosedFormSpec(1e-300, chooses_temperature=True)
+    assert chosen(shown([*"ab" * 110], dim=300), spec) == constants(spec)
+
+
 def test_at_most_so_many_are_compared_the_first_by_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_module, "MOST", 120)
     samples = shown([*"abc" * 100], noise=2.0)

@@ -21,6 +21,7 @@ from service.errors import NotFound, Unavailable
 from service.registry import (
     backoff,
     clusters,
+    descriptions,
     destructions,
     erasure_progress,
     erasures,
@@ -172,6 +173,7 @@ def _erase(
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
     # 2. Count setbacks, end trainings, delete rows.
+    undescribed = descriptions.among(session, [sample.id for sample in found], context.backbone.kind.name)
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
@@ -205,7 +207,7 @@ def _erase(
     for lease in filter(None, leases):
         prompts.destroy_unpublished(session, [lease.token], erasure_id=erasure_id, held_until=lease.until)
     # 8. Number the removals: last, because other transactions wait for the numbers.
-    feed.note_removals(session, [samples.object_name(sample.id) for sample in found])
+    feed.note_removals(session, [samples.object_name(one.id) for one in found], undescribed=len(undescribed))
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made in step 6
     return accepted

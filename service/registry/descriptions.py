@@ -31,9 +31,12 @@ def missing(session: ReadSession, kind: str, *, limit: int | None = None) -> lis
     return [Undescribed(*row) for row in session.execute(statement)]
 
 
-def is_complete(session: ReadSession, kind: str) -> bool:
-    """Whether every sample has a descriptor of this kind."""
-    return not missing(session, kind, limit=1)
+def among(session: ReadSession, ids: Sequence[str], kind: str) -> set[str]:
+    """Those of these samples that exist and have no descriptor of this kind."""
+    found: set[str] = set()
+    for chunk in chunked(ids):
+        found |= set(session.scalars(sa.select(SampleRow.id).where(SampleRow.id.in_(chunk), _otherwise(kind))))
+    return found
 
 
 def note(session: WriteSession, ids: Sequence[str], kind: str | None) -> None:

@@ -4,7 +4,7 @@ Two heads come from one sum. A head for the meantime, of the entries that `quick
 milliseconds by whoever finds that a sample was removed; the whole head, which takes a third of a second, is solved
 by the updater's thread, off the threads that answer. While it is, additions wait for it, and answers know the older
 whole head unless a sample was removed. A tier consists of recorded descriptors of one kind: while samples wait to be
-described anew (`core.redescribe`), it says nothing.
+described anew (`core.redescribe`), it knows the others.
 
 Lambda and temperature are chosen from the survivors in the background (`serving.quality`, `models.choice`). A choice
 that knows a removed sample dies with it: the whole head and that for the meantime answer with the constants until
@@ -134,7 +134,7 @@ class ClosedFormTier:
             if self._state is None or self._solved is None:
                 return None
             with self._context.registry.read() as session:
-                changes = feed.since(session, self._marks)
+                changes = feed.since(session, self._marks, kind=self._context.backbone.kind.name)
             if changes.now == self._marks:
                 return self._solved
             try:
@@ -192,12 +192,10 @@ class ClosedFormTier:
         with self._starting:
             if self._state is not None:
                 return self.catch_up()
-            if not self._is_described():
-                return None
             with self._context.registry.write_beside_plans() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
-                survivors = feed.everything(session)
+                survivors = feed.everything(session, kind=self._context.backbone.kind.name)
             try:
                 backbone = self._context.backbone
                 beating = self._beating(survivors.added)
@@ -280,6 +278,8 @@ class ClosedFormTier:
     def _apply(self, state: Accumulators, changes: Changes) -> None:
         if not changes.complete(self._labels):
             raise Lost("changes are missing from the feed: this replica counted as dead meanwhile")
+        if any(samples.object_name(one.id) in self._labels for one in changes.added):
+            raise Lost("a sample was described anew that this replica had added")
         gone = [name for name in changes.removed if name in self._labels]
         for start in range(0, len(gone), CHUNK):
             chunk = gone[start : start + CHUNK]
@@ -311,11 +311,6 @@ class ClosedFormTier:
         self._reported, self._labels = None, {}
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
-
-    def _is_described(self) -> bool:
-        """Whether every sample has a descriptor of the wanted kind."""
-        with self._context.registry.read() as session:
-            return descriptions.is_complete(session, self._context.backbone.kind.name)
 
     def _may_start(self) -> bool:
         if self._failed is None:

@@ -133,7 +133,7 @@ class Quality:
         marks, state = taken
         del taken
         with self._context.registry.read() as session:
-            survivors = feed.survivors(session, additions=marks.additions)
+            survivors = feed.survivors(session, additions=marks.additions, kind=self._context.backbone.kind.name)
         self._check(marks)
         if len(survivors) != state.samples:
             raise Lost(f"{len(survivors)} samples are on record, and {state.samples} are in the sums")

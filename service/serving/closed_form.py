@@ -70,7 +70,7 @@ class Summary:
     """The tier with all added and without all removed samples.
 
     choice   lambda and temperature in force.
-    settled  whether that is what these samples imply: nothing is to be chosen anew.
+    settled  whether that is what these samples imply, and the head answers with it: nothing is to be chosen anew.
     digest   of the sums and the choice.
     """
 
@@ -222,18 +222,13 @@ class ClosedFormTier:
         return after is not None and (before is None or after.removals > before.removals)
 
     def report(self) -> None:
-        """Record that this replica is alive, and which changes it has applied; with its digest once all is settled.
-
-        It is not while lambda and temperature are to be chosen anew, or a head with others still answers.
-        """
+        """Record that this replica is alive, and which changes it has applied; with its digest once it is settled."""
         found = self._summarise()
         if found is None:
             return
         marks, summary = found
         self.before_report()
-        with self._lock:
-            answers = self._solved is not None and self._marks == marks and self._is_whole(self._solved)
-        digest = summary.digest if summary.settled and answers else None
+        digest = summary.digest if summary.settled else None
         with self._context.registry.write_beside_plans() as session:
             replicas.report(session, Replica(self._name, self._context.clock(), marks, digest))
         self._reported = marks
@@ -254,8 +249,8 @@ class ClosedFormTier:
         with self._lock:
             if self._state is None or self._solved is None:
                 return None
-            marks, choice, samples, settled = self._marks, self._choice(), self._state.samples, self._is_chosen()
-            known = self._digest
+            marks, choice, samples, known = self._marks, self._choice(), self._state.samples, self._digest
+            settled = self._is_chosen() and self._solved.choice == choice
             sums = known[1] if known is not None and known[0] == marks else self._state.copy()
         if isinstance(sums, Accumulators):  # hashed while others may answer
             sums = sums.digest()

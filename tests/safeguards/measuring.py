@@ -67,7 +67,7 @@ CHOOSING = [
             "is not None) and self._tier.is_settled(now)", "is not None)",
             f"{_CHOOSING}::test_a_replica_that_has_lost_its_sums_chooses_again[sqlite]"),
     mutant("choice-unsettled", "a replica vouches for no closed form that is yet to change", _TIER,
-            "summary.digest if summary.settled and answers else None", "summary.digest",
+            "summary.digest if summary.settled else None", "summary.digest",
             f"{_CHOOSING}::test_it_is_what_the_survivors_imply_and_the_head_is_solved_with_it[sqlite]"),
     mutant("choice-digest", "the digest of a closed form names its lambda and temperature", _CHOICE,
             "settings = [choice.ridge, choice.temperature, choice.samples]", "settings: list[float] = []",

@@ -188,7 +188,10 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         updater.afterwards = reconciler.wake
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
     measured = quality.quality.current if quality is not None else lambda: None
-    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured))
+    quick_seconds = (lambda: tier.quick_seconds) if tier is not None else lambda: 0.0
+    metrics.registry.register(
+        Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, quick_seconds)
+    )
     preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,

@@ -112,6 +112,7 @@ class Collector:
 
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
     measured        the quality of this replica's closed form; None while there is no report.
+    quick_seconds   how long this replica's closed form has answered with its quick head.
     """
 
     def __init__(
@@ -120,12 +121,14 @@ class Collector:
         snapshot_epoch: Callable[[], int],
         batcher: Batcher[Any, Any],
         measured: Callable[[], Measured | None] = lambda: None,
+        quick_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._stats = Patient(gather)
         # The answer of a moment ago may count what is erased since; and what is kept of it names no label.
         self._quality = Patient(lambda: _figures(measured()), kept=0.0)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
+        self._quick_seconds = quick_seconds
 
     def collect(self) -> Iterator[Metric]:
         """Called by Prometheus' client."""
@@ -152,6 +155,8 @@ class Collector:
         yield CounterMetricFamily("oubli_queue_refused_images", words, value=batcher.refused)
         words = "Images refused because they had waited for too long."
         yield CounterMetricFamily("oubli_queue_late_images", words, value=batcher.late)
+        words = "Time that this replica's closed form has answered with its quick head, until the whole one was solved."
+        yield CounterMetricFamily("oubli_quick_head_seconds", words, value=self._quick_seconds())
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

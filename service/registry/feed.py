@@ -41,9 +41,12 @@ class Changes:
     added: tuple[Added, ...]
     removed: tuple[str, ...]
 
-    def complete(self, known: Container[str]) -> bool:
-        """Whether no change is missing for a tier that had the sample objects `known` in at `since`."""
-        came_and_went = sum(name not in known for name in self.removed)
+    def complete(self, known: Container[str], *, passed: int = 0) -> bool:
+        """Whether no change is missing for a tier that had the sample objects `known` in at `since`.
+
+        passed  samples that were added after `since.additions` and removed by `since.removals`.
+        """
+        came_and_went = passed + sum(name not in known for name in self.removed)
         return (
             len(self.removed) == self.now.removals - self.since.removals
             and len(self.added) + came_and_went == self.now.additions - self.since.additions

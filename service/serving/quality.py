@@ -30,7 +30,8 @@ from service.core.context import Context
 from service.registry import feed
 from service.registry.feed import Added
 from service.registry.records import Marks
-from service.serving.closed_form import ClosedFormTier, Lost
+from service.serving.closed_form import ClosedFormTier
+from service.serving.descriptor_files import Lost
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from service.core.redescribe import Redescriber
 from service.registry import descriptions, samples
 from service.registry.records import Sample
 from service.serving import closed_form as tier_module
+from service.serving import descriptor_files
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Answer, Engine, Query
@@ -115,7 +116,7 @@ def test_a_survivor_who_cannot_be_read_silences_a_start_until_he_has_gone(
 def test_a_newcomer_who_cannot_be_read_does_no_harm(
     world: World, tier: ClosedFormTier, damage: Damage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tier_module, "CHUNK", 1)
+    monkeypatch.setattr(descriptor_files, "CHUNK", 1)
     *_, last = world.add(3)
     damage(world, last, monkeypatch)
     assert tier.catch_up() is None

@@ -47,13 +47,14 @@ MEASURING = [
 
 CHOOSING = [
     mutant("choice-erased", "a choice of lambda and temperature dies with a sample that it knows", _TIER,
-            "        if changes.removed:\n            self._chosen = None  # it knows them\n", "",
+            "                    self._chosen = None  # it knows them\n", "",
             f"{_CHOOSING}::test_from_the_transaction_of_any_erasure_on_the_constants_answer[sqlite]"),
     mutant("choice-late", "... also one that was being made", _TIER,
-            "if self._state is None or marks.removals != self._marks.removals:", "if self._state is None:",
+            "if self._sums is None or marks.removals != self._sums.marks.removals:", "if self._sums is None:",
             f"{_CHOOSING}::test_a_choice_that_an_erasure_overtakes_is_never_used[sqlite]"),
     mutant("choice-head", "the head that answers is solved with the choice in force", _TIER,
-            "head = solve(copy, ridge=choice.ridge)", "head = solve(copy, ridge=self._context.closed_form.ridge)",
+            "head = solve(copy, ridge=choice.ridge, overwrite=True)",
+            "head = solve(copy, ridge=self._context.closed_form.ridge, overwrite=True)",
             f"{_CHOOSING}::test_it_is_what_the_survivors_imply_and_the_head_is_solved_with_it[sqlite]"),
     mutant("choice-answer", "... and answers with its temperature", "service/serving/votes.py",
             "solved.choice.temperature", "0.1",

@@ -16,7 +16,7 @@ from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
 from service.registry import clusters, erasures, samples, state, workers
 from service.registry.states import cluster_state
-from service.serving.closed_form import Summary
+from service.serving.closed_form import ClosedFormTier
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def get_status(service: Running) -> Status:
     """Counts by state, and the workers."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
-    summary = service.closed_form.summary() if service.closed_form is not None else None
+    closed_form = _closed_form(service.closed_form) if service.closed_form is not None else None
     with context.registry.read() as session:
         existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
@@ -142,14 +142,19 @@ def get_status(service: Running) -> Status:
             ),
             device=context.settings.device,
             serving_epoch=state.epoch(session),
-            closed_form=_closed_form(summary) if summary is not None else None,
+            closed_form=closed_form,
         )
 
 
-def _closed_form(summary: Summary) -> ClosedFormStatus:
+def _closed_form(tier: ClosedFormTier) -> ClosedFormStatus | None:
+    summary = tier.summary()
+    if summary is None:
+        return None
+    solved = tier.current()
     return ClosedFormStatus(
         digest=summary.digest,
         samples=summary.samples,
+        head=solved.head_name if solved else None,
         ridge=summary.choice.ridge,
         temperature=summary.choice.temperature,
         chosen_from=summary.choice.samples,

@@ -32,6 +32,10 @@ class Prediction(BaseModel):
         description="The cluster's prompt, the closed-form head on all owners' samples, or a weighted mean of both."
     )
     degraded: bool = Field(description="The image's own cluster serves no prompt just now; others answered for it.")
+    head: Literal["quick", "whole"] | None = Field(
+        description="The closed form's head that had a say: `whole`, of all entries of a descriptor, or `quick`, of a "
+        "few, for the moments after an erasure until the whole one is solved without the samples; null if none had."
+    )
 
 
 class Predictions(BaseModel):
@@ -115,6 +119,9 @@ class ClosedFormStatus(BaseModel):
         "once it is settled."
     )
     samples: int
+    head: Literal["quick", "whole"] | None = Field(
+        description="The head that answers now, as in a prediction; null while there are no samples."
+    )
     ridge: float = Field(description="Lambda of its ridge regression, in force now.")
     temperature: float = Field(description="Of its softmax, in force now.")
     chosen_from: int = Field(

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from models.choice import constants, digest_of
+from models.choice import Choice, constants, digest_of
 from models.embedding import Descriptor
 from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
@@ -290,23 +290,29 @@ class History(RuleBasedStateMachine):
         self.tiers[name].leave()
 
     def is_right(self, tier: ClosedFormTier) -> bool:
-        """Whether it knows the survivors alone, and answers with what those imply that came before its choice."""
-        summary, solved, chosen = tier.summary(), tier.current(), tier._chosen
+        """Whether it knows the survivors alone, and has chosen what it answers with from survivors alone."""
+        summary, solved = tier.summary(), tier.current()
         assert summary is not None
         assert solved is not None
-        # Of those that came first, if any: no sample has been erased since.
-        choice = (
-            self.world.choice(chosen[0].additions - chosen[0].removals)
-            if chosen is not None
-            else constants(self.world.context.closed_form)
-        )
-        at_rest = self.world.closed_form_digest()
+        sums = self.world.accumulators().digest()
         return (
-            summary.digest == digest_of(self.world.accumulators().digest(), choice)
+            summary.digest == digest_of(sums, summary.choice)
             and summary.samples == len(self.world.survivors)
-            and solved.choice == choice
-            and (not summary.settled or summary.digest == at_rest)
+            and self.is_of_survivors(summary.choice)
+            and self.is_of_survivors(solved.choice)
+            and (not summary.settled or summary.digest == self.world.closed_form_digest())
+            and (not summary.settled or solved.choice == summary.choice)
         )
+
+    def is_of_survivors(self, choice: Choice) -> bool:
+        """Whether those imply it that came first, as many as there were: no sample has been erased since.
+
+        One of them may be alone with its label, and was not compared.
+        """
+        if not choice.samples:
+            return choice == constants(self.world.context.closed_form)
+        counts = range(choice.samples, min(choice.samples + 1, len(self.world.survivors)) + 1)
+        return choice in [self.world.choice(first=count) for count in counts]
 
     # ----------------------------------------------------------------------------------------- what always holds
 

@@ -92,7 +92,7 @@ def choose(
     for ridge in ridges:
         try:
             head = LeaveOneOut(state.copy(), ridge=ridge, temperature=spec.temperature)
-        except np.linalg.LinAlgError:  # an operator's lambda, so small that rounding takes it to zero
+        except ValueError:  # LinAlgError: an operator's lambda, so small that rounding takes it to zero
             return constants(spec)
         pause()
         likelihoods[ridge] = _likelihoods(head, descriptors, labels, temperatures, pause)

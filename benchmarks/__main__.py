@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 
 from benchmarks import (
+    accuracy,
     attacks,
     closed_form,
     decoders,
     deletion_streams,
+    feature_prompts,
     features,
     fence,
     forgetting,
+    heads,
     intake,
     main_path,
     prompt_variants,
@@ -28,13 +31,16 @@ from benchmarks.serving import deletions, gpu, swaps, table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS = {
+    "accuracy": accuracy,
     "main_path": main_path,
     "forgetting": forgetting,
     "intake": intake,
     "decoders": decoders,
     "closed_form": closed_form,
+    "heads": heads,
     "quality": quality,
     "features": features,
+    "feature_prompts": feature_prompts,
     "tiers": tiers,
     "prompt_variants": prompt_variants,
     "fence": fence,

@@ -8,7 +8,6 @@ training images, the parts of each kind were; test images are only asked. What d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.images import Labelled, digits
+from benchmarks.images import Labelled, data_folder, digits, from_file
 from models import determinism
 from models.backbone import Backbone, load_backbone
 from models.closed_form import accumulate, solve
@@ -76,24 +75,18 @@ def measure(*, images: int = 10_000) -> dict[str, Any]:
 
 
 def _sets(images: int) -> list[Set]:
-    folder = Path(os.environ.get("OUBLI_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+    folder = data_folder()
     train, test = digits(images, DIGITS)
     found = [Set("digits", False, train, test)]
     if (folder / "omniglot-alphabets.npz").is_file():
         path = folder / "omniglot-alphabets.npz"
-        found.insert(0, Set("characters of 8 alphabets", False, _part(path, "train", images), _part(path, "test")))
+        found.insert(
+            0, Set("characters of 8 alphabets", False, from_file(path, "train", images), from_file(path, "test"))
+        )
     if (folder / "cifar10-final.npz").is_file():
-        train = _part(folder / "cifar10-small.npz", "train", images)
-        found.insert(0, Set("CIFAR-10 subset", True, train, _part(folder / "cifar10-final.npz", "test")))
+        train = from_file(folder / "cifar10-small.npz", "train", images)
+        found.insert(0, Set("CIFAR-10 subset", True, train, from_file(folder / "cifar10-final.npz", "test")))
     return found
-
-
-def _part(path: Path, part: str, most: int | None = None) -> list[Labelled]:
-    """Images of a file, shuffled."""
-    with np.load(path, allow_pickle=False) as data:
-        pixels, labels, classes = data[f"{part}_images"], data[f"{part}_labels"], data["classes"]
-    chosen = np.random.default_rng(0).permutation(len(pixels))[:most]
-    return [Labelled(pixels[i], str(classes[labels[i]])) for i in chosen]
 
 
 def _described(one: Set, kind: DescriptorKind, folder: Path) -> Described:

@@ -47,6 +47,14 @@ def load(train: int, test: int, *, seed: int = 0) -> tuple[str, list[Labelled], 
     return "digits", *digits(train, test, seed=seed)
 
 
+def from_file(path: Path, part: str, most: int | None = None) -> list[Labelled]:
+    """Images of a file of `data_folder()`, shuffled; `part` is `train` or `test`."""
+    with np.load(path, allow_pickle=False) as data:
+        pixels, labels, classes = data[f"{part}_images"], data[f"{part}_labels"], data["classes"]
+    chosen = np.random.default_rng(0).permutation(len(pixels))[:most]
+    return [Labelled(pixels[i], str(classes[labels[i]])) for i in chosen]
+
+
 def digits(train: int, test: int, *, seed: int = 0) -> tuple[list[Labelled], list[Labelled]]:
     """Shuffled train and test images of scikit-learn's digits."""
     from sklearn.datasets import load_digits

@@ -50,7 +50,7 @@ def measure(*, images: int = 2000, queries: int = 500) -> dict[str, Any]:
     figures: dict[str, Any] = {"data": name, "images": len(contributed), "owners": OWNERS}
     with running_service(0) as (client, _, folder):
         figures |= _fill(client, contributed, owners)
-        figures["accuracy"] = _accuracy(client, held_out)
+        figures["accuracy"] = accuracy_of(client, held_out)
         figures |= _erase_everyone(client, folder, sorted(set(owners)))
     figures |= _baselines(contributed, held_out)
     return figures
@@ -79,6 +79,7 @@ def _fill(client: Client, contributed: Sequence[Labelled], owners: Sequence[str]
 
 
 def wait_until_served(client: Client) -> list[dict[str, Any]]:
+    """Wait until every cluster serves a prompt of its present members; the clusters."""
     with progress_bar() as bar:
         task = bar.add_task("Training", total=None)
         while True:
@@ -91,7 +92,8 @@ def wait_until_served(client: Client) -> list[dict[str, Any]]:
             time.sleep(1)
 
 
-def _accuracy(client: Client, held_out: Sequence[Labelled]) -> float:
+def accuracy_of(client: Client, held_out: Sequence[Labelled]) -> float:
+    """The share of images that the service names rightly."""
     right = 0
     for start in range(0, len(held_out), CHUNK):
         chunk = held_out[start : start + CHUNK]
@@ -164,9 +166,8 @@ def _baselines(contributed: Sequence[Labelled], held_out: Sequence[Labelled]) ->
         Survivor(pixel_digest(i.pixels), i.label, p)
         for i, p in zip(contributed, _places(backbone, layout, contributed), strict=True)
     ]
-    budget = TrainingSpec(
-        epochs=settings.training.epochs, prompt_lr=settings.training.prompt_lr, head_lr=settings.training.head_lr
-    )
+    asked = settings.training.spec()
+    budget = TrainingSpec(epochs=asked.epochs, prompt_lr=asked.prompt_lr, head_lr=asked.head_lr, prompt=asked.prompt)
     clusters = plan(survivors, partition=partition, backbone_digest=backbone.digest, training=budget)
     regions = [(cluster.region, cluster.members) for cluster in clusters]
     everything = [(Interval(0, 2**63 - 1), tuple(range(len(contributed))))]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,10 +59,10 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 @contextmanager
-def running_api(folder: Path) -> Iterator[tuple[str, str]]:
-    """Address and key."""
+def running_api(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    """`oubli api` alone, without a worker: its address and a key."""
     oubli, data = [sys.executable, "-m", "service.cli"], ["--data", str(folder)]
-    environment = {**os.environ, "OUBLI_LOG_LEVEL": "WARNING"}
+    environment = {**os.environ, "OUBLI_LOG_LEVEL": "WARNING", **(settings or {})}
 
     def run(*command: str) -> str:
         finished = subprocess.run(

@@ -11,17 +11,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dger
 
+from models.cholesky import Cholesky
 from models.descriptor import SCALE, Descriptor, is_descriptor
 from models.descriptor_kind import QUICK, RIDGES
 from models.spec import canonical_json
 
 # |q| <= 1.004 x 2^14 for a rounded unit vector, so a sum of n products stays below 2^53 while n is below this.
 MOST_SAMPLES = 1 << 24
+BLOCK = 256  # rows of X'X that are computed or hashed at a time: a second matrix of its size would be too large
+FEW = 64  # samples; with more, half of X'X is computed and copied to the other half
 
 Sums = npt.NDArray[np.float64]
 Rows = Descriptor | npt.NDArray[np.floating]  # descriptors [n, dim], or unit vectors that are rounded first
@@ -77,11 +81,25 @@ class Accumulators:
     def _change(self, rows: Sums, labels: Sequence[str], sign: int) -> None:
         if rows.shape != (len(labels), self.dim):
             raise ValueError(f"{len(labels)} descriptors of {self.dim} entries are needed, not {list(rows.shape)}.")
-        self.gram += sign * (rows.T @ rows)
+        self._change_gram(rows, sign)
         names = np.array(labels, dtype=object)
         for label in sorted(set(labels)):
             chosen = rows[names == label]
             self._count(label, sign * chosen.sum(axis=0), sign * len(chosen))
+
+    def _change_gram(self, rows: Sums, sign: int) -> None:
+        """X'X += sign x rows' rows, in place, with Python's lock released but for a single row's few milliseconds."""
+        if len(rows) == 1:
+            self.gram = dger(float(sign), rows[0], rows[0], a=self.gram.T, overwrite_a=True).T
+            return
+        few, change = len(rows) <= FEW, np.add if sign > 0 else np.subtract
+        for start in range(0, self.dim, BLOCK):
+            block, columns = slice(start, start + BLOCK), slice(0 if few else start, None)
+            product = rows[:, block].T @ rows[:, columns]  # [BLOCK, dim], without what is left of the diagonal if many
+            change(self.gram[block, columns], product, out=self.gram[block, columns])
+        for start in range(0, 0 if few else self.dim, BLOCK):
+            block, below = slice(start, start + BLOCK), slice(start + BLOCK, None)
+            self.gram[below, block] = self.gram[block, below].T
 
     def _count(self, label: str, total: Sums, count: int) -> None:
         left = self.counts.get(label, 0) + count
@@ -104,8 +122,9 @@ class Accumulators:
         labels = sorted(self.counts)
         hashed = hashlib.sha256(b"oubli/closed-form/1")
         hashed.update(canonical_json([self.kind, self.dim, [(label, self.counts[label]) for label in labels]]))
-        for part in (self.gram, *(self.sums[label] for label in labels)):
-            hashed.update((part + 0.0).astype("<f8").tobytes())  # + 0.0: no negative zeros
+        blocks = (self.gram[start : start + BLOCK] for start in range(0, self.dim, BLOCK))
+        for part in chain(blocks, (self.sums[label] for label in labels)):
+            hashed.update((part + 0.0).astype("<f8").data)  # + 0.0: no negative zeros
         return hashed.hexdigest()
 
 
@@ -131,29 +150,31 @@ class ClosedFormHead:
         return probabilities
 
 
-def solve(state: Accumulators, *, ridge: float, entries: Entries | None = None) -> ClosedFormHead:
+def solve(
+    state: Accumulators, *, ridge: float, entries: Entries | None = None, overwrite: bool = False
+) -> ClosedFormHead:
     """The head that the accumulators imply. Raises ValueError if there are no samples, or `ridge` is not positive.
 
     A label's targets are scaled by the square root of how much rarer it is than the mean label. Unscaled, labels with a
     tenth of the others' samples are hardly ever answered; scaled in full, a single sample with a label of its own would
     take a third of all answers (docs/explanation/evaluation.md).
 
-    ridge    lambda, in units of the features' square; it does not grow with the number of samples.
-    entries  of a descriptor to solve for, as if it had no others; None: all.
+    ridge      lambda, in units of the features' square; it does not grow with the number of samples.
+    entries    of a descriptor to solve for, as if it had no others; None: all.
+    overwrite  `state` will not be used any more: no second matrix of its size is needed.
     """
     if not state.counts:
         raise ValueError("There are no samples, so there is no label to answer with.")
     if not ridge > 0:
         raise ValueError(f"lambda must be positive, not {ridge}.")
     labels = tuple(sorted(state.counts))
-    system = (state.gram if entries is None else state.gram[np.ix_(entries, entries)]) / SCALE**2
+    system = state.gram if entries is None else state.gram[np.ix_(entries, entries)]
+    system = np.divide(system, SCALE**2, out=system if overwrite or entries is not None else None)
     system[np.diag_indices(len(system))] += ridge
     balance = [np.sqrt(state.samples / (len(labels) * state.counts[label])) for label in labels]
     sums = [state.sums[label] if entries is None else state.sums[label][entries] for label in labels]
     targets = np.stack(sums, axis=1) / SCALE * balance
-    factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-    weight: Sums = cho_solve(factor, targets, overwrite_b=True, check_finite=False)
-    return ClosedFormHead(labels, weight, entries)
+    return ClosedFormHead(labels, Cholesky(system).solve(targets), entries)
 
 
 def summarise(state: Accumulators, entries: Entries) -> ClosedFormHead:

@@ -15,9 +15,15 @@ LEAST_SHARE = 0.01
 
 
 def weight(members: int, samples: int) -> float:
-    """The weight of a prompt trained on `members` of `samples`: 0 up to a hundredth of them, 1/2 for all of them."""
+    """The weight of a prompt trained on `members` of `samples`: 0 up to a hundredth of them, 1/2 for all of them.
+
+    Where the closed form knows fewer samples than the prompt, which happens while samples are described anew, each
+    weighs as many as it knows.
+    """
+    if members >= samples:
+        return members / (members + samples) if members else 0.5
     least = math.sqrt(LEAST_SHARE)
-    share = min(1.0, members / samples) if samples else 1.0
+    share = members / samples
     return 0.5 * max(0.0, math.sqrt(share) - least) / (1.0 - least)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from models.cholesky import Cholesky
 from models.closed_form import Accumulators, Sums, quantise
 from models.descriptor import SCALE, Descriptor
 
@@ -41,10 +41,9 @@ class LeaveOneOut:
         system = state.gram
         system /= SCALE**2
         system[np.diag_indices(state.dim)] += ridge
-        # Symmetric, so its transpose is the same matrix, in the order that LAPACK overwrites without a copy.
-        self._factor: Sums = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)[0]
+        self._factor = Cholesky(system)
         targets = np.stack([state.sums[label] for label in self.labels], axis=1) / SCALE
-        self._weight: Sums = cho_solve((self._factor, True), targets, overwrite_b=True, check_finite=False)
+        self._weight = self._factor.solve(targets)
 
     def scores(self, descriptors: Descriptor, labels: Sequence[str]) -> Sums:
         """Probabilities [n, labels] of these samples, each from the head of all others; column i is `labels[i]`.
@@ -55,7 +54,7 @@ class LeaveOneOut:
         rows = quantise(descriptors) / SCALE  # [n, dim]
         own = np.array([self._columns[label] for label in labels], dtype=np.intp)
         each = np.arange(len(rows))
-        halves = solve_triangular(self._factor, rows.T, lower=True, check_finite=False)  # [dim, n]
+        halves = self._factor.halves(rows)  # [dim, n]
         hat = np.einsum("dn,dn->n", halves, halves)
         outputs: Sums = rows @ self._weight  # [n, labels]
         outputs[each, own] -= hat

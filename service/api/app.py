@@ -195,7 +195,10 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
     measured = quality.quality.current if quality is not None else lambda: None
     evaluated = held_out.quality.current if held_out is not None else lambda: None
-    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, evaluated))
+    quick_seconds = (lambda: tier.quick_seconds) if tier is not None else lambda: 0.0
+    metrics.registry.register(
+        Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, quick_seconds, evaluated)
+    )
     preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,

@@ -113,6 +113,7 @@ class Collector:
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
     measured        the quality of this replica's closed form; None while there is no report.
     evaluated       the same on the evaluation set.
+    quick_seconds   how long this replica's closed form has answered with its quick head.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Collector:
         snapshot_epoch: Callable[[], int],
         batcher: Batcher[Any, Any],
         measured: Callable[[], Measured | None] = lambda: None,
+        quick_seconds: Callable[[], float] = lambda: 0.0,
         evaluated: Callable[[], Measured | None] = lambda: None,
     ) -> None:
         self._stats = Patient(gather)
@@ -129,6 +131,7 @@ class Collector:
         self._evaluation = Patient(lambda: _figures(evaluated()), kept=0.0)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
+        self._quick_seconds = quick_seconds
 
     def collect(self) -> Iterator[Metric]:
         """Called by Prometheus' client."""
@@ -156,6 +159,8 @@ class Collector:
         yield CounterMetricFamily("oubli_queue_refused_images", words, value=batcher.refused)
         words = "Images refused because they had waited for too long."
         yield CounterMetricFamily("oubli_queue_late_images", words, value=batcher.late)
+        words = "Time that this replica's closed form has answered with its quick head, until the whole one was solved."
+        yield CounterMetricFamily("oubli_quick_head_seconds", words, value=self._quick_seconds())
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

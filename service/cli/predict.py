@@ -60,9 +60,9 @@ def _print(found: Sequence[tuple[Path, FileOutcome]], as_json: bool) -> None:
     if answered:
         table = Table("file", "label", "score", "cluster", "tier", "")
         for path, answer in answered:
-            note = "degraded" if answer.get("degraded") else ""
+            notes = ["degraded"] * bool(answer.get("degraded")) + ["quick head"] * (answer.get("head") == "quick")
             where = [plain(answer.get(name) or "") for name in ("cluster", "tier")]
-            table.add_row(plain(path), plain(answer["label"]), f"{answer['score']:.3f}", *where, note)
+            table.add_row(plain(path), plain(answer["label"]), f"{answer['score']:.3f}", *where, ", ".join(notes))
         show(table)
     for path, reason in refused:
         say(f"{plain(path)}: {plain(reason)}", style="red")

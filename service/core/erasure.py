@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,6 +21,7 @@ from service.errors import NotFound, Unavailable
 from service.registry import (
     backoff,
     clusters,
+    descriptions,
     destructions,
     erasure_progress,
     erasures,
@@ -34,7 +35,7 @@ from service.registry import (
 )
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
-from service.registry.roles import EVALUATION
+from service.registry.roles import EVALUATION, TRAINING
 
 TRIES = 5
 
@@ -175,6 +176,7 @@ def _erase(
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
     # 2. Count setbacks, end trainings, delete rows.
+    undescribed = descriptions.among(session, [one.id for one in found], context.backbone.kind.name, role=TRAINING)
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
@@ -210,7 +212,7 @@ def _erase(
     # 8. Number the removals: last, because other transactions wait for the numbers.
     learned = [samples.object_name(sample.id) for sample in found if sample.role != EVALUATION]
     held_out = [samples.object_name(sample.id) for sample in found if sample.role == EVALUATION]
-    feed.note_removals(session, learned)
+    feed.note_removals(session, learned, undescribed=len(undescribed))
     evaluation.note_removals(session, held_out)
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made in step 6
@@ -255,25 +257,30 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
 
     regions = {(cluster.lo, cluster.hi) for cluster in existing}
     affected = {sample.cluster for sample in learned if sample.cluster is not None}
-    remaining = sum(cluster.samples for cluster in existing) - len(learned)
-    retrained = 0
+    retrained: list[int] = []  # members of each cluster that would be trained again
+    cut = {region: left(*region) for region in context.partition.cut(left)}
     gone = [sample.id for sample in learned]
     if layout_state.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
-        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, remaining
+        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, list(cut.values())
     else:
-        for region in context.partition.cut(left):
-            if (region.lo, region.hi) not in regions or left(*region) != count(*region):
-                retrained += left(*region)
+        for region, members in cut.items():
+            if (region.lo, region.hi) not in regions or members != count(*region):
+                retrained.append(members)
                 affected |= {c.id for c in existing if c.lo < region.hi and region.lo < c.hi and c.samples}
-    epochs = context.training.epochs
+    work = _sample_epochs(context, retrained)
     pace = _seconds_per_sample_epoch(session, existing)
     return Quote(
         samples=len(found),
         clusters=tuple(sorted(affected)),
-        sample_epochs=retrained * epochs,
-        seconds=retrained * epochs * pace if pace is not None else None,
-        full_sample_epochs=remaining * epochs,
+        sample_epochs=work,
+        seconds=work * pace if pace is not None else None,
+        full_sample_epochs=_sample_epochs(context, cut.values()),
     )
+
+
+def _sample_epochs(context: Context, members: Iterable[int]) -> int:
+    """What training clusters of so many members takes."""
+    return sum(count * context.training.epochs_of(count) for count in members)
 
 
 def _seconds_per_sample_epoch(session: ReadSession, existing: Sequence[Cluster]) -> float | None:

@@ -3,8 +3,8 @@
 Needed when `closed_form.features` or `training.flip` has changed, and once after an upgrade. Promises: a file is
 rewritten only in a transaction in which its sample is recorded, so nothing erased comes back; what is recorded of a
 file's kind is never ahead of the file, so a worker that is killed loses only the portion under way; embeddings keep
-their bytes. Until the last sample to learn from is done, the closed-form tier says nothing and
-prompts answer; evaluation samples come after these.
+their bytes. Each sample to learn from that is done is an addition to the closed-form tier, which meanwhile answers with
+those it has; evaluation samples come after these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.embedding import check, describe
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import sample_file
 from service.core.context import Context, require_bound
-from service.registry import descriptions, samples
+from service.registry import descriptions, feed, samples
 from service.registry.descriptions import Undescribed
 from service.registry.records import Role
 from service.registry.roles import EVALUATION, TRAINING
@@ -105,14 +105,20 @@ class Redescriber:
         return ready
 
     def _record(self, ready: Sequence[_Read]) -> int:
-        """Rewrite the files of those samples that still exist, and record it; how many."""
+        """Rewrite the files of those samples that still wait for it, and record it; how many.
+
+        One that another worker has described meanwhile keeps its file: replicas have added what is in it.
+        """
         self._context.store.check()  # while no writer waits: a store that hangs would hold up every writer
         with self._context.registry.write(exclusive=True) as session:
             require_bound(self._context, session)
-            existing = {sample.id for sample in samples.find(session, [one.sample.id for one in ready])}
-            kept = [one for one in ready if one.sample.id in existing]
+            ids, kind = [one.sample.id for one in ready], self._context.backbone.kind.name
+            waiting = descriptions.among(session, ids, kind)
+            learned = descriptions.among(session, ids, kind, role=TRAINING)
+            kept = [one for one in ready if one.sample.id in waiting]
             self._context.store.put_many(
                 [(samples.object_name(one.sample.id), one.data) for one in kept if one.data is not None]
             )
-            descriptions.note(session, [one.sample.id for one in kept], self._context.backbone.kind.name)
+            descriptions.note(session, [one.sample.id for one in kept], kind)
+            feed.note_additions(session, sorted(learned))
         return len(kept)

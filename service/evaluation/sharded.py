@@ -27,7 +27,7 @@ class Sharded:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         budget = setting.budget
-        self._epochs = _sisa_epochs(budget.training.epochs, budget.slices)
+        self._epochs = _sisa_epochs(budget.training.epochs_of(len(setting.pool)), budget.slices)
         self.passes = float(budget.shards)
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
@@ -59,7 +59,7 @@ class Sharded:
             self._setting.backbone,
             replace(self._setting.budget.training, epochs=self._epochs[part.region.hi]),
             part.key,
-            self._setting.pool.take(part.rows),
+            self._setting.pool.take(part.rows).members,
             start=self._setting.start,
             before=built[part.after] if part.after is not None else None,
             progress=progress,

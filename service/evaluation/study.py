@@ -18,11 +18,13 @@ import numpy as np
 from models import determinism
 from models.backbone import Backbone, load_backbone
 from models.descriptor_kind import DescriptorKind
+from models.image import pixel_digest
 from models.meta_prompt import read_meta_prompt
-from models.spec import canonical_json, sha256
+from models.spec import canonical_json, member_digest, sha256
 from models.training import TrainingExample, train, values_digest
 from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
+from service.evaluation.core import Pooled
 from service.evaluation.data_sets import DataSet, load_data_set
 from service.evaluation.method import Budget, Method, Setting
 from service.evaluation.methods import METHODS, make_method
@@ -42,6 +44,7 @@ class Study:
     seeds                 orders of arrival, hence other keys and other trainings.
     trial                 None for no exactness and no attack.
     meta_prompt           a file that prompts start from; `budget` names its digest.
+    core_data             another data set that the core's samples come from; `budget` says how many.
     """
 
     data: str
@@ -58,6 +61,7 @@ class Study:
     budget: Budget = field(default_factory=Budget)
     trial: Scale | None = field(default_factory=Scale)
     meta_prompt: Path | None = None
+    core_data: str | None = None
 
     def load_backbone(self, device: str) -> Backbone:
         """Raises UnknownBackbone."""
@@ -74,6 +78,12 @@ class Study:
         """Raises MissingDataSet."""
         return load_data_set(self.data, root=self.root, download=download, train=self.train, test=self.test)
 
+    def load_core(self) -> tuple[TrainingExample, ...] | None:
+        """Samples of the core that are not in the pool. Raises MissingDataSet."""
+        if self.core_data is None or "core" not in self.methods:
+            return None
+        return tuple(load_data_set(self.core_data, root=self.root, train=self.budget.core).train)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -89,7 +99,7 @@ class Task:
 
 def tasks_of(study: Study, samples: int) -> dict[Task, int]:
     """Every task, the longest first, with about how many sample-epochs it takes."""
-    epochs = study.budget.training.epochs
+    epochs = study.budget.training.epochs_of(samples)
     found = {Task(name, seed): samples * epochs for name in study.methods for seed in range(study.seeds)}
     if study.trial is not None:
         builds = 4 + study.trial.references
@@ -118,7 +128,7 @@ class Bench:
             if study.meta_prompt is not None
             else None
         )
-
+        self._core = study.load_core()
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -131,7 +141,10 @@ class Bench:
     def check(self) -> None:
         """Raise ValueError for what no method could be made with, before anything is trained."""
         for name in self._study.methods:
-            make_method(name, Setting(self.backbone, self.samples, self._study.budget, self._start))
+            make_method(name, self._setting(self.samples))
+
+    def _setting(self, pool: Pool) -> Setting:
+        return Setting(self.backbone, pool, self._study.budget, self._start, self._core)
 
     def path_of(self, task: Task) -> Path:
         """Where its figures are kept, named after everything that they depend on."""
@@ -142,6 +155,8 @@ class Bench:
             [asdict(study.budget), asdict(study.trial) if study.trial and task.kind == "trial" else None],
             determinism.fingerprint(threads=THREADS, device=self._device),
         ]
+        if self._core is not None and task.method == "core":
+            made_from.append([member_digest(pixel_digest(member.pixels), member.label) for member in self._core])
         name = sha256(b"oubli/run/1", canonical_json(made_from), str(task).encode())[:16]
         return study.out / "runs" / f"{task}-{name}.json"
 
@@ -166,17 +181,17 @@ class Bench:
         scale = self._study.trial
         if scale is None or len(self.samples) < scale.samples:
             raise ValueError(f"A trial needs {scale.samples if scale else 0} samples; there are {len(self.samples)}.")
-        chosen = self.samples.take(range(scale.samples))
-        return trial.run(task.method, self.backbone, chosen, self._study.budget, scale, spent, start=self._start)
+        setting = self._setting(self.samples.take(range(scale.samples)))
+        return trial.run(task.method, setting, scale, spent)
 
     def _worth(self, spent: Spent) -> dict[str, Any]:
-        judged = worth.judge(Setting(self.backbone, self.samples, self._study.budget, self._start), spent)
+        judged = worth.judge(self._setting(self.samples), spent)
         return {"clusters": [asdict(cluster) for cluster in judged]}
 
     def _table(self, name: str, seed: int, spent: Spent) -> dict[str, Any]:
         order = np.random.default_rng([404, seed]).permutation(len(self.samples)).tolist()
         pool = self.samples.take(order)
-        method = make_method(name, Setting(self.backbone, pool, self._study.budget, self._start))
+        method = make_method(name, self._setting(pool))
         rows = range(len(pool))
         work = build(method, rows, folder=self._study.out / "parts", spent=spent)
         started = time.perf_counter()
@@ -185,7 +200,7 @@ class Bench:
         rate = work.seconds / work.sample_epochs if work.sample_epochs else 0.0
         return {
             "accuracy": accuracy,
-            "prompts_alone": self._accuracy(method.prompts, pool, work) if isinstance(method, Fused) else None,
+            "prompts_alone": self._accuracy(method.prompts, pool, work) if isinstance(method, Fused | Pooled) else None,
             "models": len(forgetting.models(work.parts)),
             "sizes": [len(part.rows) for part in forgetting.models(work.parts)],
             "expected_cost": forgetting.expected_cost(work.parts, len(pool)),
@@ -208,7 +223,7 @@ class Bench:
 
     def _subtracting(self, name: str, pool: Pool, gone: str) -> float:
         """Seconds to take samples out of the closed form and solve it again, where there is one."""
-        if name not in ("ridge", "tree"):
+        if name not in ("ridge", "tree", "feature_tree", "feature_prompt", "core"):
             return 0.0
         count = forgetting.OWNED if gone == "owner" else int(gone)
         sums = learners.accumulators(pool)

@@ -52,7 +52,7 @@ def _judge(setting: Setting, part: Part, spent: Spent) -> Worth:
             continue
         for name, said in _both(setting, f"{part.key}/{number}", learned_from, asked).items():
             right[name] += said
-        spent(setting.budget.training.epochs * len(learned_from))
+        spent(setting.budget.training.epochs_of(len(learned_from)) * len(learned_from))
     labels = len(set(members.labels))
     return Worth(len(members), labels, right["prompt"] / len(members), right["head"] / len(members))
 
@@ -61,7 +61,7 @@ def _both(setting: Setting, key: str, learned_from: Pool, asked: Pool) -> dict[s
     """How many of those asked each names rightly."""
     backbone, training = setting.backbone, setting.budget.training
     bare = replace(training, prompt=PromptSpec(kind="none"))
-    prompt = learners.build_prompt(backbone, training, key, learned_from, start=setting.start)
+    prompt = learners.build_prompt(backbone, training, key, learned_from.members, start=setting.start)
     head = learners.build_head(backbone, bare, key, learned_from)
     return {
         "prompt": _right(prompt, learners.ask_prompt(backbone, training, prompt, asked), asked.labels),

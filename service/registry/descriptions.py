@@ -34,13 +34,26 @@ def missing(
     with."""
     statement = sa.select(SampleRow.id, SampleRow.digest).where(_otherwise(kind)).limit(limit)
     if role is not None:
-        statement = statement.where(held_out() if role == EVALUATION else learned())
+        statement = statement.where(_is(role))
     return [Undescribed(*row) for row in session.execute(statement)]
+
+
+def among(session: ReadSession, ids: Sequence[str], kind: str, *, role: Role | None = None) -> set[str]:
+    """Those of these samples that exist and have no descriptor of this kind; of all roles, or of one."""
+    found: set[str] = set()
+    for chunk in chunked(ids):
+        statement = sa.select(SampleRow.id).where(SampleRow.id.in_(chunk), _otherwise(kind))
+        found |= set(session.scalars(statement if role is None else statement.where(_is(role))))
+    return found
 
 
 def is_complete(session: ReadSession, kind: str, *, role: Role = TRAINING) -> bool:
     """Whether every sample to learn from, or to measure with, has a descriptor of this kind."""
     return not missing(session, kind, limit=1, role=role)
+
+
+def _is(role: Role) -> sa.ColumnElement[bool]:
+    return held_out() if role == EVALUATION else learned()
 
 
 def note(session: WriteSession, ids: Sequence[str], kind: str | None) -> None:

@@ -4,6 +4,10 @@ Two counts on the state row number the changes. They are raised towards the end 
 change, which keeps the row's lock until it commits, so a reader of a count also sees every change up to it. A reader
 knows how many changes it should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start
 from the survivors. Evaluation samples are in no feed (`registry.evaluation`).
+
+What is added is a descriptor of the wanted kind (`kind`, a name): a sample comes with one, and one that is described
+anew (`core.redescribe`) is numbered again when it has it. A sample that is removed while it waits for one counts as one
+that came and went.
 """
 
 from __future__ import annotations
@@ -38,9 +42,12 @@ class Changes:
     added: tuple[Added, ...]
     removed: tuple[str, ...]
 
-    def complete(self, known: Container[str]) -> bool:
-        """Whether no change is missing for a tier that had the sample objects `known` in at `since`."""
-        came_and_went = sum(name not in known for name in self.removed)
+    def complete(self, known: Container[str], *, passed: int = 0) -> bool:
+        """Whether no change is missing for a tier that had the sample objects `known` in at `since`.
+
+        passed  samples that were added after `since.additions` and removed by `since.removals`.
+        """
+        came_and_went = passed + sum(name not in known for name in self.removed)
         return (
             len(self.removed) == self.now.removals - self.since.removals
             and len(self.added) + came_and_went == self.now.additions - self.since.additions
@@ -62,30 +69,38 @@ def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
         session.execute(sa.update(SampleRow).where(SampleRow.id.in_(chunk)).values(addition=mark))
 
 
-def note_removals(session: WriteSession, objects: Sequence[str]) -> None:
-    """Number removed samples, by their objects, which are scheduled for deletion. To be called late, as additions."""
-    statement = sa.update(StateRow).values(removals=StateRow.removals + len(objects))
+def note_removals(session: WriteSession, objects: Sequence[str], *, undescribed: int) -> None:
+    """Number removed samples, by their objects, which are scheduled for deletion. To be called late, as additions.
+
+    undescribed  how many of them had no descriptor of the wanted kind.
+    """
+    statement = sa.update(StateRow).values(
+        removals=StateRow.removals + len(objects), additions=StateRow.additions + undescribed
+    )
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
     for chunk in chunked(objects):
         session.execute(sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk)).values(removal=mark))
 
 
-def since(session: ReadSession, then: Marks) -> Changes:
+def since(session: ReadSession, then: Marks, *, kind: str) -> Changes:
     """The changes since those marks."""
-    columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    added = session.execute(sa.select(*columns).where(SampleRow.addition > then.additions)).all()
+    added = session.execute(_described(kind).where(SampleRow.addition > then.additions)).all()
     removed = sa.select(DestructionRow.object_name).where(DestructionRow.removal > then.removals)
     return Changes(then, marks(session), tuple(Added(*row) for row in added), tuple(session.execute(removed).scalars()))
 
 
-def everything(session: ReadSession) -> Changes:
-    """All survivors, as changes since the beginning."""
-    columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    rows = session.execute(sa.select(*columns).where(learned())).all()
+def everything(session: ReadSession, *, kind: str) -> Changes:
+    """All survivors with a descriptor of that kind, as changes since the beginning."""
+    rows = session.execute(_described(kind)).all()
     return Changes(Marks(0, 0), marks(session), tuple(Added(*row) for row in rows), ())
 
 
-def survivors(session: ReadSession, *, additions: int) -> tuple[Added, ...]:
-    """Samples that had come by that count of additions and have not been removed."""
+def survivors(session: ReadSession, *, additions: int, kind: str) -> tuple[Added, ...]:
+    """Samples with such a descriptor that had come by that count of additions and have not been removed."""
+    return tuple(Added(*row) for row in session.execute(_described(kind).where(SampleRow.addition <= additions)))
+
+
+def _described(kind: str) -> sa.Select[str, str, str]:
+    """As an expression, so that no index answers it: nearly all samples have this kind, few are new."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    return tuple(Added(*row) for row in session.execute(sa.select(*columns).where(SampleRow.addition <= additions)))
+    return sa.select(*columns).where(learned(), sa.func.coalesce(SampleRow.descriptor_kind, "") == kind)

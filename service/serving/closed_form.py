@@ -1,10 +1,10 @@
 """The closed-form tier of one replica: brought up to date by the registry's feed, exact at every mark.
 
-Two heads come from one sum. A head for the meantime, of the entries that `quick` descriptors have, is solved in
-milliseconds by whoever finds that a sample was removed; the whole head, which takes a third of a second, is solved
-by the updater's thread, off the threads that answer. While it is, additions wait for it, and answers know the older
-whole head unless a sample was removed. A tier consists of recorded descriptors of one kind: while samples wait to be
-described anew (`core.redescribe`), it says nothing.
+Two heads come from one sum. The quick head, of the entries that `quick` descriptors have, is solved in milliseconds by
+the thread that finds that a sample was removed; the whole head, which takes a third of a second, is solved by the
+updater's thread, off the threads that answer. Added samples are read and summed there too, all that have come together,
+and are answered with once the whole head is solved: a thread that answers only ever subtracts. A tier consists of
+recorded descriptors of one kind: while samples wait to be described anew (`core.redescribe`), it knows the others.
 
 A replica is recorded from before it reads the survivors until it leaves; during that time the objects of samples that
 are removed are kept for it to subtract. If anything goes wrong (a change is missing from the feed, an object cannot be
@@ -21,41 +21,43 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-
-import numpy as np
+from typing import Literal
 
 from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve, summarise
 from models.descriptor import Descriptor
-from service.artifacts import ObjectMissing
-from service.core import sample_file
 from service.core.context import Context
-from service.registry import descriptions, feed, replicas, samples
-from service.registry.feed import Added, Changes
+from service.registry import feed, replicas
+from service.registry.feed import Added
 from service.registry.records import Marks, Replica
+from service.serving.descriptor_files import DescriptorFiles, Lost
+from service.serving.stopwatch import Stopwatch
+from service.serving.survivor_sums import Additions, SurvivorSums
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256  # samples read at a time
 PATIENCE = timedelta(minutes=1)  # between two attempts to start from the survivors, unless a sample was removed
-
-
-class Lost(Exception):
-    """The tier's state cannot be brought up to date."""
 
 
 @dataclass(frozen=True)
 class Solved:
     """The solved tier at these marks; without a head while there are no samples.
 
-    whole  whether the head knows all entries of a descriptor.
+    whole  whether the head knows all entries of a descriptor; if not, it is the quick head.
     """
 
     marks: Marks
     samples: int
     head: ClosedFormHead | None
     whole: bool
+
+    @property
+    def head_name(self) -> Literal["quick", "whole"] | None:
+        """Which head answers; None without one."""
+        if self.head is None:
+            return None
+        return "whole" if self.whole else "quick"
 
 
 def replica_name() -> str:
@@ -78,13 +80,14 @@ class ClosedFormTier:
         self.unsolved: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
-        self._lock = threading.Lock()
+        self._files = DescriptorFiles(context)
+        self._lock = threading.Lock()  # of the sums and the head; threads that answer take no other
+        self._folding = threading.Lock()  # held while added samples are in memory
         self._solving = threading.Lock()
         self._starting = threading.Lock()
-        self._state: Accumulators | None = None
-        self._marks = Marks(0, 0)  # of `_state`; `_solved` may lack additions that are in it, never a removal
-        self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
-        self._solved: Solved | None = None
+        self._sums: SurvivorSums | None = None  # while they are None, so is `_solved`
+        self._solved: Solved | None = None  # may lack additions that are in the sums, never a removal
+        self._quick = Stopwatch()
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
         self._let_go_of: int | None = None  # so many evaluation samples, as last reported
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
@@ -100,65 +103,116 @@ class ClosedFormTier:
         solved = self._solved
         if solved is not None and solved.marks.removals == now.removals and (solved.head or now == solved.marks):
             return solved
-        return self._advance()
+        is_empty = solved is not None and solved.head is None  # then the first samples answer at once
+        is_current = self._is_folded() if is_empty else self._subtract() is not None
+        return self._solved if is_current else None  # not a state that it starts with just now
 
     def catch_up(self) -> Solved | None:
         """The tier with all added and without all removed samples, its head whole; None while it is lost."""
-        self._advance()
+        self._fold()
         self._solve_whole()
         return self._solved
 
-    def _advance(self) -> Solved | None:
-        """Bring the sums up to date; where a sample was removed, with a head for the meantime. None while lost."""
+    @property
+    def quick_seconds(self) -> float:
+        """How long the quick head has been the one that answers, in all."""
+        return self._quick.seconds
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it answers with a whole head; False while it is lost."""
+        solved = self._solved
+        return solved is not None and solved.whole
+
+    def is_behind(self) -> bool:
+        """Whether a removed sample is still in the sums."""
+        with self._context.registry.read_one() as session:
+            now = feed.marks(session)
+        sums = self._sums
+        return sums is not None and sums.marks.removals != now.removals
+
+    def _subtract(self) -> tuple[SurvivorSums, Additions] | None:
+        """Take removed samples out, and answer without them from now on; what is to be added. None while lost."""
         with self._lock:
-            if self._state is None or self._solved is None:
+            sums = self._sums
+            if sums is None or self._solved is None:
                 return None
             with self._context.registry.read() as session:
-                changes = feed.since(session, self._marks)
-            if changes.now == self._marks:
-                return self._solved
+                changes = feed.since(session, sums.marks, kind=self._context.backbone.kind.name)
             try:
-                self._apply(self._state, changes)
+                if sums.remove(changes):
+                    self._answer_with(self._for_the_meantime(sums))
+                    self.unsolved()
+                elif changes.removed:  # passed over: the head knows none of them
+                    marks = Marks(self._solved.marks.additions, sums.marks.removals)
+                    self._solved = replace(self._solved, marks=marks)
             except Exception as failure:  # whatever it is: half a change is no state
                 self._lose(failure)
                 return None
+            return sums, sums.additions(changes)
+
+    def _fold(self) -> bool:
+        """Bring the sums up to date, also with added samples, which are read while others answer; whether they are."""
+        with self._folding:
+            found = self._subtract()
+            if found is None:
+                return False
+            sums, additions = found
+            if additions.mark == sums.marks.additions:
+                return True
+            try:
+                add = sums.sum_up(additions.added)
+                with self._lock:
+                    if self._sums is not sums:
+                        return False  # lost meanwhile
+                    add()
+                    sums.note_added(additions)
+                    if self._solved is None or self._solved.head is None:
+                        self._answer_with(self._for_the_meantime(sums))
+            except Exception as failure:  # as above
+                self._lose(failure)
+                return False
+            return True
+
+    def _is_folded(self) -> bool:
+        """Fold, and have the whole head solved soon; whether the sums are up to date."""
+        folded = self._fold()
+        if folded:
             self.unsolved()
-            return self._solved
+        return folded
 
     def _solve_whole(self) -> None:
         """Solve the whole head of the present sums, from a copy: threads that answer do not wait meanwhile."""
         with self._solving:
             with self._lock:
-                solved, marks = self._solved, self._marks
-                if self._state is None or solved is None or (solved.whole and solved.marks == marks):
+                solved, sums = self._solved, self._sums
+                if sums is None or solved is None or (solved.whole and solved.marks == sums.marks):
                     return
-                copy = self._state.copy()
-            head = solve(copy, ridge=self._context.closed_form.ridge) if copy.samples else None
+                marks, copy = sums.marks, sums.state.copy()
+            count = copy.samples
+            head = solve(copy, ridge=self._context.closed_form.ridge, overwrite=True) if count else None
             with self._lock:
                 now = self._solved
                 if now is not None and now.marks.removals == marks.removals:
-                    self._solved = Solved(marks, copy.samples, head, whole=True)
+                    self._answer_with(Solved(marks, count, head, whole=True))
 
     def start(self) -> Solved | None:
         """Start from the survivors, unless the tier has started; None if that is not possible now."""
         with self._starting:
-            if self._state is not None:
+            if self._sums is not None:
                 return self.catch_up()
-            if not self._is_described():
-                return None
             with self._context.registry.write_beside_plans() as session:
                 replicas.register(session, name=self._name, now=self._context.clock())
             with self._context.registry.read() as session:
-                survivors = feed.everything(session)
+                survivors = feed.everything(session, kind=self._context.backbone.kind.name)
             try:
                 backbone = self._context.backbone
                 beating = self._beating(survivors.added)
                 state = accumulate(backbone.descriptor_width, beating, kind=backbone.kind.name)
                 with self._lock:
-                    self._labels = {samples.object_name(one.id): one.label for one in survivors.added}
                     head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-                    self._state, self._marks = state, survivors.now
-                    self._solved = Solved(survivors.now, state.samples, head, whole=True)
+                    self._sums = SurvivorSums(state, survivors, self._files)
+                    self._answer_with(Solved(survivors.now, state.samples, head, whole=True))
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -178,11 +232,11 @@ class ClosedFormTier:
 
     def report(self) -> None:
         """Record that this replica is alive, and which changes it has applied."""
-        with self._lock:
-            if self._state is None or self._solved is None:
+        with self._solving, self._folding, self._lock:  # no other thread has samples in memory that these marks remove
+            if self._sums is None or self._solved is None:
                 return
-            marks = self._marks
-            state = self._state.copy() if self._reported is None or self._reported[0] != marks else None
+            marks = self._sums.marks
+            state = self._sums.state.copy() if self._reported is None or self._reported[0] != marks else None
         if state is not None:
             self._reported = (marks, state.digest())
         known = self._reported
@@ -199,48 +253,38 @@ class ClosedFormTier:
     def summary(self) -> tuple[str, int] | None:
         """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
         known = self._reported
-        if self._advance() is None:
+        if not self._is_folded():
             return None
         with self._lock:
-            if self._state is None:
+            if self._sums is None:
                 return None
-            if known is not None and known[0] == self._marks:
-                return known[1], self._state.samples
-            state = self._state.copy()
+            if known is not None and known[0] == self._sums.marks:
+                return known[1], self._sums.state.samples
+            state = self._sums.state.copy()
         return state.digest(), state.samples
 
     def accumulated(self) -> tuple[Marks, Accumulators] | None:
         """The marks and a copy of the sums, brought up to date; None while it is lost."""
-        if self._advance() is None:
+        if not self._is_folded():
             return None
         with self._lock:
-            return (self._marks, self._state.copy()) if self._state is not None else None
+            return (self._sums.marks, self._sums.state.copy()) if self._sums is not None else None
 
     def descriptors(self, of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
         """Descriptors [n, dim] of these samples with their labels, read from the store. Raises Lost."""
-        return self._read(of)
+        return self._files.read(of)
 
-    def _apply(self, state: Accumulators, changes: Changes) -> None:
-        if not changes.complete(self._labels):
-            raise Lost("changes are missing from the feed: this replica counted as dead meanwhile")
-        gone = [name for name in changes.removed if name in self._labels]
-        for start in range(0, len(gone), CHUNK):
-            chunk = gone[start : start + CHUNK]
-            state.remove(np.stack([self._removed(name) for name in chunk]), [self._labels.pop(n) for n in chunk])
-        for descriptors, labels in self._read(changes.added):
-            state.add(descriptors, labels)
-        self._labels.update((samples.object_name(one.id), one.label) for one in changes.added)
-        self._marks = changes.now
-        if changes.removed or self._solved is None or self._solved.head is None:
-            self._solved = self._for_the_meantime(state, changes.now)
+    def _answer_with(self, solved: Solved | None) -> None:
+        self._solved = solved
+        self._quick.run(solved is not None and solved.head_name == "quick")
 
-    def _for_the_meantime(self, state: Accumulators, marks: Marks) -> Solved:
-        """What answers until the whole head is solved: a head of a few entries, where a descriptor has many."""
-        entries = self._context.backbone.depths.summary
+    def _for_the_meantime(self, sums: SurvivorSums) -> Solved:
+        """What answers until the whole head is solved: the quick head, where a descriptor has more entries."""
+        entries, state = self._context.backbone.depths.summary, sums.state
         if not state.samples or entries is None:
             head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-            return Solved(marks, state.samples, head, whole=True)
-        return Solved(marks, state.samples, summarise(state, entries), whole=False)
+            return Solved(sums.marks, state.samples, head, whole=True)
+        return Solved(sums.marks, state.samples, summarise(state, entries), whole=False)
 
     def _lose(self, failure: Exception | None) -> None:
         """Drop the state and the replica's row. If the row cannot be deleted, it expires."""
@@ -248,14 +292,10 @@ class ClosedFormTier:
             log.error("the closed-form tier is lost and starts again from the survivors: %s", failure)
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
-        self._state, self._solved, self._reported, self._labels = None, None, None, {}
+        self._answer_with(None)
+        self._sums, self._reported = None, None
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
-
-    def _is_described(self) -> bool:
-        """Whether every sample has a descriptor of the wanted kind."""
-        with self._context.registry.read() as session:
-            return descriptions.is_complete(session, self._context.backbone.kind.name)
 
     def _may_start(self) -> bool:
         if self._failed is None:
@@ -266,38 +306,11 @@ class ClosedFormTier:
         return erased or time.monotonic() - since > PATIENCE.total_seconds()
 
     def _beating(self, added: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
-        """`_read`, with a heartbeat now and then: it can take minutes."""
+        """Their descriptors and labels, with a heartbeat now and then: it can take minutes."""
         last = time.monotonic()
-        for part in self._read(added):
+        for part in self._files.read_ahead(added):
             if time.monotonic() - last > self._context.settings.worker.heartbeat_seconds:
                 last = time.monotonic()
                 with self._context.registry.write_beside_plans() as session:
                     replicas.beat(session, name=self._name, now=self._context.clock())
             yield part
-
-    def _read(self, added: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
-        for start in range(0, len(added), CHUNK):
-            chunk = added[start : start + CHUNK]
-            yield np.stack([self._added(one) for one in chunk]), [one.label for one in chunk]
-
-    def _added(self, sample: Added) -> Descriptor:
-        """The descriptor of an added sample. Raises Lost; a sample with another kind of it is to be described anew."""
-        found = self._recorded(samples.object_name(sample.id))
-        if found is None:
-            with self._context.registry.write_beside_plans() as session:
-                descriptions.note(session, [sample.id], None)
-            raise Lost(f"sample {sample.id} has no descriptor of the kind {self._context.backbone.kind.name}")
-        return found
-
-    def _removed(self, name: str) -> Descriptor:
-        found = self._recorded(name)
-        if found is None:
-            raise Lost(f"{name} has no descriptor of the kind {self._context.backbone.kind.name}")
-        return found
-
-    def _recorded(self, name: str) -> Descriptor | None:
-        """The descriptor in a sample's file; None if it is of another kind. Raises Lost."""
-        try:
-            return sample_file.descriptor(self._context.store.get(name), kind=self._context.backbone.kind.name)
-        except (ObjectMissing, sample_file.DamagedSample, OSError) as error:
-            raise Lost(f"{name}: {sample_file.words(error)}") from None

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from service.serving.closed_form import ClosedFormTier
 
 log = logging.getLogger(__name__)
 
+REST = (
+    4  # pause after an update, as a multiple of its duration: samples that are added meanwhile are folded in together
+)
+LONGEST_REST = 2.0  # seconds
+
 
 class ClosedFormUpdater:
-    """A thread that keeps a closed-form tier up to date: soon after it is woken, and from a timer."""
+    """A thread that keeps a closed-form tier up to date: soon after it is woken, and from a timer.
+
+    Under constant additions it takes a fifth of a core, and one solve serves all that have come since the last one. A
+    removed sample ends the pause; while only the quick head answers, the pause is as long as the update.
+    """
 
     def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
         self.afterwards: Callable[[], None] = lambda: None  # called when more objects may be deleted
@@ -43,8 +53,22 @@ class ClosedFormUpdater:
             self._wake.clear()
             if self._stopping:
                 return
+            began = time.monotonic()
             try:
                 if self._tier.keep():
                     self.afterwards()
+                self._rest(time.monotonic() - began)
             except Exception:  # the registry may be away for a while; this replica is not
                 log.exception("the closed-form tier could not be kept up to date; it will be tried again")
+
+    def _rest(self, worked: float) -> None:
+        """Pause, unless a sample is removed; `worked` in seconds. What wakes it meanwhile is looked at afterwards."""
+        end = time.monotonic() + min(REST * worked if self._tier.is_whole else worked, LONGEST_REST)
+        is_woken = False
+        while (left := end - time.monotonic()) > 0 and self._wake.wait(left):
+            self._wake.clear()
+            is_woken = True
+            if self._stopping or self._tier.is_behind():
+                break
+        if is_woken:
+            self._wake.set()

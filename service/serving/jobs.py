@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class Answer:
     tier      "prompt", "closed_form", or "fused" of both.
     cluster   of the prompt; without one, the image's own, if it has any.
     degraded  the image's own cluster serves no prompt.
+    head      of the closed form, that had a say: "quick" or "whole"; None if none had.
     """
 
     scores: tuple[tuple[str, float], ...]
@@ -60,6 +62,7 @@ class Answer:
     prompt: str | None
     tier: str
     degraded: bool
+    head: Literal["quick", "whole"] | None = None
 
 
 Job = Query | EmbedJob

@@ -27,7 +27,8 @@ from service.core.context import Context
 from service.registry import feed
 from service.registry.feed import Added
 from service.registry.records import Marks
-from service.serving.closed_form import ClosedFormTier, Lost
+from service.serving.closed_form import ClosedFormTier
+from service.serving.descriptor_files import Lost
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Quality:
         marks, state = taken
         del taken
         with self._context.registry.read() as session:
-            survivors = feed.survivors(session, additions=marks.additions)
+            survivors = feed.survivors(session, additions=marks.additions, kind=self._context.backbone.kind.name)
         self._check(marks)
         digest, count = state.digest(), state.samples
         chosen = self._context.closed_form

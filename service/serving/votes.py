@@ -83,20 +83,20 @@ def fuse(
         labels = solved.head.labels
         rows = solved.head.scores(descriptors[places], temperature).tolist()
         scores = {place: dict(zip(labels, row, strict=True)) for place, row in zip(places, rows, strict=True)}
-    samples = solved.samples if solved is not None else 0
     return [
-        _answer(vote, scores.get(place), samples) if isinstance(vote, Vote) else vote
-        for place, vote in enumerate(votes)
+        _answer(vote, scores.get(place), solved) if isinstance(vote, Vote) else vote for place, vote in enumerate(votes)
     ]
 
 
-def _answer(vote: Vote, closed_form: Mapping[str, float] | None, samples: int) -> Answer:
-    if closed_form is None:
-        tier, scores = "prompt", vote.probabilities
+def _answer(vote: Vote, closed_form: Mapping[str, float] | None, solved: Solved | None) -> Answer:
+    """`closed_form` is what the head of `solved` says; None if it is not asked."""
+    if closed_form is None or solved is None:
+        tier, scores, solved = "prompt", vote.probabilities, None
     elif vote.row is None:
         tier, scores = "closed_form", closed_form
     else:
         tier = "fused"
-        scores = fusion.fuse(vote.probabilities, closed_form, share=fusion.weight(vote.row.members, samples))
+        scores = fusion.fuse(vote.probabilities, closed_form, share=fusion.weight(vote.row.members, solved.samples))
     ranked = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    return Answer(tuple(ranked), vote.cluster, vote.row.key if vote.row is not None else None, tier, vote.degraded)
+    prompt, head = vote.row.key if vote.row is not None else None, solved.head_name if solved is not None else None
+    return Answer(tuple(ranked), vote.cluster, prompt, tier, vote.degraded, head)

@@ -11,6 +11,7 @@ from service.core.tidy import PROCESSES_KEPT, tidy
 from service.registry import replicas
 from service.registry.records import Marks, Replica
 from service.serving import closed_form as tier_module
+from service.serving import descriptor_files, survivor_sums
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
 from tests.replicas import (
@@ -166,7 +167,9 @@ def test_a_sample_that_came_and_went_between_two_looks_was_never_there(
 def test_many_changes_at_once_are_read_in_parts(
     world: World, tier: ClosedFormTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tier_module, "CHUNK", 3)
+    monkeypatch.setattr(descriptor_files, "CHUNK", 3)
+    monkeypatch.setattr(descriptor_files, "TURN", 2)
+    monkeypatch.setattr(survivor_sums, "CHUNK", 3)
     old = list(world.survivors)[:7]
     new = [sample.id for sample in world.add(20)]
     world.erase(*old, *new[:6])

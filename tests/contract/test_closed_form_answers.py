@@ -103,6 +103,7 @@ def test_a_prompt_and_the_closed_form_answer_as_one(idle: World) -> None:
         assert dict(answer.scores) == pytest.approx(fusion.fuse(dict(prompt.scores), said, share=share), abs=1e-5)
         assert (answer.cluster, answer.prompt, answer.degraded) == (prompt.cluster, prompt.prompt, False)
         assert (prompt.tier, answer.tier) == ("prompt", "fused")
+        assert (prompt.head, answer.head) == (None, "whole")
         assert labels(answer) == ["cat", "dog", "fox"]
         assert [score for _, score in answer.scores] == sorted((s for _, s in answer.scores), reverse=True)
 

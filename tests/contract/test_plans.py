@@ -45,7 +45,7 @@ def test_a_crowd_is_what_it_says(crowded: World) -> None:
     assert reconcile(crowded.context) == 0
     with crowded.context.registry.read() as session:
         assert samples.count(session) == HELD
-        assert len(feed.since(session, feed.marks(session)).added) == 0
+        assert len(feed.since(session, feed.marks(session), kind=crowded.context.backbone.kind.name).added) == 0
 
 
 def forget_one(context: Context) -> None:
@@ -74,7 +74,7 @@ def look_after_forgetting(context: Context) -> None:
 def note_what_has_changed(context: Context) -> None:
     with context.registry.read() as session:
         now = feed.marks(session)
-        feed.since(session, now._replace(additions=now.additions - 5))
+        feed.since(session, now._replace(additions=now.additions - 5), kind=context.backbone.kind.name)
 
 
 def follow(context: Context) -> None:

@@ -1,5 +1,5 @@
-"""Samples with descriptors of another kind are described anew: exactly, resumably, and without a word from the tier
-before it knows everybody; routing and prompts keep every byte."""
+"""Samples with descriptors of another kind are described anew: exactly, resumably, the tier answering meanwhile with
+those that are done; routing and prompts keep every byte."""
 
 import logging
 import tarfile
@@ -55,10 +55,13 @@ def contents(world: World, sample: Sample) -> sample_file.Contents:
 
 
 def implied(world: World) -> tuple[str, int]:
-    """Digest and size of the tier that the survivors' pixels imply."""
-    backbone, found = world.context.backbone, world.samples()
+    """Digest and size of the tier that the pixels of those survivors imply that are described."""
+    backbone = world.context.backbone
+    with world.context.registry.read() as session:
+        waiting = {one.id for one in descriptions.missing(session, backbone.kind.name)}
+    found = [sample for sample in world.samples() if sample.id not in waiting]
     resized = [backbone.preprocessing.resize(contents(world, sample).pixels) for sample in found]
-    chunks = [(describe(backbone, resized).descriptors, [sample.label for sample in found])]
+    chunks = [(describe(backbone, resized).descriptors, [sample.label for sample in found])] if found else []
     return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name).digest(), len(found)
 
 
@@ -85,18 +88,21 @@ def test_with_quick_features_a_folder_of_an_earlier_release_goes_on_as_it_was(ea
 
 
 def test_a_folder_of_an_earlier_release_is_described_anew(earlier: Path) -> None:
-    """While it is, prompts answer alone; at the end the tier is what the pixels imply, and nothing else has changed."""
+    """While it is, the tier knows those that are done; at the end it is what the pixels imply, and nothing else has
+    changed."""
     with opened(earlier) as world:
         before = {sample.id: contents(world, sample) for sample in world.samples()}
         assert {found.kind for found in before.values()} == {QUICK}
         tier = ClosedFormTier(world.context, name="one")
-        assert tier.start() is None
+        assert tier.start() is not None
         engine, picture = Engine(world.context, tier), world.new_sample()
         asked = Query(world.context.backbone.preprocessing.resize(picture.pixels), picture.digest)
         assert tier_of(engine.run([asked])[0]) == "prompt"
-        assert "closed-form tier waits for 23 samples to be described anew" in findings(world)
+        assert "closed-form tier is without 23 samples, which wait to be described anew" in findings(world)
         assert Redescriber(world.context).portion() == redescribe.PORTION
-        assert tier.start() is None
+        assert tier.summary() == implied(world)
+        assert tier.summary()[1] == redescribe.PORTION
+        assert tier_of(engine.run([asked])[0]) in ("fused", "closed_form")
         assert settle(world) == 23 - redescribe.PORTION
         tier.keep()
         assert tier.summary() == implied(world)
@@ -141,9 +147,11 @@ def test_other_features_make_it_that_of_a_service_that_always_had_them(
     tier = start(world)
     tier.leave()
     world.restart(**changed)
-    tier = ClosedFormTier(world.context, name="two")
-    assert tier.start() is None
+    tier = start(world, "two")
+    assert tier.summary() == implied(world)
     new = world.add(3)  # of the wanted kind already
+    assert tier.summary() == implied(world)
+    assert tier.summary()[1] == 3
     assert settle(world) == 20
     tier.keep()
     assert tier.summary() == implied(world)
@@ -199,8 +207,11 @@ def test_a_worker_that_is_killed_loses_the_portion_under_way(
     with pytest.raises(Killed):
         Redescriber(world.context).portion()
     monkeypatch.undo()
-    tier = ClosedFormTier(world.context, name="two")
-    assert tier.start() is None
+    tier = start(world, "two")
+    assert tier.summary() == (
+        accumulate(world.context.backbone.descriptor_width, [], kind=world.context.backbone.kind.name).digest(),
+        0,
+    )
     assert settle(world) == 20
     tier.keep()
     assert tier.summary() == implied(world)
@@ -235,12 +246,14 @@ def test_a_sample_that_cannot_be_read_is_named_and_the_others_are_described(
     with caplog.at_level(logging.ERROR):
         assert [redescriber.portion() for _ in range(3)] == [7, 0, 0]
     assert caplog.text.count(f"sample {victim.id} cannot be described anew") == 1
-    tier = ClosedFormTier(world.context, name="two")
-    assert tier.start() is None
+    tier = start(world, "two")
+    assert tier.summary() == implied(world)
+    assert tier.summary()[1] == 7
     world.context.store.put(name, whole)
     monkeypatch.setattr(redescribe, "PATIENCE", 0.0)
     assert settle(world) == 1
-    assert tier.start() is not None
+    assert tier.summary() == implied(world)
+    assert tier.summary()[1] == 8
 
 
 def test_two_workers_leave_what_one_would(world: World) -> None:
@@ -252,3 +265,58 @@ def test_two_workers_leave_what_one_would(world: World) -> None:
     tier = start(world, "two")
     assert tier.summary() == implied(world)
     assert set(live_replicas(world)) == {"two"}
+
+
+def test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing(world: World) -> None:
+    """It is brought up to date by the feed, and not lost: it never reads the survivors again."""
+    wait_to_be_described(world, 40)
+    tier = start(world, "two")
+    redescriber = Redescriber(world.context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClosedFormTier, "_lose", lambda self, failure: pytest.fail(str(failure)))
+        for _ in range(2):
+            assert redescriber.portion() == redescribe.PORTION
+            with world.context.registry.read() as session:
+                waiting = [one.id for one in descriptions.missing(session, world.context.backbone.kind.name)]
+            done = [one for one in world.survivors if one not in waiting]
+            world.erase(waiting[0])
+            world.erase(done[0])
+            world.add(1)
+            assert tier.summary() == implied(world)
+        settle(world)
+        assert tier.summary() == implied(world)
+    assert tier.summary()[1] == 38
+
+
+def test_what_another_worker_has_described_meanwhile_keeps_its_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers on other processors round otherwise, and replicas have added what the first one wrote."""
+    wait_to_be_described(world, 3)
+    tier, first, second = start(world, "two"), Redescriber(world.context), Redescriber(world.context)
+
+    def overtaken(*given: object) -> object:
+        monkeypatch.undo()
+        assert first.portion() == 3
+        found = describe(*given)  # type: ignore[arg-type]
+        return found._replace(descriptors=np.roll(found.descriptors, 1, axis=1))
+
+    monkeypatch.setattr(redescribe, "describe", overtaken)
+    assert second.portion() == 0
+    assert tier.summary() == implied(world)
+    world.settle()
+    tier.report()
+    assert findings(world) == []
+
+
+def test_a_sample_that_is_described_anew_though_a_replica_knows_it_makes_the_replica_start_again(world: World) -> None:
+    world.add(5)
+    tier = start(world)
+    sample, *_ = world.survivors.values()
+    with world.context.registry.write() as session:
+        descriptions.note(session, [sample.id], None)  # as a replica does that cannot read it
+    assert settle(world) == 1
+    assert tier.summary() is None
+    tier.keep()
+    assert tier.summary() == implied(world)
+    assert tier.summary()[1] == 5

@@ -40,7 +40,7 @@ def learned(world: World) -> tuple[object, ...]:
             world.clusters(),
             layout_state.anchors(session),
             samples.labels(session),
-            feed.everything(session),
+            feed.everything(session, kind=world.context.backbone.kind.name),
             [(one.id, one.position, one.cluster) for one in samples.every(session)],
         )
 
@@ -262,7 +262,7 @@ def test_they_are_described_anew_after_those_that_the_closed_form_waits_for(worl
         descriptions.note(session, [*world.survivors, *world.held_out], None)
     kind = world.context.backbone.kind.name
     assert [words for words in findings(world) if "described anew" in words] == [
-        "closed-form tier waits for 8 samples to be described anew",
+        "closed-form tier is without 8 samples, which wait to be described anew",
         "evaluation waits for 3 samples to be described anew",
     ]
     redescriber = Redescriber(world.context)

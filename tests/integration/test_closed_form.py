@@ -64,7 +64,8 @@ class Process(Service):
 
     def tier(self) -> Any:
         """{digest, samples}; None while it starts from the survivors."""
-        return self.status()["closed_form"]
+        found = self.status()["closed_form"]
+        return {name: found[name] for name in ("digest", "samples")} if found is not None else None
 
     def give(self, given: Sequence[Given]) -> list[str]:
         """One by itself, more in a batch; the ids."""
@@ -88,7 +89,7 @@ class Process(Service):
         predictions: list[dict[str, Any]] = answer.json()["predictions"]
         assert len(predictions) == len(pictures)
         for one in predictions:
-            assert {"label", "score", "scores", "cluster", "prompt", "tier", "degraded"} <= set(one)
+            assert {"label", "score", "scores", "cluster", "prompt", "tier", "degraded", "head"} <= set(one)
             assert {"label": one["label"], "score": one["score"]} == one["scores"][0]
         return predictions
 
@@ -219,7 +220,8 @@ def test_the_closed_form_answers_first_and_whenever_no_prompt_does(pictures: lis
 def assert_alone(service: Process, pictures: Sequence[Picture]) -> None:
     """Nothing but the closed form answers, and with the labels of the samples on record now."""
     labels = {sample["label"] for sample in service.pages("/samples")}
-    assert service.tier() == recomputed(service)  # asked first: who has just come may not be in before
+    assert service.tier() == recomputed(service)
+    until(lambda: len(service.predict(pictures[:1])[0]["scores"]) == len(labels), what="a head of all who have come")
     for one in service.predict(pictures[:30]):
         assert (one["tier"], one["degraded"], one["prompt"]) == ("closed_form", True, None)
         assert {said["label"] for said in one["scores"]} == labels

@@ -280,7 +280,7 @@ def test_predictions_keep_their_order(service: Service, trained: list[dict[str, 
     assert len(predictions) == 20
     served = {c["prompt"]["key"]: c["id"] for c in service.settle() if c["prompt"]}
     for prediction in predictions:
-        assert set(prediction) == {"label", "score", "scores", "cluster", "prompt", "tier", "degraded"}
+        assert set(prediction) == {"label", "score", "scores", "cluster", "prompt", "tier", "degraded", "head"}
         assert 1 <= len(prediction["scores"]) <= 2
         assert prediction["scores"][0] == {"label": prediction["label"], "score": prediction["score"]}
         assert 0 <= prediction["score"] <= 1

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.harness import Picture, Service, assert_problem, upload
+from tests.integration.harness import Picture, Service, assert_problem, until, upload
 
 KINDS = ["application/octet-stream", "image/png", "Image/PNG; charset=binary", "image/anything"]
 
@@ -33,11 +33,15 @@ def test_a_raw_image_is_a_sample_like_any_other(
 
 def test_a_raw_image_is_answered_as_in_a_form(service: Service, pictures: list[Picture], owner: str) -> None:
     service.contribute(pictures[:6], owner)
-    raw = send(service, "/predict", pictures[0].data, top_k=2)
-    form = service.client.post("/predict", files=upload("image", [pictures[0]]), params={"top_k": 2})
-    assert raw.status_code == form.status_code == 200, raw.text
-    (one,), (other,) = raw.json()["predictions"], form.json()["predictions"]
-    assert (one["label"], one["scores"]) == (other["label"], other["scores"])
+
+    def answers() -> list[tuple[str, list[dict[str, Any]]]]:
+        raw = send(service, "/predict", pictures[0].data, top_k=2)
+        form = service.client.post("/predict", files=upload("image", [pictures[0]]), params={"top_k": 2})
+        assert raw.status_code == form.status_code == 200, raw.text
+        both = (raw.json()["predictions"], form.json()["predictions"])
+        return [(answer["label"], answer["scores"]) for (answer,) in both]
+
+    until(lambda: len(set(map(repr, answers()))) == 1)  # a head that knows more may come between two questions
 
 
 def test_one_key_makes_one_sample_whichever_way_it_came(service: Service, pictures: list[Picture], owner: str) -> None:

@@ -7,6 +7,8 @@ _ENGINE = "service/registry/engine.py"
 _ERASURE = "service/core/erasure.py"
 _DESTRUCTIONS = "service/registry/destructions.py"
 _TIER = "service/serving/closed_form.py"
+_SUMS = "service/serving/survivor_sums.py"
+_HEADS = "contract/test_heads.py"
 _TRAIN_ONE = "service/core/training.py"
 
 # fmt: off
@@ -166,8 +168,8 @@ RESTORING = [  # what was erased does not come back with a backup
 ]
 
 SUBTRACTING = [
-    mutant("feed-count", "a replica that has missed a change starts from the survivors", _TIER,
-            "if not changes.complete(self._labels):", "if False:",
+    mutant("feed-count", "a replica that has missed a change starts from the survivors", _SUMS,
+            "if not changes.complete(self._labels, passed=len(self._passed)):", "if False:",
             "contract/test_closed_form.py::test_one_long_silent_holds_up_nothing_and_starts_again_when_it_is_back"
             "[sqlite]"),
     mutant("acknowledged", "a removed sample's object waits for every live replica", _DESTRUCTIONS,
@@ -185,11 +187,47 @@ SUBTRACTING = [
             "len(self.added) + came_and_went ==", "len(self.added) ==",
             "contract/test_closed_form.py::test_a_sample_that_came_and_went_between_two_looks_was_never_there[sqlite]"),
     mutant("described-recorded", "only the files of recorded samples are rewritten", "service/core/redescribe.py",
-            "kept = [one for one in ready if one.sample.id in existing]", "kept = list(ready)",
+            "kept = [one for one in ready if one.sample.id in waiting]", "kept = list(ready)",
             "contract/test_redescribe.py::test_who_is_erased_while_being_described_does_not_come_back[sqlite]"),
+    mutant("described-once", "a sample that replicas have added keeps its file", "service/registry/descriptions.py",
+            "SampleRow.id.in_(chunk), _otherwise(kind))", "SampleRow.id.in_(chunk))",
+            "contract/test_redescribe.py::test_what_another_worker_has_described_meanwhile_keeps_its_file[sqlite]"),
+    mutant("described-added", "a sample that is described anew is numbered as an addition",
+            "service/core/redescribe.py",
+            "            feed.note_additions(session, sorted(learned))\n", "",
+            "contract/test_redescribe.py::test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing"
+            "[sqlite]"),
+    mutant("waiting-removed", "a sample that is removed while it waits counts as come and gone",
+            "service/registry/feed.py", "additions=StateRow.additions + undescribed", "additions=StateRow.additions",
+            "contract/test_redescribe.py::test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing"
+            "[sqlite]"),
+    mutant("added-twice", "no sample is added twice", "service/serving/survivor_sums.py",
+            "        if any(samples.object_name(one.id) in self._labels for one in changes.added):",
+            "        if False:",
+            "contract/test_redescribe.py::test_a_sample_that_is_described_anew_though_a_replica_knows_it_makes_the_"
+            "replica_start_again[sqlite]"),
     mutant("stale-head", "a head that was solved while a sample was removed is not put in place", _TIER,
             "if now is not None and now.marks.removals == marks.removals:", "if now is not None:",
             "contract/test_closed_form.py::test_a_removal_while_the_whole_head_is_solved_makes_it_void[sqlite]"),
+    mutant("quick-head", "the quick head takes the place of one that knows a removed sample", _TIER,
+            "if sums.remove(changes):", "if sums.remove(changes) < 0:",
+            "contract/test_closed_form.py::test_a_removal_is_answered_at_once_by_a_head_of_few_entries_until_the_whole_"
+            "one_is_solved[sqlite]"),
+    mutant("starting-state", "a state that a tier starts with is not taken for that of the marks just read", _TIER,
+            "return self._solved if is_current else None", "return self._solved",
+            f"{_HEADS}::test_a_tier_that_starts_while_it_is_asked_is_not_taken_for_up_to_date[sqlite]"),
+    mutant("reading-first", "a replica reports a removal when no thread reads the removed sample any more", _TIER,
+            "with self._solving, self._folding, self._lock:", "with self._lock:",
+            f"{_HEADS}::test_nothing_is_reported_while_another_thread_reads_what_is_removed[sqlite]"),
+    mutant("removed-meanwhile", "a sample that is removed while it is read is in no sum", _SUMS,
+            "self._take_out([name for name in labels if name in self._passed])", "pass",
+            f"{_HEADS}::test_a_newcomer_that_is_removed_while_it_is_read_is_in_no_sum[sqlite-2]"),
+    mutant("passed-over", "samples that were passed over are counted once they are due", _SUMS,
+            "passed=len(self._passed)", "passed=0",
+            f"{_HEADS}::test_one_that_came_and_went_costs_no_solve_and_is_not_missed[sqlite]"),
+    mutant("same-lapack", "heads are solved on one thread, to the same bits", "models/cholesky.py",
+            "        torch.set_num_threads(1)", "        pass",
+            "unit/test_cholesky.py::test_threads_change_no_bit_and_are_left_as_they_were"),
     mutant("one-kind", "a descriptor of another kind is never summed", "service/core/sample_file.py",
             "return found if found_kind == kind else None", "return found",
             "unit/test_sample_file.py::test_what_was_written_is_read"),

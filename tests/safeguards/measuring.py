@@ -15,7 +15,7 @@ MEASURING = [
             "self.marks().removals != marks.removals:", "False:",
             f"{_TESTS}::test_an_object_destroyed_meanwhile_is_no_fault[sqlite]"),
     mutant("report-later", "a report lists no sample that came after its sums were taken", "service/registry/feed.py",
-            "sa.select(*columns).where(SampleRow.addition <= additions)", "sa.select(*columns)",
+            "_described(kind).where(SampleRow.addition <= additions)", "_described(kind)",
             f"{_TESTS}::test_samples_that_come_between_the_sums_and_the_list_are_not_counted[sqlite]"),
     mutant("report-held", "an erasure is completed only once no computation holds its samples", _QUALITY,
             "        with self._computing:  # it looks for that", "        if now:  # it looks for that",

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from models import closed_form
-from models.closed_form import SCALE, Accumulators, TooManySamples, accumulate, quantise, solve
+from models.closed_form import SCALE, Accumulators, TooManySamples, accumulate, quantise, solve, summarise
 
 DIM = 24
 LABELS = ["cat", "dog", "emu", "fox"]
@@ -64,6 +64,39 @@ def test_threads_change_no_bit_of_the_sums():
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("count", [1, 2, closed_form.FEW, closed_form.FEW + 1, 700])
+def test_sums_are_changed_where_they_lie_block_by_block(count, monkeypatch):
+    monkeypatch.setattr(closed_form, "BLOCK", 7)
+    rows = vectors(count, 6)
+    names = labels(count, 6)
+    state = everything(30)
+    before, gram = state.digest(), state.gram
+    state.add(rows, names)
+    stored = quantise(rows)
+    assert np.array_equal(state.gram, everything(30).gram + stored.T @ stored)
+    state.remove(rows, names)
+    assert np.shares_memory(state.gram, gram)
+    assert state.digest() == before
+
+
+def test_the_digest_does_not_depend_on_the_blocks_that_it_is_read_in(monkeypatch):
+    expected = everything(50).digest()
+    monkeypatch.setattr(closed_form, "BLOCK", 5)
+    assert everything(50).digest() == expected
+
+
+def test_after_a_thousand_removals_in_a_row_it_is_as_if_they_had_never_come():
+    rows, names = vectors(1200, 8), labels(1200, 8)
+    state = accumulate(DIM, [(rows, names)])
+    for index in range(1000):
+        state.remove(rows[index : index + 1], [names[index]])
+    expected = accumulate(DIM, [(rows[1000:], names[1000:])])
+    assert state.digest() == expected.digest()
+    assert np.array_equal(solve(state, ridge=0.1).weight, solve(expected, ridge=0.1).weight)
+    entries = np.arange(5, 20)
+    assert np.array_equal(summarise(state, entries).weight, summarise(expected, entries).weight)
+
+
 def test_merging_is_adding():
     one, two = everything(20, 1), everything(30, 2)
     one.merge(two)
@@ -114,6 +147,51 @@ def test_a_label_of_few_samples_is_still_answered():
     head = solve(accumulate(DIM, [(rows, ["many"] * 190 + ["few"] * 10)]), ridge=0.3)
     plain = head.weight / np.sqrt([200 / (2 * 10), 200 / (2 * 190)])
     assert (head.scores(rows[190:], 0.1)[:, 0] > 0.5).sum() > ((rows[190:] @ plain).argmax(axis=1) == 0).sum()
+
+
+def test_it_may_be_solved_where_the_sums_lie():
+    state = everything(50)
+    weight = solve(state, ridge=0.7).weight
+    assert state.digest() == everything(50).digest()
+    assert np.array_equal(solve(state, ridge=0.7, overwrite=True).weight, weight)
+
+
+# ------------------------------------------------------------------------------------------------- odd sets of samples
+
+
+def test_one_label_is_certain():
+    head = solve(accumulate(DIM, [(vectors(5), ["cat"] * 5)]), ridge=0.1)
+    assert (head.scores(vectors(3, 1), 0.1) == 1.0).all()
+
+
+def test_two_samples_are_told_apart():
+    head = solve(accumulate(DIM, [(vectors(2), ["cat", "dog"])]), ridge=0.1)
+    assert head.scores(vectors(2), 0.1).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_each_of_a_thousand_labels_of_one_sample_is_recognised():
+    rows, names = vectors(1000, dim=320), [f"label {i:03}" for i in range(1000)]
+    head = solve(accumulate(320, [(rows, names)]), ridge=0.1)
+    scores = head.scores(rows, 0.1)
+    assert head.labels == tuple(names)
+    assert (scores.argmax(axis=1) == np.arange(1000)).mean() > 0.9
+    assert np.allclose(scores.sum(axis=1), 1)
+
+
+def test_a_picture_under_two_labels_is_as_much_the_one_as_the_other():
+    rows = vectors(1).repeat(2, axis=0)
+    head = solve(accumulate(DIM, [(rows, ["cat", "dog"])]), ridge=0.1)
+    assert head.scores(rows, 0.1) == pytest.approx(0.5)
+
+
+def test_rows_without_variance_are_answered_with_sense():
+    """All samples are one picture: no entry varies, and the sums have rank one."""
+    rows = vectors(1).repeat(100, axis=0)
+    state = accumulate(DIM, [(rows, ["cat"] * 90 + ["dog"] * 10)])
+    for head in (solve(state, ridge=0.1), summarise(state, np.arange(6))):
+        scores = head.scores(rows[:1], 0.1)
+        assert np.isfinite(scores).all()
+        assert scores.argmax() == 0
 
 
 def test_scores_are_probabilities_and_the_temperature_sharpens_them():

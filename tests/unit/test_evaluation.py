@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from models.spec import PromptSpec, TrainingSpec
 from service.core.plan import Survivor, locate, plan
@@ -21,7 +22,9 @@ from service.evaluation.workshop import build
 
 COUNT = 160
 TRAINING = TrainingSpec(epochs=2, prompt=PromptSpec(size=2))
-BUDGET = Budget(training=TRAINING, cap=40, min=10, anchors=40, threshold=0.6, shards=3, slices=2)
+BUDGET = Budget(
+    training=TRAINING, cap=40, min=10, anchors=40, threshold=0.6, shards=3, slices=2, feature_epochs=2, core=40
+)
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +107,62 @@ def test_what_it_costs_is_what_is_built(name, make, pool, works):
     assert forgetting._compare(method, COUNT, [5], before)[0] == spent
 
 
-@pytest.mark.parametrize("name", ["tree", "random_part_tuning", "sisa", "head_only"])
+@pytest.mark.parametrize("name", ["tree", "random_part_tuning", "sisa", "head_only", "feature_tree"])
 def test_what_is_not_touched_is_kept(name, make, pool, works):
     left = [row for row in range(COUNT) if row != 5]
     work = build(make(name)(pool), left, before=works[name].built)
     assert 0 < len(work.new) < len(work.parts)
 
 
-@pytest.mark.parametrize("name", ["retrain", "one_prompt", "linear"])
+def test_whoever_is_not_in_the_core_is_forgotten_without_training(make, pool, works):
+    method = make("core")(pool)
+    adapter = works["core"].parts[0]
+    assert adapter.rows == tuple(range(40))
+    outside, inside = [row for row in range(COUNT) if row != 77], [row for row in range(COUNT) if row != 5]
+    assert build(method, outside, before=works["core"].built).sample_epochs == 0
+    again = build(method, inside, before=works["core"].built)
+    assert again.sample_epochs == 40 * BUDGET.feature_epochs
+    assert again.parts[0].rows == (*range(5), *range(6, 41))
+
+
+def test_a_core_of_other_pictures_is_trained_once(tiny, budget, pool, samples, queries):
+    others = samples.members[COUNT : COUNT + 30]
+    method = make_method("core", Setting(tiny, pool, budget, core=others))
+    work = build(method, range(COUNT))
+    assert work.sample_epochs == 30 * BUDGET.feature_epochs
+    left = [row for row in range(COUNT) if row not in (0, 5, 77)]
+    again = build(method, left, before=work.built)
+    assert again.sample_epochs == 0
+    assert as_never_told(
+        lambda known: make_method("core", Setting(tiny, known, budget, core=others)), pool.take(left), again
+    )
+    other = make_method("core", Setting(tiny, pool, budget, core=others[:-1]))
+    assert other.parts(range(COUNT))[0].key != method.parts(range(COUNT))[0].key
+    assert method.answer(left, again.built, queries).shape == (len(queries), 10)
+
+
+def test_the_cores_closed_form_is_of_what_the_adapted_backbone_sees(make, pool, queries, works):
+    """With a prompt of zeros the descriptors are those of the frozen backbone's late blocks."""
+    method = make("core")(pool).prompts
+    prompt, ridge = method.parts(range(COUNT))
+    built = works["core"].built
+    still = dataclasses.replace(built[prompt.key], tensors={"values": torch.zeros((2, 32))})
+    adapted, frozen = (method._describe(learned, queries) for learned in (built[prompt.key], still))
+    assert not np.array_equal(adapted, frozen)
+    assert np.array_equal(method._describe(built[prompt.key], queries.take([7])), adapted[[7]])
+
+    assert built[ridge.key].tensors["weight"].shape[0] == frozen.shape[1]
+
+
+def test_two_that_are_pooled_are_heard_alike(make, pool, queries, works):
+    method, built = make("feature_prompt")(pool), works["feature_prompt"].built
+    said = [part.answer(range(COUNT), built, queries) for part in (method.prompts, method._beside)]
+    product = np.sqrt(said[0] * said[1])
+    expected = product / product.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(method.answer(range(COUNT), built, queries), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["retrain", "one_prompt", "linear", "feature_prompt"])
 def test_what_learns_everything_at_once_starts_again(name, make, pool):
     (one, *_) = costs(make(name)(pool), COUNT, seed=0)
     assert one.sample_epochs == (COUNT - 1) * BUDGET.training.epochs
@@ -189,7 +240,7 @@ def test_slices_go_on_where_the_one_before_ended(make, pool, works):
 
 @pytest.mark.parametrize("name", ["tree", "linear"])
 def test_a_trial_finds_that_it_is_exact(name, tiny, samples):
-    figures = trial.run(name, tiny, samples, BUDGET, Scale(members=96, references=1))
+    figures = trial.run(name, Setting(tiny, samples, BUDGET), Scale(members=96, references=1))
     assert figures["exact"] == {"one": True, "half": True}
     assert figures["attack_after"]["low"] < 0.5 < figures["attack_after"]["high"]
 

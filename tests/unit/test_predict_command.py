@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 def prediction(label: str) -> dict[str, object]:
-    return {"label": label, "score": 0.5, "cluster": ID, "tier": "prompt [x]", "degraded": True}
+    return {"label": label, "score": 0.5, "cluster": ID, "tier": "prompt [x]", "degraded": True, "head": "quick"}
 
 
 def test_predictions_show_labels_and_names_as_they_are(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_predictions_show_labels_and_names_as_they_are(tmp_path: Path) -> None:
         done = command("predict", path, "--url", url)
         told = json.loads(command("predict", path, "--url", url, "--json").out)
     assert (done.code, done.err) == (0, "")
-    for text in (str(path), ODD, ID, "prompt [x]", "degraded"):
+    for text in (str(path), ODD, ID, "prompt [x]", "degraded, quick head"):
         assert text in done.out
     assert told == {"predictions": [{"file": str(path), **prediction(ODD)}], "refused": []}
 

@@ -110,7 +110,7 @@ def get_status(service: Running) -> Status:
     """Counts by state, and the workers."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
-    summary = service.closed_form.summary() if service.closed_form is not None else None
+    closed_form = _closed_form(service)
     with context.registry.read() as session:
         existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
@@ -142,5 +142,13 @@ def get_status(service: Running) -> Status:
             ),
             device=context.settings.device,
             serving_epoch=state.epoch(session),
-            closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
+            closed_form=closed_form,
         )
+
+
+def _closed_form(service: Service) -> ClosedFormStatus | None:
+    summary = service.closed_form.summary() if service.closed_form is not None else None
+    if service.closed_form is None or summary is None:
+        return None
+    solved = service.closed_form.current()
+    return ClosedFormStatus(digest=summary[0], samples=summary[1], head=solved.head_name if solved else None)

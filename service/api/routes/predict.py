@@ -106,4 +106,5 @@ def _prediction(answer: Answer, top_k: int) -> Prediction:
         prompt=answer.prompt,
         tier=answer.tier,
         degraded=answer.degraded,
+        head=answer.head,
     )

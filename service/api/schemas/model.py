@@ -32,6 +32,10 @@ class Prediction(BaseModel):
         description="The cluster's prompt, the closed-form head on all owners' samples, or a weighted mean of both."
     )
     degraded: bool = Field(description="The image's own cluster serves no prompt just now; others answered for it.")
+    head: Literal["quick", "whole"] | None = Field(
+        description="The closed form's head that had a say: `whole`, of all entries of a descriptor, or `quick`, of a "
+        "few, for the moments after an erasure until the whole one is solved without the samples; null if none had."
+    )
 
 
 class Predictions(BaseModel):
@@ -112,6 +116,9 @@ class ClosedFormStatus(BaseModel):
 
     digest: str = Field(description="SHA-256 of its accumulators: equal wherever the same samples survive.")
     samples: int
+    head: Literal["quick", "whole"] | None = Field(
+        description="The head that answers now, as in a prediction; null while there are no samples."
+    )
 
 
 class Status(BaseModel):

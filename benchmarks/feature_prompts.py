@@ -5,8 +5,8 @@ the late part as there are steps, of one batch that is ready: no data, no head, 
 activations kept, as a worker does while they fit in memory, and computed anew for every batch.
 
 The banks hold prompts of random values, with ten labels each, and answer full batches that mix them. An answer is a
-description (two views) and, if the image's own cluster serves a prompt, the bank's pass. All take turns, since the
-machine is seldom quiet; ratios and rates are of medians within the run.
+description (two views) and, if the image's own cluster serves a prompt, the bank's pass. All take turns, and all count
+processor seconds, since the machine is seldom quiet; ratios and rates are of medians within the run.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measure(images: int = 320) -> dict[str, Any]:
 
 
 def _in_turns(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; the first round warms up and does not count."""
+    """Median processor seconds of each; the first round warms up and does not count."""
     taken: dict[str, list[float]] = {work: [] for work in works}
     for number in range(rounds + 1):
         for work, run in works.items():
@@ -161,7 +161,7 @@ def _bank(backbone: Backbone, spec: TrainingSpec) -> PromptBank:
 def show(figures: dict[str, Any]) -> None:
     """As two tables."""
     trained = figures["training"]
-    table = Table("", "seconds", title=f"{trained['members']} members, {trained['epochs']} epochs")
+    table = Table("", "processor seconds", title=f"{trained['members']} members, {trained['epochs']} epochs")
     for work, title in (("bare", "bare passes"), ("kept", "training"), ("anew", "training, activations anew")):
         table.add_row(title, f"{trained['seconds'][work]:.1f}")
     console.print(table)

@@ -17,8 +17,8 @@ from torch.nn import functional
 from models.determinism import generator
 from models.spec import TrainingSpec
 
-# Called after every batch with (done, steps), and with (0, steps) while the first one is prepared; what it raises
-# stops the training.
+# Called after every batch with (done, steps), and with (0, steps) while the first one is prepared. What it raises ends
+# the training.
 Progress = Callable[[int, int], None]
 
 

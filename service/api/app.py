@@ -197,7 +197,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     evaluated = held_out.quality.current if held_out is not None else lambda: None
     quick_seconds = (lambda: tier.quick_seconds) if tier is not None else lambda: 0.0
     metrics.registry.register(
-        Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, quick_seconds, evaluated)
+        Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, evaluated, quick_seconds)
     )
     preprocessor = Preprocessor(context, batcher, decoders)
     return Service(

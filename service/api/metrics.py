@@ -122,8 +122,8 @@ class Collector:
         snapshot_epoch: Callable[[], int],
         batcher: Batcher[Any, Any],
         measured: Callable[[], Measured | None] = lambda: None,
-        quick_seconds: Callable[[], float] = lambda: 0.0,
         evaluated: Callable[[], Measured | None] = lambda: None,
+        quick_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._stats = Patient(gather)
         # The answer of a moment ago may count what is erased since; and what is kept of it names no label.

@@ -39,6 +39,7 @@ def evaluate(
     prompt_init: Annotated[str, typer.Option(help="zero, normal, or a file of DAM-VP's meta prompt.")] = "zero",
     prompt_lr: Annotated[float, typer.Option(help="Peak learning rate of prompts.")] = 0.03,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of heads.")] = 0.05,
+    flip: Annotated[bool, typer.Option(help="Mirror images; turn it off where left and right differ.")] = True,
     cut: Annotated[int | None, typer.Option(help="Of feature prompts: stages that are left as they are.")] = None,
     feature_epochs: Annotated[
         int | None, typer.Option(help="Of feature prompts; as many as the service gives them if not given.", min=1)
@@ -97,7 +98,7 @@ def evaluate(
     )
     prompt = (prompt_kind, prompt_size, prompt_init)
     devices = [f"cuda:{index}" for index in range(gpus)] or ["cpu"] * (jobs or os.cpu_count() or 1)
-    study = _with_training(study, epochs, prompt, prompt_lr, head_lr)
+    study = _with_training(study, prompt, epochs=epochs, prompt_lr=prompt_lr, head_lr=head_lr, flip=flip)
     try:
         for device in devices:  # a process that finds its own missing could not say so
             check(threads=THREADS, device=device)
@@ -122,10 +123,12 @@ def _known(methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(methods)) or tuple(METHODS)
 
 
-def _with_training(
-    study: Study, epochs: int, prompt: tuple[str, int | None, str], prompt_lr: float, head_lr: float
-) -> Study:
-    """With everything that is trained with; prompts need the backbone's size. Raises Invalid."""
+def _with_training(study: Study, prompt: tuple[str, int | None, str], **settings: Any) -> Study:
+    """With everything that is trained with; prompts need the backbone's size. Raises Invalid.
+
+    prompt    kind, size in pixels, and what it starts from.
+    settings  of `TrainingSpec`.
+    """
     from models.backbone import UnknownBackbone
     from models.prompt import covered_pixels
     from models.spec import PromptSpec, TrainingSpec
@@ -139,7 +142,7 @@ def _with_training(
         covered_pixels(spec, input_size)
         if any("feature" in name or name == "core" for name in study.methods):
             study.load_backbone("cpu").cuts.at(study.budget.cut)
-        training = TrainingSpec(epochs=epochs, prompt_lr=prompt_lr, head_lr=head_lr, prompt=spec)
+        training = TrainingSpec(prompt=spec, **settings)
         study = replace(study, budget=replace(study.budget, training=training))
         return study if init in ("zero", "normal") else with_start(replace(study, meta_prompt=Path(init)))
     except (UnknownBackbone, ValueError) as error:

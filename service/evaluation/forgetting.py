@@ -49,9 +49,9 @@ def _compare(method: Method, count: int, gone: Sequence[int], before: dict[str, 
 
 
 def models(parts: Iterable[Part]) -> list[Part]:
-    """The parts of clusters or shards, if there are any: the closed form beside them belongs to no cluster."""
+    """The parts of clusters or shards, or else those that are trained: a closed form beside them subtracts."""
     chosen = list(parts)
-    return [part for part in chosen if part.region is not None] or chosen
+    return [part for part in chosen if part.region is not None] or [p for p in chosen if p.sample_epochs] or chosen
 
 
 def _deletions(count: int, seed: int) -> Iterator[tuple[str, list[list[int]]]]:
@@ -67,6 +67,7 @@ def _deletions(count: int, seed: int) -> Iterator[tuple[str, list[list[int]]]]:
 
 def expected_cost(parts: Sequence[Part], count: int) -> float:
     """sum(n_i^2) / N over the last parts of each chain: samples that share a model with a random one."""
-    continued = {part.after for part in parts}
-    sizes = [len(part.rows) for part in models(parts) if part.key not in continued]
+    trained = models(parts)
+    continued = {part.after for part in trained}
+    sizes = [len(part.rows) for part in trained if part.key not in continued]
     return float(sum(size**2 for size in sizes) / count)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Role
-from service.registry.roles import EVALUATION, TRAINING, held_out, learned
+from service.registry.roles import EVALUATION, held_out, learned
 from service.registry.statements import chunked
 from service.registry.tables import SampleRow
 
@@ -47,7 +47,7 @@ def among(session: ReadSession, ids: Sequence[str], kind: str, *, role: Role | N
     return found
 
 
-def is_complete(session: ReadSession, kind: str, *, role: Role = TRAINING) -> bool:
+def is_complete(session: ReadSession, kind: str, *, role: Role) -> bool:
     """Whether every sample to learn from, or to measure with, has a descriptor of this kind."""
     return not missing(session, kind, limit=1, role=role)
 

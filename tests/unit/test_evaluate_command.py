@@ -1,6 +1,7 @@
 """What `oubli evaluate` cannot do it says, in words, before anything is trained."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def nothing_is_trained(monkeypatch, deterministic):
         ({"prompt_init": "none.pth"}, "none.pth cannot be read"),
         ({"quick": False, "train": 60}, "A trial needs 2000 images to learn from, and there are 60: use --no-trial"),
         ({"cap": 10, "least": 8}, "partition.cap"),
+        ({"method": ["core"], "cut": 9}, "The cut must be 1 to 1 for this backbone, not 9"),
+        ({"method": ["core"], "core_data": "mnist"}, "Unknown data set 'mnist'"),
+        ({"prompt_kind": "feature"}, "Unknown prompt kind 'feature'"),  # methods of their own have them
         ({"search": 2}, "A search is for one method"),
     ],
 )
@@ -49,6 +53,17 @@ def test_a_gpu_that_is_not_there_is_said(there, said, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     with pytest.raises(Invalid, match=said):
         evaluate(quick=True, backbone="tiny", gpus=2, out=tmp_path)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_whether_mirror_images_are_seen_is_an_option(flip, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(spread, "run_all", lambda study, *_: asked.append(study) or [])
+    with suppress(Exception):  # there are no figures to show
+        evaluate(quick=True, backbone="tiny", method=["core"], train=60, test=20, trial=False, flip=flip, out=tmp_path)
+    (study,) = asked
+    assert study.budget.training.flip == study.budget.features.flip == flip
+    assert study.load_backbone("cpu").kind.views == (2 if flip else 1)
 
 
 def test_a_search_says_what_it_found(tmp_path, capsys):

@@ -125,6 +125,13 @@ def test_whoever_is_not_in_the_core_is_forgotten_without_training(make, pool, wo
     assert again.parts[0].rows == (*range(5), *range(6, 41))
 
 
+def test_a_closed_form_beside_others_is_no_model_that_a_deletion_trains_again(works):
+    expected = {"core": (1, 40**2 / COUNT), "feature_prompt": (1, COUNT), "ridge": (1, COUNT), "linear": (1, COUNT)}
+    for name, (count, cost) in expected.items():
+        parts = works[name].parts
+        assert (len(forgetting.models(parts)), expected_cost(parts, COUNT)) == (count, cost)
+
+
 def test_a_core_of_other_pictures_is_trained_once(tiny, budget, pool, samples, queries):
     others = samples.members[COUNT : COUNT + 30]
     method = make_method("core", Setting(tiny, pool, budget, core=others))

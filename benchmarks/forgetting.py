@@ -119,13 +119,13 @@ class _World:
     def cost(self, cluster: PlannedCluster, left: Sequence[int]) -> int:
         """Sample-epochs of one cluster."""
         labels = {self._items[left[member]][1] for member in cluster.members}
-        return len(cluster.members) * self.training.epochs if len(labels) > 1 else 0
+        return len(cluster.members) * self.training.epochs_of(len(cluster.members)) if len(labels) > 1 else 0
 
 
 def _summary(world: _World, costs: Sequence[tuple[int, int]]) -> dict[str, Any]:
     clusters, work = (np.array(column) for column in zip(*costs, strict=True))
     sizes = sorted(len(cluster.members) for cluster in world.planned)
-    everything = sum(sizes) * world.training.epochs
+    everything = sum(size * world.training.epochs_of(size) for size in sizes)
     return {
         "clusters": len(sizes),
         "smallest": sizes[0],

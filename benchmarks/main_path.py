@@ -166,9 +166,8 @@ def _baselines(contributed: Sequence[Labelled], held_out: Sequence[Labelled]) ->
         Survivor(pixel_digest(i.pixels), i.label, p)
         for i, p in zip(contributed, _places(backbone, layout, contributed), strict=True)
     ]
-    budget = TrainingSpec(
-        epochs=settings.training.epochs, prompt_lr=settings.training.prompt_lr, head_lr=settings.training.head_lr
-    )
+    asked = settings.training.spec()
+    budget = TrainingSpec(epochs=asked.epochs, prompt_lr=asked.prompt_lr, head_lr=asked.head_lr, prompt=asked.prompt)
     clusters = plan(survivors, partition=partition, backbone_digest=backbone.digest, training=budget)
     regions = [(cluster.region, cluster.members) for cluster in clusters]
     everything = [(Interval(0, 2**63 - 1), tuple(range(len(contributed))))]

@@ -52,7 +52,7 @@ def measure(images: int = 500) -> dict[str, Any]:
     return {
         "data": name,
         "members": len(members),
-        "epochs": spec.epochs,
+        "epochs": spec.epochs_of(len(members)),
         "batch": spec.batch_size,
         "threads": settings.training.threads,
         "seconds": taken,
@@ -66,7 +66,7 @@ def _bare(backbone: Backbone, spec: TrainingSpec, members: int) -> None:
     """As many batches as training takes, the last of each epoch filled up as there."""
     side = backbone.input_size
     ready = torch.randn((spec.batch_size, 3, side, side)).to(memory_format=torch.channels_last).requires_grad_()
-    for _ in range(spec.epochs * math.ceil(members / spec.batch_size)):
+    for _ in range(spec.epochs_of(members) * math.ceil(members / spec.batch_size)):
         ready.grad = None
         backbone.features_folded(ready).sum().backward()  # type: ignore[no-untyped-call]
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.cuts import Cuts
 from models.depths import Depths
 from models.descriptor_kind import DescriptorKind
 from models.folding import fold, share
@@ -85,6 +86,7 @@ class Backbone:
         self.depths = Depths(self._network, self.kind.features, example, prefix=prefix)
         self._folded: nn.Module | None = None
         self._folding = threading.Lock()
+        self.cuts = Cuts(self._network, self._unwatched, self._example, self._describe)
 
     @property
     def input_size(self) -> int:
@@ -109,10 +111,13 @@ class Backbone:
         """Fold the network, once, in the first thread that needs it."""
         with self._folding:
             if self._folded is None:
-                shape = (2, 3, self.input_size, self.input_size)
-                example = torch.randn(shape, generator=torch.Generator().manual_seed(20404)).to(self.device)
-                self._folded = fold(self._unwatched, example.to(memory_format=torch.channels_last))
+                self._folded = fold(self._unwatched, self._example())
             return self._folded
+
+    def _example(self) -> Tensor:
+        shape = (2, 3, self.input_size, self.input_size)
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(20404)).to(self.device)
+        return example.to(memory_format=torch.channels_last)
 
     def features_by_depth(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`features`, and the parts [n, width] of a descriptor of that view (`models.depths`), in one forward pass.
@@ -125,12 +130,11 @@ class Backbone:
     @cached_property
     def description(self) -> Recording:
         """Pooled features [n, dim] and, after them, the parts by depth: `features_by_depth`, without Python's lock."""
+        return Recording(self._describe)
 
-        def describe(images: Tensor) -> tuple[Tensor, ...]:
-            features, depths = self.features_by_depth(images)
-            return (features, *depths)
-
-        return Recording(describe)
+    def _describe(self, images: Tensor) -> tuple[Tensor, ...]:
+        features, depths = self.features_by_depth(images)
+        return (features, *depths)
 
     @cached_property
     def inference(self) -> Recording:

@@ -16,7 +16,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from models.prompt import covered_pixels
 from models.spec import TrainingSpec
 from models.training import TrainedPrompt
 
@@ -33,11 +32,14 @@ class OtherIdentity(CheckpointMismatch):
 
 @dataclass(frozen=True)
 class Identity:
-    """The backbone and settings that a prompt must have been built from to be accepted."""
+    """The backbone and settings that a prompt must have been built from to be accepted.
+
+    shape  of its values (`models.prompt.values_shape`).
+    """
 
     backbone_digest: str
     dim: int
-    input_size: int
+    shape: tuple[int, int]
     training: TrainingSpec
 
 
@@ -120,8 +122,7 @@ def _header(data: bytes) -> dict[str, Any]:
 
 def _check_shapes(prompt: TrainedPrompt, identity: Identity) -> None:
     labels = len(prompt.labels)
-    covered = len(covered_pixels(identity.training.prompt, identity.input_size))
-    expected = {"values": (3, covered), "weight": (labels, identity.dim), "bias": (labels,)}
+    expected = {"values": identity.shape, "weight": (labels, identity.dim), "bias": (labels,)}
     for name, tensor in _tensors(prompt).items():
         if tuple(tensor.shape) != expected[name] or tensor.dtype != torch.float32:
             raise CheckpointMismatch(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {expected[name]} float32.")

@@ -72,13 +72,21 @@ class Depths:
              than `SUMMARY`. None if that is all entries, or no one.
     """
 
-    def __init__(self, network: nn.Module, features: Features, example: Tensor, *, prefix: int = 0) -> None:
-        """`example` are images [1, 3, s, s] to see the network at work on."""
+    def __init__(
+        self,
+        network: nn.Module,
+        features: Features,
+        example: Tensor,
+        *,
+        prefix: int = 0,
+        stages: Sequence[Stage] | None = None,
+    ) -> None:
+        """`example` are images [1, 3, s, s] to see the network at work on; `stages`: None for those it has."""
         self._network = network
         self._prefix = prefix
         self._seen = threading.local()  # `receive`: what the hooks call, per thread
         self._parts_of: dict[nn.Module, list[int]] = defaultdict(list)  # places of the parts that read a block
-        stages = find_stages(network)
+        stages = find_stages(network) if stages is None else stages
         candidates = _candidates(network, stages, features)
         hooks = {block: block.register_forward_hook(self._note) for block in {part.block: None for part in candidates}}
         self.parts = _fitting(self._measured(candidates, example), stages, features)
@@ -157,6 +165,18 @@ def find_stages(network: nn.Module) -> list[Stage]:
 
     Of a row of equal blocks, the last block of each quarter.
     """
+    stages = _every_stage(network)
+    if len(stages) > ISOTROPIC:
+        return [stages[len(stages) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)]
+    return stages
+
+
+def find_units(network: nn.Module) -> list[Stage]:
+    """The stages of a network or, of a row of equal blocks, every block; of the first module in it that has any."""
+    return next((stages for module in network.modules() if (stages := _every_stage(module))), [])
+
+
+def _every_stage(network: nn.Module) -> list[Stage]:
     if _has_sequential_stages(network):
         return [Stage(tuple(stage)) for stage in network.blocks]  # type: ignore[union-attr]
     stages = []
@@ -166,8 +186,6 @@ def find_stages(network: nn.Module) -> list[Stage]:
             inner: Any = getattr(module, "blocks", module)
             several = isinstance(inner, nn.Sequential | nn.ModuleList) and len(inner) > 0
             stages.append(Stage(tuple(inner) if several else (module,), info.get("num_chs")))
-    if len(stages) > ISOTROPIC:
-        return [stages[len(stages) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)]
     return stages
 
 

@@ -41,9 +41,10 @@ class Order:
     def __init__(self, spec: TrainingSpec, key: str, count: int) -> None:
         self._spec = spec
         self._key = key
-        self._count = count
+        self.count = count
         self.batches_per_epoch = math.ceil(count / spec.batch_size)
-        self.steps = spec.epochs * self.batches_per_epoch
+        self.epochs = spec.epochs_of(count)
+        self.steps = self.epochs * self.batches_per_epoch
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor of the learning rate at a step: linear warm-up, then half a cosine to zero."""
@@ -59,7 +60,7 @@ class Order:
         All batches have the same size, because bits depend on it: the last one is filled up with repetitions of weight
         zero.
         """
-        count, size = self._count, self._spec.batch_size
+        count, size = self.count, self._spec.batch_size
         random = generator("oubli/epoch/1", self._key, str(epoch))
         order = torch.randperm(count, generator=random)
         mirrored = torch.rand(count, generator=random) < (0.5 if self._spec.flip else 0.0)
@@ -69,6 +70,14 @@ class Order:
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield Batch(rows, mirrored[rows], weights[start : start + size], (self._key, str(epoch), str(start)))
+
+    def as_they_come(self) -> Iterator[Batch]:
+        """Every member once, in order and not mirrored, in batches of the same size."""
+        size = self._spec.batch_size
+        rows = torch.arange(self.count + -self.count % size) % self.count
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            yield Batch(chunk, torch.zeros(size, dtype=torch.bool), torch.ones(size), (self._key, "as they come"))
 
 
 def descend(
@@ -84,7 +93,7 @@ def descend(
     """
     optimizer = torch.optim.SGD(parameters, momentum=spec.momentum)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, order.learning_rate_factor)
-    for epoch in range(spec.epochs):
+    for epoch in range(order.epochs):
         for number, batch in enumerate(order.batches(epoch), start=1):
             optimizer.zero_grad()
             loss(batch).backward()  # type: ignore[no-untyped-call]

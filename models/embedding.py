@@ -8,6 +8,7 @@ batch 16, 32 and 64 and 1 to 16 threads). Embeddings are part of what a model is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from models.backbone import Backbone
 from models.descriptor import Descriptor, quantise
+from models.late import LatePart
 
 Embedding = npt.NDArray[np.float32]
 
@@ -42,7 +44,17 @@ class Described(NamedTuple):
     descriptors: Descriptor
 
 
-def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True) -> Described:
+@dataclass
+class Keep:
+    """What describing images computes at a cut, for the feature prompts that are then asked about them."""
+
+    cut: int | None
+    activations: list[Tensor] = field(default_factory=list)
+
+
+def describe(
+    backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True, keep: Keep | None = None
+) -> Described:
     """Embeddings and descriptors of resized images, each uint8 [3, s, s].
 
     Where the backbone's kind has the mirror image as a second view, an image takes two places of a batch: one new
@@ -50,6 +62,7 @@ def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True
 
     exact  False for images to be classified, whose description is not recorded: a small batch is not padded to full
            size, so it is faster, and the last bits depend on its size.
+    keep   what is to be kept of the same passes: its `activations`, one [...] an image, are appended to.
     """
     if not images:
         return Described(np.empty((0, backbone.dim), np.float32), np.empty((0, backbone.descriptor_width), np.int16))
@@ -57,10 +70,31 @@ def describe(backbone: Backbone, images: Sequence[Tensor], *, exact: bool = True
     embeddings, descriptors = [], []
     for chunk in _chunks(images, BATCH // views):
         batch = _batch(chunk, BATCH if exact else padded_size(views * len(chunk)), views)
-        pooled, *parts = _passed(backbone, batch)
+        pooled, *parts = _passed(backbone, batch, keep, len(chunk))
         embeddings.append(_unit(pooled[: len(chunk)]).astype(np.float32))
         descriptors.append(combine([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
     return Described(np.concatenate(embeddings), np.concatenate(descriptors))
+
+
+def describe_adapted(
+    backbone: Backbone, late: LatePart, values: Tensor, images: Sequence[Tensor], *, views: int = 2
+) -> Descriptor:
+    """Descriptors [n, width] of resized images, each uint8 [3, s, s], as a network adapted by one prompt sees them.
+
+    values  of a feature prompt, float32 [2, width].
+    views   1, or 2 with the mirror image.
+
+    As with `describe`, a row of zeros says nothing, and no bit depends on an image's neighbours.
+    """
+    found = [np.empty((0, sum(late.depths.widths)), np.int16)]
+    prompt = values[None].to(backbone.device)
+    for chunk in _chunks(images, BATCH // views):
+        batch = _batch(chunk, BATCH, views).to(backbone.device)
+        with torch.no_grad():
+            parts = late.read(late.early(backbone.preprocessing.normalise(batch)), prompt)
+        rows = [part[: views * len(chunk)].cpu().double().numpy() for part in parts]
+        found.append(combine(rows, views, late.depths.widths))
+    return np.concatenate(found)
 
 
 def embed(backbone: Backbone, images: Sequence[Tensor]) -> Embedding:
@@ -100,10 +134,15 @@ def _batch(images: Sequence[Tensor], size: int, views: int) -> Tensor:
     return batch
 
 
-def _passed(backbone: Backbone, batch: Tensor) -> list[npt.NDArray[np.float64]]:
-    """Pooled features and parts of every row, in one forward pass."""
+def _passed(
+    backbone: Backbone, batch: Tensor, keep: Keep | None = None, count: int = 0
+) -> list[npt.NDArray[np.float64]]:
+    """Pooled features and parts of every row, in one forward pass; activations of the first `count` are kept."""
+    passed = backbone.description if keep is None else backbone.cuts.description(keep.cut)
     with torch.inference_mode():
-        found = backbone.description(backbone.preprocessing.normalise(batch.to(backbone.device)))
+        found = list(passed(backbone.preprocessing.normalise(batch.to(backbone.device))))
+        if keep is not None:
+            keep.activations += found.pop()[:count].unbind()
     return [rows.cpu().double().numpy() for rows in found]
 
 

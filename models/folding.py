@@ -52,8 +52,24 @@ def fold(network: nn.Module, example: Tensor) -> nn.Module:
         for convolution, norm in pairs:
             _fold_into(convolution, norm)
         _replace(folded, {norm: _rest_of(norm) for _, norm in pairs})
-        agrees = _agree(folded(example), expected)
+        agrees = agree(folded(example), expected)
     return folded if agrees else network
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is a norm that can be folded."""
+    return _kind(module) in NORMS
+
+
+def split_activation(module: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+    """A module without the activation that is part of it, sharing its weights, and that activation; None for none."""
+    if _kind(module) != NORM_AND_ACTIVATION:
+        return module, None
+    whole: Any = module
+    norm = nn.BatchNorm2d(whole.num_features, eps=whole.eps, affine=whole.affine).requires_grad_(False).eval()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        setattr(norm, name, getattr(whole, name))
+    return norm, _rest_of(whole)
 
 
 def share(network: nn.Module) -> nn.Module:
@@ -162,6 +178,7 @@ def _replace(network: nn.Module, substitutes: dict[nn.Module, nn.Module]) -> Non
                 setattr(parent, name, substitutes[child])
 
 
-def _agree(actual: Tensor, expected: Tensor) -> bool:
+def agree(actual: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs differ by no more than rounding does."""
     difference = (actual - expected).abs().max()
     return bool(difference <= TOLERANCE * expected.abs().max())

@@ -9,10 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.backbone import Backbone
 from models.determinism import generator
-from models.spec import PromptSpec
+from models.spec import FEATURE, PromptSpec
 
 KINDS = ("padding", "fixed_patch", "random_patch", "none")
+
+
+def values_shape(spec: PromptSpec, backbone: Backbone) -> tuple[int, int]:
+    """Of the learned values of a prompt: [3, m] pixels; [2, width] scales and shifts of a feature prompt.
+
+    Raises ValueError for a prompt that does not suit the backbone.
+    """
+    if spec.kind == FEATURE:
+        return 2, backbone.cuts.at(spec.cut).width
+    return 3, len(covered_pixels(spec, backbone.input_size))
 
 
 def covered_pixels(spec: PromptSpec, input_size: int) -> Tensor:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-Pass = Callable[[Tensor], tuple[Tensor, ...]]
+Pass = Callable[..., tuple[Tensor, ...]]  # of one tensor or several
 
 TRIALS = 3  # TorchScript optimises after the first run: the first and the later runs must give the same bits
 
 
 class Recording:
-    """A function of a batch of images [n, ...], recorded for each shape that it is called with; for inference alone.
+    """A function of tensors [n, ...], recorded for all shapes that it is called with; for inference alone.
 
     Safe to use from several threads. On a GPU, and if a recording is impossible or gives other bits, the function
     itself is called.
@@ -32,28 +32,30 @@ class Recording:
 
     def __init__(self, function: Pass) -> None:
         self._function = function
-        self._chosen: dict[torch.Size, Pass] = {}
+        self._chosen: dict[tuple[torch.Size, ...], Pass] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The result of the function, in inference mode."""
+        shapes = tuple(tensor.shape for tensor in given)
         with torch.inference_mode():
-            chosen = self._chosen.get(images.shape)
+            chosen = self._chosen.get(shapes)
             if chosen is None:
                 with self._lock:
-                    chosen = self._chosen.get(images.shape)
+                    chosen = self._chosen.get(shapes)
                     if chosen is None:
-                        chosen = self._chosen[images.shape] = self._choose(images)
-            return chosen(images)
+                        chosen = self._chosen[shapes] = self._choose(given)
+            return chosen(*given)
 
-    def _choose(self, images: Tensor) -> Pass:
-        if images.device.type != "cpu":
+    def _choose(self, given: tuple[Tensor, ...]) -> Pass:
+        if any(tensor.device.type != "cpu" for tensor in given):
             return self._function
-        example = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+        random = torch.Generator().manual_seed(0)
+        examples = tuple(torch.rand(tensor.shape, generator=random) for tensor in given)
         try:
-            recorded = _record(self._function, example)
-            expected = self._function(example)
-            same = all(_equal(recorded(example), expected) for _ in range(TRIALS))
+            recorded = _record(self._function, examples)
+            expected = self._function(*examples)
+            same = all(_equal(recorded(*examples), expected) for _ in range(TRIALS))
         except Exception as error:  # a network that cannot be recorded, or a PyTorch that no longer records
             log.warning("the forward pass cannot be recorded (%s): it runs slower beside requests", error)
             return self._function
@@ -62,11 +64,11 @@ class Recording:
         return recorded if same else self._function
 
 
-def _record(function: Pass, example: Tensor) -> Pass:
+def _record(function: Pass, examples: tuple[Tensor, ...]) -> Pass:
     with warnings.catch_warnings():
         # Deprecated in favour of torch.export, which needs a C++ compiler at run time to do without Python.
         warnings.simplefilter("ignore")
-        recorded: Pass = torch.jit.trace(function, example, check_trace=False)  # type: ignore[no-untyped-call]
+        recorded: Pass = torch.jit.trace(function, examples, check_trace=False)  # type: ignore[no-untyped-call]
     return recorded
 
 

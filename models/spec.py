@@ -29,7 +29,15 @@ def sha256(*parts: bytes) -> str:
 
 
 # Settings that earlier releases did not have, and the values that reproduce their behaviour and their keys.
-_LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0}
+_LATER = {"init_std": 0.0, "start": None, "label_smoothing": 0.0, "prompt_decay": 0.0, "cut": None, "solved_below": 0}
+
+FEATURE = "feature"
+FEATURE_LR = 0.05  # a good peak learning rate of feature prompts
+SOLVED_BELOW = 200  # members: where a solved head measures better (docs/explanation/evaluation.md)
+
+# Epochs of a feature prompt by how many members it has, the fewer the more: about 12 (1,000 / n)^0.6, as measured
+# (docs/explanation/evaluation.md). A table, for the same number on every machine: from so many members on, so many.
+EPOCHS = ((8_000, 3), (4_000, 5), (2_000, 8), (0, 12))
 
 
 def _without_later_defaults(values: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -38,26 +46,35 @@ def _without_later_defaults(values: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """A visual prompt added to the pixels (Bahng et al., arXiv 2203.17274).
+    """A visual prompt added to the pixels (Bahng et al., arXiv 2203.17274), or a feature prompt.
 
     kind      "padding": a learned frame around the image; "fixed_patch": a square in its upper left corner;
-              "random_patch": a square that is trained at places drawn anew for each batch; "none".
-    size      width of the frame or of the square, in pixels of the backbone's input.
+              "random_patch": a square that is trained at places drawn anew for each batch; "none"; "feature": a scale
+              and a shift of every channel after a cut of the backbone (`models.late`).
+    size      width of the frame or of the square, in pixels of the backbone's input; 0 of a feature prompt.
     init_std  its pixels start as normal noise of this standard deviation, drawn from the key; 1 in the reference code.
     start     hex SHA-256 of the values it starts from instead (`models.meta_prompt`).
+    cut       of a feature prompt: how many of the backbone's blocks or stages lie before it; None: as
+              `models.late.default_cut` says.
     """
 
     kind: str = "padding"
     size: int = 12
     init_std: float = 0.0
     start: str | None = None
+    cut: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """The training of one cluster's prompt and head. Learning rates per batch."""
+    """The training of one cluster's prompt and head. Learning rates per batch.
 
-    epochs: int = 6
+    epochs        passes over the members; None: as many as `EPOCHS` says for their number.
+    solved_below  with fewer members, the head of a feature prompt is solved on the adapted features in the end
+                  (`models.closed_form`), in place of the one that has learned along with the prompt.
+    """
+
+    epochs: int | None = 6
     batch_size: int = 32
     prompt_lr: float = 0.03
     head_lr: float = 0.05
@@ -68,14 +85,25 @@ class TrainingSpec:
     prompt: PromptSpec = PromptSpec()
     label_smoothing: float = 0.0  # share of each target that is spread over all labels
     prompt_decay: float = 0.0  # weight decay of the prompt, towards no prompt
+    solved_below: int = 0
+
+    def epochs_of(self, members: int) -> int:
+        """Passes over so many members."""
+        if self.epochs is not None:
+            return self.epochs
+        return next(epochs for least, epochs in EPOCHS if members >= least)
 
     def record(self) -> dict[str, Any]:
         """Every setting, for JSON; later additions only if they are set, so that older prompts keep their keys."""
         return dataclasses.asdict(self, dict_factory=_without_later_defaults)
 
     def digest(self) -> str:
-        """Hex SHA-256 of every setting, and of the method: /2 trains on a folded backbone (decision 0011)."""
-        return sha256(b"oubli/training/2", canonical_json(self.record()))
+        """Hex SHA-256 of every setting, and of the method: /2 trains on a folded backbone (decision 0011).
+
+        The method of feature prompts, with the rules for their cut and their epochs, has a version of its own.
+        """
+        method = b"oubli/feature-training/1" if self.prompt.kind == FEATURE else b"oubli/training/2"
+        return sha256(method, canonical_json(self.record()))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Training one cluster's prompt and head: a pure function of backbone, spec, key and members.
 
-Follows LMEraser (arXiv 2404.11056): the backbone is frozen, in eval mode; only the prompt and the head learn. Unlike
+Follows LMEraser (arXiv 2404.11056): the backbone is frozen, in eval mode; only the prompt and the head learn. A feature
+prompt (SSF; arXiv 2210.08823) learns on activations at its cut, which no step changes. Unlike
 the authors' code, each cluster is trained alone, with its own order, augmentation and schedule, all drawn from its
 key: nothing of another cluster, of a clock or of an earlier training can reach it. No early stopping.
 """
@@ -9,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models import head
+from models.activations import MemberActivations
 from models.backbone import Backbone
 from models.descent import Batch, Order, Progress, descend
 from models.determinism import generator
 from models.image import Pixels
-from models.prompt import covered_pixels, expand, trained_pixels
-from models.spec import PromptSpec, TrainingSpec, sha256
+from models.prompt import expand, trained_pixels, values_shape
+from models.spec import FEATURE, PromptSpec, TrainingSpec, sha256
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class TrainingExample:
 class TrainedPrompt:
     """The result of a training: the learned tensors, on the CPU, and their cost.
 
-    values  prompt pixels float32 [3, m], see `models.prompt`.
+    values  prompt pixels float32 [3, m], see `models.prompt`; of a feature prompt [2, width], see `models.late`.
     weight  head float32 [labels, dim]; row i belongs to labels[i].
     bias    float32 [labels].
     """
@@ -64,7 +67,7 @@ def train(
 ) -> TrainedPrompt:
     """Train on `members`, in arrival order. Bit-identical in one environment.
 
-    start   prompt pixels [3, m] to start from; exactly where the spec names their digest (`models.meta_prompt`).
+    start   values to start from; exactly where the spec names their digest (`models.meta_prompt`).
     before  a prompt to continue from, with its head: for SISA's slices alone (`service.evaluation`).
 
     An exception from `progress` ends the training and is passed on.
@@ -74,31 +77,47 @@ def train(
     labels = tuple(sorted({member.label for member in members}))
     values = before.values.clone().to(backbone.device) if before else _first_values(spec.prompt, key, start, backbone)
     weight, bias = (tensor.to(backbone.device) for tensor in _first_head(labels, backbone.dim, before))
-    learned = [tensor.requires_grad_(True) for tensor in (values, weight, bias)]
-    epochs = spec.epochs if len(labels) > 1 else 0  # one label leaves nothing to learn
+    epochs = spec.epochs_of(len(members)) if len(labels) > 1 else 0  # one label leaves nothing to learn
     if epochs:
-        images = _Images(backbone, members)
-        targets = torch.tensor([labels.index(member.label) for member in members])
-
-        def loss(batch: Batch) -> Tensor:
-            covered = trained_pixels(spec.prompt, backbone.input_size, *batch.name).to(backbone.device)
-            prompted = images.of(batch) + expand(values, covered, backbone.input_size)
-            scores = head.logits(backbone.features_folded(prompted), weight, bias, spec.scale)
-            wanted = targets[batch.rows].to(backbone.device)
-            return batch.loss(scores, wanted, label_smoothing=spec.label_smoothing)
-
-        groups = [
-            {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
-            {"params": [weight, bias], "lr": spec.head_lr},
-        ]
-        descend(spec, Order(spec, key, len(members)), groups, loss, progress)
-    values, weight, bias = (tensor.detach().cpu() for tensor in learned)
+        values, weight, bias = _learn(backbone, spec, key, members, (values, weight, bias), progress)
+    values, weight, bias = values.cpu(), weight.cpu(), bias.cpu()
     return TrainedPrompt(labels, values, weight, bias, members=len(members), sample_epochs=epochs * len(members))
 
 
+def _learn(
+    backbone: Backbone,
+    spec: TrainingSpec,
+    key: str,
+    members: Sequence[TrainingExample],
+    start: tuple[Tensor, Tensor, Tensor],
+    progress: Progress,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, weight and bias after all steps, from those at the start."""
+    values, weight, bias = (tensor.requires_grad_(True) for tensor in start)
+    labels = sorted({member.label for member in members})
+    images = _shown(backbone, spec, members)
+    targets = torch.tensor([labels.index(member.label) for member in members])
+
+    def loss(batch: Batch) -> Tensor:
+        scores = head.logits(images.features(values, batch), weight, bias, spec.scale)
+        wanted = targets[batch.rows].to(backbone.device)
+        return batch.loss(scores, wanted, label_smoothing=spec.label_smoothing)
+
+    groups = [
+        {"params": [values], "lr": spec.prompt_lr, "weight_decay": spec.prompt_decay},
+        {"params": [weight, bias], "lr": spec.head_lr},
+    ]
+    order = Order(spec, key, len(members))
+    descend(spec, order, groups, loss, progress)
+    if len(members) < spec.solved_below:
+        seen = _features_of_members(images, values.detach(), order)
+        weight, bias = head.solved(seen, [member.label for member in members], spec.scale)
+    return values.detach(), weight.detach(), bias.detach()
+
+
 def _first_values(spec: PromptSpec, key: str, start: Tensor | None, backbone: Backbone) -> Tensor:
-    """Prompt pixels [3, m] before any step. Raises ValueError if `start` is not what the spec names."""
-    shape = (3, len(covered_pixels(spec, backbone.input_size)))
+    """A prompt's values before any step. Raises ValueError if `start` is not what the spec names."""
+    shape = values_shape(spec, backbone)
     if (digest := values_digest(start) if start is not None else None) != spec.start:
         raise ValueError(f"The prompt is to start from the values {spec.start}, not from {digest}.")
     if start is None and spec.init_std == 0:
@@ -112,7 +131,7 @@ def _first_values(spec: PromptSpec, key: str, start: Tensor | None, backbone: Ba
 
 
 def values_digest(values: Tensor) -> str:
-    """Hex SHA-256 of prompt pixels float32 [3, m]."""
+    """Hex SHA-256 of a prompt's values float32."""
     return sha256(b"oubli/values/1", values.detach().cpu().float().contiguous().numpy().tobytes())
 
 
@@ -125,15 +144,49 @@ def _first_head(labels: Sequence[str], dim: int, before: TrainedPrompt | None) -
     return weight, bias
 
 
-class _Images:
-    """Members as resized uint8 images, decoded and resized once."""
+def _features_of_members(images: _Prompted, values: Tensor, order: Order) -> Tensor:
+    """Features float32 [n, dim] of the members themselves, none mirrored, in batches of the training's size."""
+    with torch.no_grad():
+        batches = [images.features(values, batch) for batch in order.as_they_come()]
+    return torch.cat(batches)[: order.count].cpu()
 
-    def __init__(self, backbone: Backbone, members: Sequence[TrainingExample]) -> None:
-        self._backbone = backbone
-        self._images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
 
-    def of(self, batch: Batch) -> Tensor:
-        """Normalised images float32 [b, 3, s, s], mirrored as the batch says."""
+class _Prompted(Protocol):
+    """Members as a prompt sees them."""
+
+    def features(self, values: Tensor, batch: Batch) -> Tensor:
+        """Features [b, dim] of a batch with a prompt of these values; differentiable in them."""
+
+
+def _shown(backbone: Backbone, spec: TrainingSpec, members: Sequence[TrainingExample]) -> _Prompted:
+    """Members, decoded and resized once."""
+    images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
+    return _Features(backbone, spec, images) if spec.prompt.kind == FEATURE else _Pixels(backbone, spec, images)
+
+
+class _Pixels:
+    """Images uint8 [n, 3, s, s], to which a prompt's pixels are added."""
+
+    def __init__(self, backbone: Backbone, spec: TrainingSpec, images: Tensor) -> None:
+        self._backbone, self._spec, self._images = backbone, spec.prompt, images
+
+    def features(self, values: Tensor, batch: Batch) -> Tensor:
+        """Of prompted images, mirrored as the batch says."""
+        backbone = self._backbone
         images = self._images[batch.rows]
         images = torch.where(batch.mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return self._backbone.preprocessing.normalise(images.to(self._backbone.device))
+        normalised = backbone.preprocessing.normalise(images.to(backbone.device))
+        covered = trained_pixels(self._spec, backbone.input_size, *batch.name).to(backbone.device)
+        return backbone.features_folded(normalised + expand(values, covered, backbone.input_size))
+
+
+class _Features:
+    """Activations at the cut, of which a feature prompt scales and shifts what follows."""
+
+    def __init__(self, backbone: Backbone, spec: TrainingSpec, images: Tensor) -> None:
+        self._late = backbone.cuts.at(spec.prompt.cut)
+        self._activations = MemberActivations(backbone, self._late, images, flip=spec.flip)
+
+    def features(self, values: Tensor, batch: Batch) -> Tensor:
+        """Of adapted activations."""
+        return self._late.late(self._activations.of(batch), values[None])

@@ -39,6 +39,11 @@ def evaluate(
     prompt_init: Annotated[str, typer.Option(help="zero, normal, or a file of DAM-VP's meta prompt.")] = "zero",
     prompt_lr: Annotated[float, typer.Option(help="Peak learning rate of prompts.")] = 0.03,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of heads.")] = 0.05,
+    cut: Annotated[int | None, typer.Option(help="Of feature prompts: stages that are left as they are.")] = None,
+    feature_epochs: Annotated[
+        int | None, typer.Option(help="Of feature prompts; as many as the service gives them if not given.", min=1)
+    ] = None,
+    core: Annotated[int, typer.Option(help="Samples of the core, the first to come.", min=1)] = 1500,
     cap: Annotated[int, typer.Option(help="Most samples in a cluster of the tree.", min=2)] = 250,
     least: Annotated[int, typer.Option("--min", help="Fewest samples in a cluster of the tree.", min=1)] = 50,
     shards: Annotated[int, typer.Option(help="Of SISA.", min=1)] = 10,
@@ -62,7 +67,7 @@ def evaluate(
     check_plots()
     if quick:
         train, test = train or QUICK["train"], test or QUICK["test"]
-        seeds, epochs = QUICK["seeds"], QUICK["epochs"]
+        seeds, epochs, feature_epochs, core = QUICK["seeds"], QUICK["epochs"], QUICK["epochs"], min(core, 60)
         cap, least, shards, slices = min(cap, 80), min(least, 20), min(shards, 3), min(slices, 2)
     study = Study(
         data=data,
@@ -76,7 +81,16 @@ def evaluate(
         input_size=input_size,
         checkpoint=checkpoint,
         md5=md5,
-        budget=Budget(cap=cap, min=least, shards=shards, slices=slices, anchors=80 if quick else 1000),
+        budget=Budget(
+            cap=cap,
+            min=least,
+            shards=shards,
+            slices=slices,
+            anchors=80 if quick else 1000,
+            feature_epochs=feature_epochs,
+            cut=cut,
+            core=core,
+        ),
         trial=(Scale(members=48, references=1) if quick else Scale()) if trial else None,
     )
     prompt = (prompt_kind, prompt_size, prompt_init)
@@ -121,6 +135,8 @@ def _with_training(
         std = {"zero": 0.0, "normal": 1.0}.get(init, 0.0)
         spec = PromptSpec(kind=kind, size=size or max(1, input_size // 8), init_std=std)
         covered_pixels(spec, input_size)
+        if any("feature" in name or name == "core" for name in study.methods):
+            study.load_backbone("cpu").cuts.at(study.budget.cut)
         training = TrainingSpec(epochs=epochs, prompt_lr=prompt_lr, head_lr=head_lr, prompt=spec)
         study = replace(study, budget=replace(study.budget, training=training))
         return study if init in ("zero", "normal") else with_start(replace(study, meta_prompt=Path(init)))

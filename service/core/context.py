@@ -8,6 +8,7 @@ from datetime import timedelta
 from models.backbone import Backbone
 from models.checkpoint import Identity
 from models.partition import Partition
+from models.prompt import values_shape
 from models.spec import ClosedFormSpec, TrainingSpec
 from service.artifacts import Store
 from service.clock import Clock, system_clock
@@ -43,7 +44,8 @@ class Context:
     @property
     def identity(self) -> Identity:
         """The identity that a prompt's artifact must have to be accepted here."""
-        return Identity(self.backbone.digest, self.backbone.dim, self.backbone.input_size, self.training)
+        shape = values_shape(self.training.prompt, self.backbone)
+        return Identity(self.backbone.digest, self.backbone.dim, shape, self.training)
 
 
 def require_bound(context: Context, session: ReadSession) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -250,25 +250,30 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
 
     regions = {(cluster.lo, cluster.hi) for cluster in existing}
     affected = {sample.cluster for sample in found}
-    remaining = sum(cluster.samples for cluster in existing) - len(found)
-    retrained = 0
+    retrained: list[int] = []  # members of each cluster that would be trained again
+    cut = {region: left(*region) for region in context.partition.cut(left)}
     gone = [sample.id for sample in found]
     if layout_state.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
-        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, remaining
+        affected, retrained = {cluster.id for cluster in existing if cluster.samples}, list(cut.values())
     else:
-        for region in context.partition.cut(left):
-            if (region.lo, region.hi) not in regions or left(*region) != count(*region):
-                retrained += left(*region)
+        for region, members in cut.items():
+            if (region.lo, region.hi) not in regions or members != count(*region):
+                retrained.append(members)
                 affected |= {c.id for c in existing if c.lo < region.hi and region.lo < c.hi and c.samples}
-    epochs = context.training.epochs
+    work = _sample_epochs(context, retrained)
     pace = _seconds_per_sample_epoch(session, existing)
     return Quote(
         samples=len(found),
         clusters=tuple(sorted(affected)),
-        sample_epochs=retrained * epochs,
-        seconds=retrained * epochs * pace if pace is not None else None,
-        full_sample_epochs=remaining * epochs,
+        sample_epochs=work,
+        seconds=work * pace if pace is not None else None,
+        full_sample_epochs=_sample_epochs(context, cut.values()),
     )
+
+
+def _sample_epochs(context: Context, members: Iterable[int]) -> int:
+    """What training clusters of so many members takes."""
+    return sum(count * context.training.epochs_of(count) for count in members)
 
 
 def _seconds_per_sample_epoch(session: ReadSession, existing: Sequence[Cluster]) -> float | None:

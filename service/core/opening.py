@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.backbone import UnknownBackbone, load_backbone
 from models.partition import make_partition
-from models.prompt import covered_pixels
+from models.prompt import values_shape
 from service.artifacts import FolderStore, Store, open_store
 from service.artifacts.opening import ledger_folder
 from service.clock import Clock, system_clock
@@ -54,7 +54,7 @@ def open_context(settings: Settings, *, clock: Clock = system_clock, read_only: 
         raise Misconfigured(str(error)) from error
     training = settings.training.spec()
     try:
-        covered_pixels(training.prompt, backbone.input_size)
+        values_shape(training.prompt, backbone)
         partition = make_partition(
             settings.partition.spec(),
             backbone.prototypes,

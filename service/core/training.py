@@ -160,13 +160,14 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
     if key_of(context, rows) != claim.key:
         raise LeaseLost
     members = [_load(context, claim, row) for row in rows]
+    epochs = context.training.epochs_of(len(members))
     started = time.perf_counter()
 
     def progress(done: int, steps: int) -> None:
         if interrupted():
             raise LeaseLost
-        if done * context.training.epochs % steps == 0:
-            step(f"epoch {done * context.training.epochs // steps}")
+        if done * epochs % steps == 0:
+            step(f"epoch {done * epochs // steps}")
             with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
                 renew(context, claim)
 

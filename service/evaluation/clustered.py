@@ -11,7 +11,7 @@ import numpy as np
 from models import fusion
 from models.descent import Progress
 from models.partition import Layout, Partition, Positions, make_partition
-from models.spec import PartitionSpec, PromptSpec
+from models.spec import PartitionSpec, PromptSpec, TrainingSpec
 from service.core.plan import Survivor, plan
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
@@ -27,12 +27,16 @@ def tree_spec(budget: Budget) -> PartitionSpec:
 class Clustered:
     """Each cluster of a partition learns alone: a prompt with its head, or a head alone. The nearest one answers."""
 
-    def __init__(self, setting: Setting, partition: PartitionSpec, *, prompts: bool = True) -> None:
+    def __init__(
+        self, setting: Setting, partition: PartitionSpec, *, prompts: bool = True, training: TrainingSpec | None = None
+    ) -> None:
+        """`training` of the prompts, if it is not the budget's."""
         self._setting = setting
         self._partition: Partition = make_partition(partition, setting.backbone.prototypes)
-        training = setting.budget.training
+        training = training or setting.budget.training
         self._training = training if prompts else replace(training, prompt=PromptSpec(kind="none"))
         self._prompts = prompts
+        self._start = setting.start if self._training.prompt.start is not None else None
         self._located = lru_cache(maxsize=2)(self._fit_and_locate)
         self.passes = 2.0 if prompts else 1.0
 
@@ -54,7 +58,7 @@ class Clustered:
         backbone, samples = self._setting.backbone, self._setting.pool.take(part.rows)
         if self._prompts:
             return learners.build_prompt(
-                backbone, self._training, part.key, samples, start=self._setting.start, progress=progress
+                backbone, self._training, part.key, samples, start=self._start, progress=progress
             )
         return learners.build_head(backbone, self._training, part.key, samples, progress=progress)
 
@@ -105,13 +109,16 @@ class Clustered:
 
 
 class Fused:
-    """The tree's prompts, and the closed form beside them: as the service answers."""
+    """The tree's prompts, and the closed form beside them: as the service answers.
+
+    training  of the prompts, if it is not the budget's.
+    """
 
     passes = 2.0
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, training: TrainingSpec | None = None) -> None:
         self._setting = setting
-        self.prompts = Clustered(setting, tree_spec(setting.budget))
+        self.prompts = Clustered(setting, tree_spec(setting.budget), training=training)
         self._ridge = Ridge(setting)
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from models import head
 from models.backbone import Backbone
-from models.bank import stack
+from models.bank import shown_to, stack
 from models.closed_form import Accumulators, ClosedFormHead, accumulate, solve
 from models.descent import Batch, Order, Progress, descend
+from models.descriptor import Descriptor
 from models.embedding import BATCH
 from models.spec import ClosedFormSpec, TrainingSpec, sha256
 from models.training import TrainedPrompt, train
@@ -82,7 +83,11 @@ def ask_prompt(backbone: Backbone, spec: TrainingSpec, learned: Learned, queries
         members = queries.members[start : start + BATCH]
         images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in members])
         rows = torch.full((len(members),), bank.rows[""].index, dtype=torch.int64)
-        answers.append(bank.probabilities(backbone, images, rows)[:, : len(learned.labels)].double().numpy())
+        answers.append(
+            bank.probabilities(backbone, shown_to(backbone, spec, images), rows)[:, : len(learned.labels)]
+            .double()
+            .numpy()
+        )
     return np.concatenate(answers)
 
 
@@ -101,7 +106,7 @@ def build_head(
     labels = tuple(sorted(set(samples.labels)))
     weight, bias = torch.zeros((len(labels), backbone.dim)), torch.zeros(len(labels))
     learned = [tensor.requires_grad_(True) for tensor in (weight, bias)]
-    epochs = spec.epochs if len(labels) > 1 else 0
+    epochs = spec.epochs_of(len(samples)) if len(labels) > 1 else 0
     if epochs:
         features = torch.from_numpy(np.stack([samples.embeddings, samples.mirrored]))
         targets = torch.tensor([labels.index(label) for label in samples.labels])
@@ -140,7 +145,7 @@ def build_network(
     network = backbone.copy_of_network().requires_grad_(True)
     weight = torch.zeros((len(labels), backbone.dim), device=backbone.device, requires_grad=True)
     bias = torch.zeros(len(labels), device=backbone.device, requires_grad=True)
-    epochs = spec.epochs if len(labels) > 1 else 0
+    epochs = spec.epochs_of(len(samples)) if len(labels) > 1 else 0
     if epochs:
         images = torch.stack([backbone.preprocessing.resize(member.pixels) for member in samples.members])
         targets = torch.tensor([labels.index(label) for label in samples.labels])
@@ -203,8 +208,12 @@ def ridge_of(spec: ClosedFormSpec, sums: Accumulators) -> Learned:
 
 def ask_ridge(spec: ClosedFormSpec, learned: Learned, queries: Pool) -> Probabilities:
     """From the descriptors that came with routing."""
-    solved = ClosedFormHead(learned.labels, learned.tensors["weight"].numpy())
-    return solved.scores(queries.descriptors, spec.temperature)
+    return ask_solved(spec, learned, queries.descriptors)
+
+
+def ask_solved(spec: ClosedFormSpec, learned: Learned, descriptors: Descriptor) -> Probabilities:
+    """From descriptors of whatever kind the ridge was built of."""
+    return ClosedFormHead(learned.labels, learned.tensors["weight"].numpy()).scores(descriptors, spec.temperature)
 
 
 def onto(labels: Sequence[str], learned: Learned, said: Probabilities) -> Probabilities:

@@ -7,7 +7,7 @@ is new. `forgetting` counts what that costs; `trial` compares the result with a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +15,16 @@ from torch import Tensor
 from models.backbone import Backbone
 from models.descent import Progress
 from models.partition import Interval
-from models.spec import ClosedFormSpec, TrainingSpec, prompt_key, sha256
+from models.spec import (
+    FEATURE,
+    FEATURE_LR,
+    SOLVED_BELOW,
+    ClosedFormSpec,
+    PromptSpec,
+    TrainingSpec,
+    prompt_key,
+    sha256,
+)
 from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.pool import Pool
 
@@ -32,6 +41,9 @@ class Budget:
     anchors, threshold   of the paper's clustering: private samples, and where average linkage ends (unit vectors).
     shards, slices       of SISA.
     network_lr           of the whole network's weights, where they learn.
+    feature_epochs       of feature prompts; None for as many as the service gives them.
+    cut                  of feature prompts; None for the default one.
+    core                 samples, the first to come, that the core's feature prompt learns from.
     """
 
     training: TrainingSpec = field(default_factory=TrainingSpec)
@@ -44,6 +56,20 @@ class Budget:
     shards: int = 10
     slices: int = 3
     network_lr: float = 0.01
+    feature_epochs: int | None = None
+    cut: int | None = None
+    core: int = 1500
+
+    @property
+    def features(self) -> TrainingSpec:
+        """The training of feature prompts, which have settings of their own."""
+        return replace(
+            self.training,
+            epochs=self.feature_epochs,
+            prompt_lr=FEATURE_LR,
+            prompt=PromptSpec(FEATURE, 0, cut=self.cut),
+            solved_below=SOLVED_BELOW,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,4 +133,4 @@ class Setting:
 
 def cost_of(pool: Pool, rows: Sequence[int], training: TrainingSpec) -> int:
     """Sample-epochs; one label leaves nothing to learn."""
-    return training.epochs * len(rows) if len({pool.members[i].label for i in rows}) > 1 else 0
+    return training.epochs_of(len(rows)) * len(rows) if len({pool.members[i].label for i in rows}) > 1 else 0

@@ -1,4 +1,4 @@
-"""The nine methods of the table, by name."""
+"""The methods of the table, by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from models.spec import PartitionSpec
 from service.evaluation.clustered import Clustered, Fused, tree_spec
+from service.evaluation.core import Pooled, core
 from service.evaluation.method import Method, Setting
 from service.evaluation.sharded import Sharded
 from service.evaluation.whole import Ridge, linear, one_prompt, retrain
@@ -19,6 +20,14 @@ def _random_part_tuning(setting: Setting) -> Clustered:
 
 def _tree(setting: Setting) -> Clustered:
     return Clustered(setting, tree_spec(setting.budget))
+
+
+def _feature_prompt(setting: Setting) -> Pooled:
+    return Pooled(one_prompt(setting, setting.budget.features), Ridge(setting))
+
+
+def _feature_tree(setting: Setting) -> Fused:
+    return Fused(setting, setting.budget.features)
 
 
 def _head_only(setting: Setting) -> Clustered:
@@ -46,6 +55,13 @@ METHODS: dict[str, Named] = {
     "tree": Named(Fused, "ours: a cut of a public tree, a prompt and a head a cluster, fused with the closed form"),
     "random_part_tuning": Named(_random_part_tuning, "the paper's baseline: clusters by chance, one of them answers"),
     "one_prompt": Named(one_prompt, "one prompt and head on everything"),
+    "feature_prompt": Named(_feature_prompt, "one feature prompt and head on everything, pooled with the closed form"),
+    "feature_tree": Named(
+        _feature_tree, "ours, with feature prompts: a head and a prompt a cluster of the tree, fused"
+    ),
+    "core": Named(
+        core, "a feature prompt of a core; the closed form of all on what it sees, pooled with the frozen one"
+    ),
     "sisa": Named(Sharded, "SISA: shards by chance, trained slice by slice, all of them answer"),
     "retrain": Named(retrain, "the gold standard: the whole network fine-tuned on everything"),
     "head_only": Named(_head_only, "the tree's clusters, no prompt", False),

@@ -27,7 +27,7 @@ class Sharded:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         budget = setting.budget
-        self._epochs = _sisa_epochs(budget.training.epochs, budget.slices)
+        self._epochs = _sisa_epochs(budget.training.epochs_of(len(setting.pool)), budget.slices)
         self.passes = float(budget.shards)
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:

@@ -23,6 +23,7 @@ from models.spec import canonical_json, sha256
 from models.training import TrainingExample, train, values_digest
 from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
+from service.evaluation.core import Pooled
 from service.evaluation.data_sets import DataSet, load_data_set
 from service.evaluation.method import Budget, Method, Setting
 from service.evaluation.methods import METHODS, make_method
@@ -89,7 +90,7 @@ class Task:
 
 def tasks_of(study: Study, samples: int) -> dict[Task, int]:
     """Every task, the longest first, with about how many sample-epochs it takes."""
-    epochs = study.budget.training.epochs
+    epochs = study.budget.training.epochs_of(samples)
     found = {Task(name, seed): samples * epochs for name in study.methods for seed in range(study.seeds)}
     if study.trial is not None:
         builds = 4 + study.trial.references
@@ -185,7 +186,7 @@ class Bench:
         rate = work.seconds / work.sample_epochs if work.sample_epochs else 0.0
         return {
             "accuracy": accuracy,
-            "prompts_alone": self._accuracy(method.prompts, pool, work) if isinstance(method, Fused) else None,
+            "prompts_alone": self._accuracy(method.prompts, pool, work) if isinstance(method, Fused | Pooled) else None,
             "models": len(forgetting.models(work.parts)),
             "sizes": [len(part.rows) for part in forgetting.models(work.parts)],
             "expected_cost": forgetting.expected_cost(work.parts, len(pool)),
@@ -208,7 +209,7 @@ class Bench:
 
     def _subtracting(self, name: str, pool: Pool, gone: str) -> float:
         """Seconds to take samples out of the closed form and solve it again, where there is one."""
-        if name not in ("ridge", "tree"):
+        if name not in ("ridge", "tree", "feature_tree", "feature_prompt", "core"):
             return 0.0
         count = forgetting.OWNED if gone == "owner" else int(gone)
         sums = learners.accumulators(pool)

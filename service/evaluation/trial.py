@@ -83,7 +83,13 @@ def run(
 def _fitting(budget: Budget, backbone: Backbone, members: Pool, count: int) -> Budget:
     """Clusters and shards as many times smaller as there are fewer samples; what is fitted to the data, fixed."""
     smaller = replace(
-        budget, cap=max(8, count // 4), min=max(4, count // 16), anchors=max(8, count // 4), shards=4, slices=2
+        budget,
+        cap=max(8, count // 4),
+        min=max(4, count // 16),
+        anchors=max(8, count // 4),
+        shards=4,
+        slices=2,
+        core=max(1, count // 4),
     )
     tree = Clustered(Setting(backbone, members, smaller), tree_spec(smaller), prompts=False)
     return replace(smaller, clusters=len(tree.parts(range(count))))

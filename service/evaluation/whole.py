@@ -47,11 +47,12 @@ class Whole:
         return learners.onto(self._setting.labels, learned, self._ask(learned, queries))
 
 
-def one_prompt(setting: Setting) -> Whole:
-    backbone, training = setting.backbone, setting.budget.training
+def one_prompt(setting: Setting, training: TrainingSpec | None = None) -> Whole:
+    backbone, training = setting.backbone, training or setting.budget.training
+    start = setting.start if training.prompt.start is not None else None
 
     def build(part: Part, samples: Pool, progress: Progress) -> Learned:
-        return learners.build_prompt(backbone, training, part.key, samples, start=setting.start, progress=progress)
+        return learners.build_prompt(backbone, training, part.key, samples, start=start, progress=progress)
 
     def ask(learned: Learned, queries: Pool) -> Probabilities:
         return learners.ask_prompt(backbone, training, learned, queries)

@@ -52,7 +52,7 @@ def _judge(setting: Setting, part: Part, spent: Spent) -> Worth:
             continue
         for name, said in _both(setting, f"{part.key}/{number}", learned_from, asked).items():
             right[name] += said
-        spent(setting.budget.training.epochs * len(learned_from))
+        spent(setting.budget.training.epochs_of(len(learned_from)) * len(learned_from))
     labels = len(set(members.labels))
     return Worth(len(members), labels, right["prompt"] / len(members), right["head"] / len(members))
 

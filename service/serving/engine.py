@@ -12,10 +12,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from models import fusion
+from models import bank, fusion
 from models.embedding import SHAPES, DegenerateEmbedding, Described, Embedding, check, describe
 from service.core import layouts
 from service.core.context import Context
@@ -28,6 +30,13 @@ from service.serving.snapshot import Snapshot, take_snapshot
 from service.serving.votes import Moment, Round, Vote, fuse
 
 ROUNDS = 10  # withdrawals during one batch before it is given up
+
+
+class _Asked(NamedTuple):
+    """A query as prompts and partitions see it: what the bank is asked about, and the image's digest."""
+
+    shown: Tensor
+    digest: str
 
 
 class Engine:
@@ -49,12 +58,12 @@ class Engine:
 
         shapes  of `SHAPES`, images in a batch. A shape that is left out is warmed by the first batch that has it.
         """
-        backbone = self._context.backbone
+        backbone, training = self._context.backbone, self._context.training
         size = backbone.input_size
         for count in shapes:
             black = torch.zeros((count, 3, size, size), dtype=torch.uint8)
-            describe(backbone, list(black), exact=False)
-            backbone.inference(backbone.preprocessing.normalise(black.to(backbone.device)))
+            describe(backbone, list(black), exact=False, keep=bank.kept_for(training))
+            bank.warm_up(backbone, training, count)
         self.refresh()
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -75,18 +84,21 @@ class Engine:
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
         queries = [(place, job) for place, job in enumerate(jobs) if isinstance(job, Query)]
         exact = len(queries) < len(jobs)  # a new sample's description is recorded
-        described = describe(self._context.backbone, [job.image for job in jobs], exact=exact)
+        keep = bank.kept_for(self._context.training) if queries else None
+        described = describe(self._context.backbone, [job.image for job in jobs], exact=exact, keep=keep)
+        shown = [job.image for job in jobs] if keep is None else keep.activations
         outcomes: list[Outcome] = [Description(*of) for of in zip(*described, strict=True)]
         if queries:
             places = [place for place, _ in queries]
             theirs = Described(described.embeddings[places], described.descriptors[places])
-            for place, answer in zip(places, self._answer([query for _, query in queries], theirs), strict=True):
+            asked = [_Asked(shown[place], query.digest) for place, query in queries]
+            for place, answer in zip(places, self._answer(asked, theirs), strict=True):
                 outcomes[place] = answer
         return outcomes
 
     # ------------------------------------------------------------------------------------------------- answering
 
-    def _answer(self, queries: Sequence[Query], described: Described) -> Sequence[Answer | ServiceError]:
+    def _answer(self, queries: Sequence[_Asked], described: Described) -> Sequence[Answer | ServiceError]:
         """Answers that are valid at a moment after they were computed: votes of earlier rounds are checked as well."""
         last: Round | None = None
         for _ in range(ROUNDS):
@@ -115,7 +127,7 @@ class Engine:
         return solved if solved is not None and solved.head is not None else None
 
     def _round(
-        self, now: Moment, queries: Sequence[Query], described: Described, known: Sequence[Vote | ServiceError | None]
+        self, now: Moment, queries: Sequence[_Asked], described: Described, known: Sequence[Vote | ServiceError | None]
     ) -> Round:
         """Compute the votes that are missing, in one forward pass for all prompts that are asked, and the answers."""
         missing = [place for place, vote in enumerate(known) if vote is None]
@@ -123,9 +135,9 @@ class Engine:
         votes = [vote if vote is not None else next(routed) for vote in known]
         asked = [(p, v, v.row) for p, v in enumerate(votes) if isinstance(v, Vote) and v.row and not v.is_computed]
         if asked:
-            images = torch.stack([queries[place].image for place, _, _ in asked])
+            shown = torch.stack([queries[place].shown for place, _, _ in asked])
             rows = torch.tensor([row.index for _, _, row in asked])
-            probabilities = now.snapshot.bank.probabilities(self._context.backbone, images, rows)
+            probabilities = now.snapshot.bank.probabilities(self._context.backbone, shown, rows)
             for (place, vote, row), said in zip(asked, probabilities.tolist(), strict=True):
                 of_labels = dict(zip(row.labels, said, strict=False))
                 votes[place] = replace(vote, is_computed=True, probabilities=of_labels)
@@ -134,7 +146,7 @@ class Engine:
 
     # --------------------------------------------------------------------------------------------------- routing
 
-    def _route(self, now: Moment, queries: Sequence[Query], embeddings: Embedding) -> list[Vote | ServiceError]:
+    def _route(self, now: Moment, queries: Sequence[_Asked], embeddings: Embedding) -> list[Vote | ServiceError]:
         """Which prompt is asked about each image, if any."""
         layout = now.snapshot.layout
         if layout is None:

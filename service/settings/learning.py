@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from models.descriptor_kind import RIDGES, Features
-from models.spec import ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
+from models.spec import FEATURE, FEATURE_LR, SOLVED_BELOW, ClosedFormSpec, PartitionSpec, PromptSpec, TrainingSpec
 from service.errors import Misconfigured
 from service.settings.group import Group
 
@@ -65,14 +65,30 @@ class PartitionSettings(Group):
 class TrainingSettings(Group):
     """The training of a cluster's prompt and head, and its time."""
 
-    epochs: int = Field(6, ge=1, le=1000, description="Passes over a cluster's samples.")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Passes over a cluster's samples; default: 6, and for feature prompts 3 (8,000 samples and more) "
+        "to 12 (fewer than 2,000).",
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="Images in a training batch.")
-    prompt_lr: float = Field(0.03, gt=0, description="Learning rate of the prompt.")
+    prompt_lr: float | None = Field(
+        None, gt=0, description="Learning rate of the prompt; default: 0.03, for feature prompts 0.05."
+    )
     head_lr: float = Field(0.05, gt=0, description="Learning rate of the head.")
-    prompt_kind: Literal["padding", "fixed_patch", "random_patch", "none"] = Field(
-        "padding", description="Where the prompt's pixels are: a frame, a square in the corner, or one that moves."
+    prompt_kind: Literal["padding", "fixed_patch", "random_patch", "none", "feature"] = Field(
+        "padding",
+        description="Where the prompt's pixels are: a frame, a square in the corner, or one that moves; or `feature`: "
+        "scales and shifts of the backbone's channels after a cut.",
     )
     prompt_size: int = Field(12, ge=1, description="Width of the frame or the square, pixels of the backbone's input.")
+    cut: int | None = Field(
+        None,
+        ge=1,
+        description="Of feature prompts: how many of the backbone's stages or blocks are left as they are; default: "
+        "three sevenths.",
+    )
     prompt_init_std: float = Field(0.0, ge=0, description="Noise that a prompt starts from; the reference code's is 1.")
     flip: bool = Field(True, description="Mirror images at random; turn it off where left and right differ.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a training; trained bits depend on it.")
@@ -86,13 +102,19 @@ class TrainingSettings(Group):
 
     def spec(self) -> TrainingSpec:
         """As a value of `models`: what the trained bytes depend on."""
+        if self.prompt_kind == FEATURE:
+            epochs, lr, prompt = self.epochs, FEATURE_LR, PromptSpec(FEATURE, 0, cut=self.cut)
+        else:
+            epochs, lr = self.epochs or TrainingSpec.epochs, TrainingSpec.prompt_lr
+            prompt = PromptSpec(self.prompt_kind, self.prompt_size, self.prompt_init_std)
         return TrainingSpec(
-            epochs=self.epochs,
+            epochs=epochs,
             batch_size=self.batch_size,
-            prompt_lr=self.prompt_lr,
+            prompt_lr=self.prompt_lr or lr,
             head_lr=self.head_lr,
             flip=self.flip,
-            prompt=PromptSpec(self.prompt_kind, self.prompt_size, self.prompt_init_std),
+            prompt=prompt,
+            solved_below=SOLVED_BELOW if self.prompt_kind == FEATURE else 0,
         )
 
 

@@ -45,6 +45,9 @@ SETTINGS = {**layouts.KINDS, "tree": {"cap": 24, "min": 8}}  # for so many sampl
 KINDS = {kind: layouts.as_variables({**SETTINGS[kind], "kind": kind}) for kind in partition.KINDS}
 
 
+FEATURES = {"OUBLI_TRAINING__PROMPT_KIND": "feature"}
+
+
 def picture(images: Images, index: int) -> Picture:
     file = BytesIO()
     Image.fromarray(images.pixels[index]).save(file, "PNG")
@@ -142,6 +145,14 @@ def test_forgotten_is_as_if_never_contributed(kind: str, images: Images, determi
         env["OUBLI_PARTITION__CENTROIDS"] = str(path)
     for number in range(ROUNDS):
         compare(env, random.Random(f"{kind} {number}"), images, tmp_path / str(number))
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(300 + 240 * ROUNDS)
+def test_forgotten_by_feature_prompts_is_as_if_never_contributed(images: Images, tmp_path: Path) -> None:
+    env = {**(REAL if ROUNDS > 1 else FAST), **KINDS["tree"], **FEATURES}
+    for number in range(ROUNDS):
+        compare(env, random.Random(f"features {number}"), images, tmp_path / str(number))
 
 
 def compare(env: dict[str, str], chance: random.Random, images: Images, folder: Path) -> None:

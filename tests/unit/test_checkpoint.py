@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.checkpoint import CheckpointMismatch, Identity, load, save, tensor_digest
+from models.prompt import values_shape
 from models.spec import PromptSpec, TrainingSpec
 from models.training import TrainedPrompt
 
 SPEC = TrainingSpec(prompt=PromptSpec(size=1))
-IDENTITY = Identity(backbone_digest="b" * 64, dim=4, input_size=3, training=SPEC)
+IDENTITY = Identity(backbone_digest="b" * 64, dim=4, shape=(3, 8), training=SPEC)
 PROMPT = TrainedPrompt(
     labels=("Katze", "猫"),
     values=torch.arange(24.0).view(3, 8),
@@ -65,7 +66,7 @@ def test_a_prompt_comes_back_as_it_was():
 
 
 def test_a_trained_prompt_comes_back_with_the_same_bits(tiny, spec, trained, bits):
-    identity = Identity(backbone_digest=tiny.digest, dim=tiny.dim, input_size=tiny.input_size, training=spec)
+    identity = Identity(backbone_digest=tiny.digest, dim=tiny.dim, shape=values_shape(spec.prompt, tiny), training=spec)
     again = loaded(
         saved(trained, identity=identity), digest=tensor_digest(trained), labels=trained.labels, identity=identity
     )
@@ -92,7 +93,7 @@ def test_the_header_records_what_the_training_took():
         ({"identity": dataclasses.replace(IDENTITY, backbone_digest="c" * 64)}, "backbone is not the expected one"),
         ({"identity": dataclasses.replace(IDENTITY, training=TrainingSpec())}, "training is not the expected one"),
         ({"identity": dataclasses.replace(IDENTITY, dim=5)}, r"weight is \(2, 4\)"),
-        ({"identity": dataclasses.replace(IDENTITY, input_size=4)}, r"values is \(3, 8\)"),
+        ({"identity": dataclasses.replace(IDENTITY, shape=(3, 9))}, r"values is \(3, 8\)"),
     ],
 )
 def test_another_prompt_than_the_one_asked_for_is_refused(expected, reason):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from models.spec import PromptSpec, TrainingSpec
 from service.core.plan import Survivor, locate, plan
@@ -21,7 +22,9 @@ from service.evaluation.workshop import build
 
 COUNT = 160
 TRAINING = TrainingSpec(epochs=2, prompt=PromptSpec(size=2))
-BUDGET = Budget(training=TRAINING, cap=40, min=10, anchors=40, threshold=0.6, shards=3, slices=2)
+BUDGET = Budget(
+    training=TRAINING, cap=40, min=10, anchors=40, threshold=0.6, shards=3, slices=2, feature_epochs=2, core=40
+)
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +107,46 @@ def test_what_it_costs_is_what_is_built(name, make, pool, works):
     assert forgetting._compare(method, COUNT, [5], before)[0] == spent
 
 
-@pytest.mark.parametrize("name", ["tree", "random_part_tuning", "sisa", "head_only"])
+@pytest.mark.parametrize("name", ["tree", "random_part_tuning", "sisa", "head_only", "feature_tree"])
 def test_what_is_not_touched_is_kept(name, make, pool, works):
     left = [row for row in range(COUNT) if row != 5]
     work = build(make(name)(pool), left, before=works[name].built)
     assert 0 < len(work.new) < len(work.parts)
 
 
-@pytest.mark.parametrize("name", ["retrain", "one_prompt", "linear"])
+def test_whoever_is_not_in_the_core_is_forgotten_without_training(make, pool, works):
+    method = make("core")(pool)
+    adapter = works["core"].parts[0]
+    assert adapter.rows == tuple(range(40))
+    outside, inside = [row for row in range(COUNT) if row != 77], [row for row in range(COUNT) if row != 5]
+    assert build(method, outside, before=works["core"].built).sample_epochs == 0
+    again = build(method, inside, before=works["core"].built)
+    assert again.sample_epochs == 40 * BUDGET.feature_epochs
+    assert again.parts[0].rows == (*range(5), *range(6, 41))
+
+
+def test_the_cores_closed_form_is_of_what_the_adapted_backbone_sees(make, pool, queries, works):
+    """With a prompt of zeros the descriptors are those of the frozen backbone's late blocks."""
+    method = make("core")(pool).prompts
+    prompt, ridge = method.parts(range(COUNT))
+    built = works["core"].built
+    still = dataclasses.replace(built[prompt.key], tensors={"values": torch.zeros((2, 32))})
+    adapted, frozen = (method._describe(learned, queries) for learned in (built[prompt.key], still))
+    assert not np.array_equal(adapted, frozen)
+    assert np.array_equal(method._describe(built[prompt.key], queries.take([7])), adapted[[7]])
+
+    assert built[ridge.key].tensors["weight"].shape[0] == frozen.shape[1]
+
+
+def test_two_that_are_pooled_are_heard_alike(make, pool, queries, works):
+    method, built = make("feature_prompt")(pool), works["feature_prompt"].built
+    said = [part.answer(range(COUNT), built, queries) for part in (method.prompts, method._beside)]
+    product = np.sqrt(said[0] * said[1])
+    expected = product / product.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(method.answer(range(COUNT), built, queries), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["retrain", "one_prompt", "linear", "feature_prompt"])
 def test_what_learns_everything_at_once_starts_again(name, make, pool):
     (one, *_) = costs(make(name)(pool), COUNT, seed=0)
     assert one.sample_epochs == (COUNT - 1) * BUDGET.training.epochs

@@ -119,7 +119,7 @@ def test_every_norm_of_a_known_architecture_is_folded(name):
     ids=["added", "viewed", "sliced"],
 )
 def test_a_convolution_whose_output_is_read_twice_is_not_folded(other, monkeypatch):
-    monkeypatch.setattr(folding, "_agree", lambda *outputs: True)  # the watching alone must see it
+    monkeypatch.setattr(folding, "agree", lambda *outputs: True)  # the watching alone must see it
     network = with_statistics(Branching(other))
     assert fold(network, EXAMPLE) is network
 
@@ -130,7 +130,7 @@ def test_a_convolution_whose_output_is_answered_is_not_folded():
 
 
 def test_modules_that_are_called_twice_are_not_folded(monkeypatch):
-    monkeypatch.setattr(folding, "_agree", lambda *outputs: True)
+    monkeypatch.setattr(folding, "agree", lambda *outputs: True)
     convolution, norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
     for parts in (
         (convolution, norm, convolution, nn.BatchNorm2d(3)),

@@ -13,7 +13,7 @@ from models.backbone import load_backbone
 from models.bank import stack
 from models.checkpoint import tensor_digest
 from models.embedding import BATCH, describe
-from models.spec import TrainingSpec
+from models.spec import FEATURE, PromptSpec, TrainingSpec
 from models.training import TrainingExample, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +40,10 @@ def resized(backbone, pixels):
     return [backbone.preprocessing.resize(image) for image in pixels]
 
 
-def test_the_same_members_give_the_same_bits_whatever_was_trained_between(backbones, images):
+@pytest.mark.parametrize("prompt", [PromptSpec(), PromptSpec(FEATURE, 0)])
+def test_the_same_members_give_the_same_bits_whatever_was_trained_between(backbones, images, prompt):
     _, gpu = backbones
-    spec, members = TrainingSpec(epochs=2), members_of(images, 70)
+    spec, members = TrainingSpec(epochs=2, prompt=prompt), members_of(images, 70)
     with determinism.unwritten_memory_is_nan():
         first = tensor_digest(train(gpu, spec, key="key", members=members))
     train(gpu, spec, key="another", members=members[:33])

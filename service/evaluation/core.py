@@ -1,0 +1,99 @@
+"""A core: samples that are not meant to be withdrawn adapt the backbone once, for the closed form of all samples.
+
+Whoever is not in the core is forgotten by a subtraction; a deletion in the core trains its feature prompt again, and
+describes all samples anew, which no sample-epochs count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.closed_form import accumulate
+from models.descent import Progress
+from models.descriptor import Descriptor
+from models.embedding import describe_adapted
+from models.spec import canonical_json, sha256
+from service.evaluation import learners
+from service.evaluation.learners import Learned, Probabilities
+from service.evaluation.method import BuiltModels, Method, Part, Setting, cost_of
+from service.evaluation.pool import Pool
+from service.evaluation.whole import Ridge
+
+LEAST = 1e-12  # of a probability, so that it has a logarithm
+
+
+class Pooled:
+    """Two methods, each as heard as the other: the normalised geometric mean of their probabilities."""
+
+    def __init__(self, prompts: Method, beside: Method) -> None:
+        self.prompts, self._beside = prompts, beside
+        self.passes = prompts.passes + beside.passes
+
+    def parts(self, survivors: Sequence[int]) -> list[Part]:
+        """Those of both."""
+        return [*self.prompts.parts(survivors), *self._beside.parts(survivors)]
+
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
+        """Whose it is."""
+        mine = {one.key for one in self._beside.parts(part.rows)}
+        return (self._beside if part.key in mine else self.prompts).build(part, built, progress)
+
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
+        """The mean of their log-probabilities, as probabilities."""
+        said = [method.answer(survivors, built, queries) for method in (self.prompts, self._beside)]
+        logs = np.log(np.maximum(said, LEAST)).mean(axis=0)
+        pooled = np.exp(logs - logs.max(axis=1, keepdims=True))
+        normalised: Probabilities = pooled / pooled.sum(axis=1, keepdims=True)
+        return normalised
+
+
+def core(setting: Setting) -> Pooled:
+    """The closed form on adapted descriptors, and the frozen one."""
+    return Pooled(_Adapted(setting), Ridge(setting))
+
+
+class _Adapted:
+    """A feature prompt that the core learned, and the closed form of all samples on what the backbone with it sees."""
+
+    passes = 2.0
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting, self._training = setting, setting.budget.features
+
+    def parts(self, survivors: Sequence[int]) -> list[Part]:
+        """The core's prompt, then the closed form: named by the prompt and by its members, in whatever order."""
+        setting, spec = self._setting, self._setting.budget.closed_form
+        members = tuple(survivors[: setting.budget.core])
+        key = setting.key("core", members, self._training)
+        digests = "\n".join(sorted(setting.pool.member_digests(survivors))).encode()
+        settings = canonical_json([spec.ridge, spec.temperature])
+        ridge = sha256(b"oubli/core-ridge/1", key.encode(), settings, digests)
+        cost = cost_of(setting.pool, members, self._training)
+        return [Part(key, members, cost), Part(ridge, tuple(survivors), 0, after=key)]
+
+    def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
+        """The prompt from its core, the closed form from everything."""
+        setting, samples = self._setting, self._setting.pool.take(part.rows)
+        if part.after is None:
+            return learners.build_prompt(setting.backbone, self._training, part.key, samples, progress=progress)
+        descriptors = self._describe(built[part.after], samples)
+        sums = accumulate(descriptors.shape[1], [(descriptors, samples.labels)], kind="adapted")
+        return learners.ridge_of(setting.budget.closed_form, sums)
+
+    def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
+        """The closed form's."""
+        prompt, ridge = self.parts(survivors)
+        learned = built[ridge.key]
+        descriptors = self._describe(built[prompt.key], queries)
+        said = learners.ask_solved(self._setting.budget.closed_form, learned, descriptors)
+        return learners.onto(self._setting.labels, learned, said)
+
+    def _describe(self, prompt: Learned, samples: Pool) -> Descriptor:
+        """What the adapted backbone sees, with the mirror images if training sees them."""
+        backbone = self._setting.backbone
+        images = [backbone.preprocessing.resize(member.pixels) for member in samples.members]
+        views = 2 if self._training.flip else 1
+        late = backbone.cuts.at(self._training.prompt.cut)
+        return describe_adapted(backbone, late, prompt.tensors["values"], images, views=views)

@@ -8,6 +8,7 @@ between confidence and accuracy of a bin, weighted by its predictions.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from models.closed_form import Sums
 BINS = 10  # of the reliability curve
 MOST_PAIRS = 100  # of labels that are taken for each other, the most frequent
 _UNIT = 1 << 32  # of a confidence
+_Z = 1.959963984540054  # 97.5 % of a normal distribution is below it
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,27 @@ class QualityReport:
     reliability: tuple[Bin, ...]
     labels: tuple[LabelQuality, ...]
     confusion: tuple[Confusion, ...]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The confidence interval of the accuracy, if these samples are as good as drawn at random."""
+        return interval(round(self.accuracy * self.samples), self.samples)
+
+
+NOTHING = QualityReport(0, 0.0, 0.0, (), (), ())  # of no prediction: nothing can be said
+
+
+def interval(right: int, samples: int) -> tuple[float, float]:
+    """A confidence interval, of 95 %, for the share that so many right ones of so many samples stand for.
+
+    Wilson's (1927), which is sensible for few samples and for shares near 0 or 1. Of nothing: (0, 1).
+    """
+    if not samples:
+        return 0.0, 1.0
+    share, z = right / samples, _Z
+    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 class Tally:

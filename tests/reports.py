@@ -11,6 +11,7 @@ from models.embedding import Descriptor
 from service.core.intake import NewSample
 from service.registry.feed import Added
 from service.serving.closed_form import ClosedFormTier
+from service.serving.held_out import HeldOut
 from service.serving.quality import Measured, Quality
 from tests.world import World, accepted
 
@@ -21,6 +22,13 @@ def quality_of(tier: ClosedFormTier) -> Quality:
     """Of a replica, as the application puts it together."""
     found = Quality(tier._context, tier)
     tier.before_report = found.forget
+    return found
+
+
+def held_out_of(tier: ClosedFormTier) -> HeldOut:
+    """The measuring with the evaluation set, of a replica, as the application puts it together."""
+    found = HeldOut(tier._context, tier)
+    tier.before_report = found.let_go
     return found
 
 

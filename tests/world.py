@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from models import determinism, embedding
-from models.closed_form import Accumulators, accumulate
+from models.closed_form import Accumulators, accumulate, solve
 from models.descriptor import Descriptor
 from models.embedding import Embedding
 from models.image import pixel_digest
@@ -33,7 +33,8 @@ from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.errors import ServiceError
 from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
-from service.registry.records import Cluster, Erasure, Sample
+from service.registry.records import Cluster, Erasure, Role, Sample
+from service.registry.roles import EVALUATION
 from service.serving import quality
 from service.settings import Settings
 
@@ -96,7 +97,8 @@ class World:
         determinism.configure(threads=1, device="cpu")
         self.folder = folder
         self.time = Time()
-        self.survivors: dict[str, Sample] = {}  # survivors, in order of arrival
+        self.survivors: dict[str, Sample] = {}  # survivors to learn from, in order of arrival
+        self.held_out: dict[str, Sample] = {}  # evaluation samples that survive, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
         self.descriptors: dict[str, Descriptor] = {}
         self._url = url
@@ -121,7 +123,7 @@ class World:
 
     # ---------------------------------------------------------------------------------------------- intake
 
-    def new_sample(self, label: str = "cat", owner: str = "ann") -> intake.NewSample:
+    def new_sample(self, label: str = "cat", owner: str = "ann", role: Role = "training") -> intake.NewSample:
         """A new sample: noise in a colour of its own, so that the tree can tell it apart."""
         noise = self._random.integers(0, 256, (SIDE, SIDE, 3)) * self._random.random((1, 1, 3))
         pixels = noise.astype(np.uint8)
@@ -130,22 +132,24 @@ class World:
         digest = pixel_digest(pixels)
         self.vectors[digest] = vector
         self.descriptors[digest] = descriptor
-        return intake.NewSample(pixels, digest, vector, descriptor, label, owner)
+        return intake.NewSample(pixels, digest, vector, descriptor, label, owner, role=role)
 
-    def new_samples(self, count: int, owner: str = "ann") -> list[intake.NewSample]:
+    def new_samples(self, count: int, owner: str = "ann", role: Role = "training") -> list[intake.NewSample]:
         """Newcomers of two labels, so that every cluster has something to learn."""
-        return [self.new_sample(("cat", "dog")[i % 2], owner) for i in range(count)]
+        return [self.new_sample(("cat", "dog")[i % 2], owner, role) for i in range(count)]
 
     def take_in(self, new_samples: Sequence[intake.NewSample]) -> list[Sample | ServiceError]:
         self.vectors |= {new_sample.digest: new_sample.embedding for new_sample in new_samples}
         self.descriptors |= {new_sample.digest: new_sample.descriptor for new_sample in new_samples}
         results = intake.take_in(self.context, new_samples)
-        self.survivors.update({result.id: result for result in results if isinstance(result, Sample)})
+        for result in results:
+            if isinstance(result, Sample):
+                (self.held_out if result.role == EVALUATION else self.survivors)[result.id] = result
         return results
 
-    def add(self, count: int = 1, owner: str = "ann") -> list[Sample]:
+    def add(self, count: int = 1, owner: str = "ann", role: Role = "training") -> list[Sample]:
         """New samples, taken in by one request."""
-        return [accepted(result) for result in self.take_in(self.new_samples(count, owner))]
+        return [accepted(result) for result in self.take_in(self.new_samples(count, owner, role))]
 
     # --------------------------------------------------------------------------------------------- erasure
 
@@ -156,11 +160,13 @@ class World:
         )
         for sample_id in ids:
             self.survivors.pop(sample_id, None)
+            self.held_out.pop(sample_id, None)
         return found
 
     def erase_owner(self, owner: str) -> Erasure:
         found = erasure.erase_owner(self.context, owner)
         self.survivors = {i: sample for i, sample in self.survivors.items() if sample.owner != owner}
+        self.held_out = {i: sample for i, sample in self.held_out.items() if sample.owner != owner}
         return found
 
     # ---------------------------------------------------------------------------------------------- working
@@ -215,6 +221,7 @@ class World:
         with self.context.registry.read() as session:
             found = samples.get(session, sample.id)
             assert found is not None
+            assert found.cluster is not None
             cluster = clusters.get(session, found.cluster)
             assert cluster is not None
             return cluster
@@ -229,9 +236,10 @@ class World:
             assert found is not None
             return found
 
-    def samples(self) -> list[Sample]:
+    def samples(self, role: Role = "training") -> list[Sample]:
+        """On record, in order of arrival."""
         with self.context.registry.read() as session:
-            return list(samples.page(session, limit=100_000).items)
+            return list(samples.page(session, limit=100_000, role=role).items)
 
     def serving_keys(self) -> list[str]:
         return [cluster.serving_key for cluster in self.clusters() if cluster.serving_key]
@@ -288,11 +296,29 @@ class World:
             tally.add(labels, head.scores(np.stack(rows), labels))
         return tally.report()
 
+    def held_out_report(self, first: int | None = None) -> QualityReport:
+        """Of the evaluation samples whose pictures nobody learned from, asked of the head that `solve` gives."""
+        spec = self.context.closed_form
+        head = solve(self.accumulators(first), ridge=spec.ridge)
+        learned = {sample.digest for sample in list(self.survivors.values())[:first]}
+        counted = [sample for sample in self.held_out.values() if sample.digest not in learned]
+        counted.sort(key=lambda sample: (sample.digest, sample.label))
+        labels = sorted({*head.labels, *(sample.label for sample in counted)})
+        tally = Tally(labels)
+        for start in range(0, len(counted), quality.CHUNK):
+            chunk = counted[start : start + quality.CHUNK]
+            found = head.scores(np.stack([self.descriptors[one.digest] for one in chunk]), spec.temperature)
+            known = dict(zip(head.labels, found.T, strict=True))
+            columns = [known.get(label, np.zeros(len(chunk))) for label in labels]
+            tally.add([one.label for one in chunk], np.stack(columns, axis=1))
+        return tally.report()
+
     def check(self) -> None:
         """Settled, the service is what the survivors imply, and holds nothing else."""
         planned = self.plan()
         found = self.clusters()
         assert [sample.id for sample in self.samples()] == list(self.survivors)
+        assert [sample.id for sample in self.samples(EVALUATION)] == list(self.held_out)
         assert [(cluster.lo, cluster.hi) for cluster in found] == [tuple(cluster.region) for cluster in planned]
         assert [cluster.samples for cluster in found] == [len(cluster.members) for cluster in planned]
         assert [cluster.desired_key for cluster in found] == [cluster.key for cluster in planned]
@@ -301,7 +327,7 @@ class World:
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()
             layout = layout_state.current(session).object
-        expected = {samples.object_name(sample_id) for sample_id in self.survivors}
+        expected = {samples.object_name(sample_id) for sample_id in (*self.survivors, *self.held_out)}
         expected |= {layout} if layout is not None else set()
         assert self.objects() == expected | {prompt.object_name for prompt in built}
 

@@ -44,6 +44,7 @@ from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, replica_name
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.held_out import HeldOut
 from service.serving.ingest import Ingest
 from service.serving.lanes import limits, make_lanes, portion
 from service.serving.preprocess import AT_ONCE, Preprocessor, rules
@@ -142,6 +143,8 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
         app.state.service.updater.start()
     if app.state.service.quality is not None:
         app.state.service.quality.start()
+    if app.state.service.held_out is not None:
+        app.state.service.held_out.start()
 
 
 def _end_process() -> None:
@@ -163,12 +166,14 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         tier.start()
     engine = Engine(context, tier)
     quality = _quality(context, tier)
+    held_out = _held_out(context, tier, quality)
 
-    def let_go() -> None:
+    def let_go() -> int | None:
         """Withdrawn prompts and what knows removed samples leave the memory before an erasure can be completed."""
         engine.refresh()
         if quality is not None:
             quality.quality.forget()
+        return held_out.quality.let_go() if held_out is not None else None
 
     if tier is not None:
         tier.before_report = let_go
@@ -188,7 +193,8 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         updater.afterwards = reconciler.wake
     batcher = Batcher(engine.run, limits(settings), executor=lanes, portion=portion(settings), observed=metrics.batch)
     measured = quality.quality.current if quality is not None else lambda: None
-    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured))
+    evaluated = held_out.quality.current if held_out is not None else lambda: None
+    metrics.registry.register(Collector(lambda: collect(context), lambda: engine.epoch, batcher, measured, evaluated))
     preprocessor = Preprocessor(context, batcher, decoders)
     return Service(
         context=context,
@@ -197,6 +203,7 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         closed_form=tier,
         updater=updater,
         quality=quality,
+        held_out=held_out,
         batcher=batcher,
         preprocessor=preprocessor,
         ingest=Ingest(context, preprocessor, recorded=reconciler.wake),
@@ -210,10 +217,18 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     )
 
 
-def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater | None:
+def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater[Quality] | None:
     if tier is None or not context.settings.quality.enabled:
         return None
     return QualityUpdater(Quality(context, tier), context.settings)
+
+
+def _held_out(
+    context: Context, tier: ClosedFormTier | None, quality: QualityUpdater[Quality] | None
+) -> QualityUpdater[HeldOut] | None:
+    if tier is None or quality is None:
+        return None
+    return QualityUpdater(HeldOut(context, tier), context.settings, turn=quality.turn)
 
 
 async def _shut_down(service: Service) -> None:
@@ -221,6 +236,8 @@ async def _shut_down(service: Service) -> None:
     await service.key_checks.finish()
     if service.quality is not None:
         await asyncio.to_thread(service.quality.stop)
+    if service.held_out is not None:
+        await asyncio.to_thread(service.held_out.stop)
     if service.updater is not None:
         await asyncio.to_thread(service.updater.stop)
     await asyncio.to_thread(service.preprocessor.stop)

@@ -23,9 +23,11 @@ from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
 from service.serving.engine import Engine
+from service.serving.held_out import HeldOut
 from service.serving.ingest import Ingest
 from service.serving.jobs import Job, Outcome
 from service.serving.preprocess import Preprocessor
+from service.serving.quality import Quality
 from service.serving.quality_updater import QualityUpdater
 
 
@@ -38,7 +40,8 @@ class Service:
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
-    quality: QualityUpdater | None
+    quality: QualityUpdater[Quality] | None
+    held_out: QualityUpdater[HeldOut] | None
     batcher: Batcher[Job, Outcome]
     preprocessor: Preprocessor
     ingest: Ingest

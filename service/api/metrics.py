@@ -112,6 +112,7 @@ class Collector:
 
     snapshot_epoch  the serving epoch that this replica's snapshot was taken at.
     measured        the quality of this replica's closed form; None while there is no report.
+    evaluated       the same on the evaluation set.
     """
 
     def __init__(
@@ -120,10 +121,12 @@ class Collector:
         snapshot_epoch: Callable[[], int],
         batcher: Batcher[Any, Any],
         measured: Callable[[], Measured | None] = lambda: None,
+        evaluated: Callable[[], Measured | None] = lambda: None,
     ) -> None:
         self._stats = Patient(gather)
         # The answer of a moment ago may count what is erased since; and what is kept of it names no label.
         self._quality = Patient(lambda: _figures(measured()), kept=0.0)
+        self._evaluation = Patient(lambda: _figures(evaluated()), kept=0.0)
         self._snapshot_epoch = snapshot_epoch
         self._batcher = batcher
 
@@ -132,7 +135,7 @@ class Collector:
         yield from self._of_queue()
         snapshot = self._snapshot_epoch()  # before the registry's: it cannot be ahead then
         try:
-            stats, quality = self._stats.answer(), self._quality.answer()
+            stats, quality, evaluation = self._stats.answer(), self._quality.answer(), self._evaluation.answer()
         except Exception as error:
             log.warning("the registry does not answer (%s): metrics tell of this process alone", type(error).__name__)
             yield _gauge("oubli_registry_up", "1 if the registry has answered this scrape.", 0)
@@ -143,6 +146,7 @@ class Collector:
         yield from _of_stats(stats)
         yield from _of_counters(stats.counters)
         yield from _of_quality(quality)
+        yield from _of_evaluation(evaluation)
 
     def _of_queue(self) -> Iterator[Metric]:
         batcher = self._batcher
@@ -187,7 +191,7 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
 
 def _figures(measured: Measured | None) -> tuple[float, float, int] | None:
     """Accuracy, calibration error and samples."""
-    if measured is None:
+    if measured is None or not measured.report.samples:
         return None
     return measured.report.accuracy, measured.report.calibration_error, measured.report.samples
 
@@ -200,6 +204,16 @@ def _of_quality(figures: tuple[float, float, int] | None) -> Iterator[Metric]:
     yield _gauge("oubli_quality_accuracy", words, accuracy)
     yield _gauge("oubli_quality_calibration_error", "Expected calibration error of the same.", calibration_error)
     yield _gauge("oubli_quality_samples", "Samples that the report of quality counts.", samples)
+
+
+def _of_evaluation(figures: tuple[float, float, int] | None) -> Iterator[Metric]:
+    if figures is None:
+        return
+    accuracy, calibration_error, samples = figures
+    words = "Share of evaluation samples that the closed form recognises; missing while there is no report, or no set."
+    yield _gauge("oubli_evaluation_accuracy", words, accuracy)
+    yield _gauge("oubli_evaluation_calibration_error", "Expected calibration error of the same.", calibration_error)
+    yield _gauge("oubli_evaluation_samples", "Evaluation samples that this report counts.", samples)
 
 
 def _of_counters(counted: CounterValues) -> Iterator[Metric]:

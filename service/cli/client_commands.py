@@ -51,6 +51,8 @@ def status(as_json: JsonOption = False, url: UrlOption = None, data: DataOption 
         return
     table = Table("", "", show_header=False)
     table.add_row("samples", f"{answer['samples']:,} of {answer['owners']:,} owners")
+    if apart := answer["evaluation_samples"]:
+        table.add_row("evaluation set", f"{apart:,} samples")
     table.add_row("clusters", _counts(answer["clusters"]))
     table.add_row("erasures", _counts(answer["erasures"]))
     alive = sum(worker["alive"] for worker in answer["workers"])

@@ -19,6 +19,7 @@ from pathlib import Path
 from models.class_folders import ClassFile
 from service.cli.answers import JsonAnswer, NotOubli, Refused, Unreachable, items
 from service.cli.client import Client
+from service.registry.records import Role
 
 MOST_BYTES = 300_000_000  # of a file; no service takes a whole request of that
 NOT_FOR_US = {401, 403, 404, 405}  # no file is the cause, and every other one would be refused too
@@ -52,12 +53,13 @@ class IngestCounts:
 
 
 class Contributor:
-    """Contributes the pictures of one owner. Safe to use from several threads."""
+    """Contributes the pictures of one owner, all with one role. Safe to use from several threads."""
 
-    def __init__(self, client: Client, owner: str) -> None:
+    def __init__(self, client: Client, owner: str, role: Role = "training") -> None:
         self.counts = IngestCounts()
         self._client = client
-        self._owner = owner
+        # An earlier release knows no roles, and refuses what it does not know.
+        self._words = {"owner": owner} if role == "training" else {"owner": owner, "role": role}
         self._lock = threading.Lock()
         self._alike: Counter[bytes] = Counter()  # files of the same bytes and label, so far
         self._copies: Counter[tuple[str, str]] = Counter()  # samples of the same picture and label, so far
@@ -130,7 +132,7 @@ class Contributor:
 
     def _post(self, files: Sequence[_File]) -> list[JsonAnswer]:
         images = [("images", (f"{place}", file.data)) for place, file in enumerate(files)]
-        said = [{"label": file.picture.label, "owner": self._owner, "unless_held": file.unless_held} for file in files]
+        said = [{"label": file.picture.label, **self._words, "unless_held": file.unless_held} for file in files]
         answer = self._client.request("POST", "/samples/batch", files=images, data={"metadata": json.dumps(said)})
         return items(answer, "items", len(files))
 

@@ -16,6 +16,7 @@ from service.cli.contributing import Contributor, IngestCounts
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, progress_bar, say
 from service.errors import Invalid, ServiceError
+from service.registry.records import Role
 
 GiveUp = Callable[[], None]
 NAMED = 20  # entries of a kind that are named on a terminal
@@ -24,6 +25,9 @@ NAMED = 20  # entries of a kind that are named on a terminal
 def ingest(
     folder: Annotated[Path, typer.Argument(help="Folder of class folders: FOLDER/<label>/<image>.")],
     owner: Annotated[str, typer.Option(help="Your reference for the person whose images these are.")],
+    role: Annotated[
+        Role, typer.Option(help="`evaluation`: never learned from; `oubli quality` measures with these pictures.")
+    ] = "training",
     most: InFlightOption = 2,
     as_json: JsonOption = False,
     url: UrlOption = None,
@@ -47,7 +51,7 @@ def ingest(
         raise Invalid(f"{plain(folder)} has no class folders with images in them: FOLDER/<label>/<image>.")
     stopped: ServiceError | None = None
     with client_of(url, data) as client, progress_bar(apart=as_json) as bar:
-        contributor = Contributor(client, owner)
+        contributor = Contributor(client, owner, role)
         try:
             _send_all(contributor, found, bar, f"Ingesting {plain(folder.name)}", most, client.give_up)
         except ServiceError as error:

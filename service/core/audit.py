@@ -3,7 +3,7 @@
 Three questions, each answered from the samples alone, without the service's own counts and plans. Is the plan the one
 that `core.plan` computes from the survivors, and are their pixels (on request, their embeddings) what the registry
 says? Is every served prompt the recorded artifact (on request, what training from scratch gives)? Is anything left that
-mentions an erased sample?
+mentions an erased sample? Samples of the evaluation set are in no plan and no sum; their files are compared as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from models import checkpoint
-from models.closed_form import Accumulators
+from models.closed_form import Accumulators, quantise
 from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
@@ -31,12 +31,15 @@ from service.registry import (
     descriptions,
     destructions,
     erasures,
+    evaluation,
     feed,
     layout_state,
     prompts,
     replicas,
     samples,
 )
+from service.registry import ledger as rows
+from service.registry.feed import Added
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
 from service.registry.samples import SurvivorRecord
 
@@ -67,6 +70,7 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     tombs, failure = _read_ledger(context)  # before the registry, which then knows all of these erasures
     with context.registry.read() as session:
         survivors = samples.every(session)
+        held_out = evaluation.survivors(session)
         served = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in served if c.serving_key is not None])
         orphans = prompts.orphaned_members(session)
@@ -77,14 +81,16 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         anchors = layout_state.anchors(session)
         known_replicas, marks = replicas.every(session), feed.marks(session)
         undescribed = {one.id for one in descriptions.missing(session, context.backbone.kind.name)}
-    if undescribed:
-        yield Finding("closed-form tier", f"is without {len(undescribed)} samples, which wait to be described anew")
+        learned_from = rows.seen(session, [one.id for one in held_out])
+    yield from _undescribed(survivors, held_out, undescribed)
     vectors: dict[str, Embedding] = {}
     sums = Accumulators(context.backbone.descriptor_width, kind=context.backbone.kind.name)
     yield from _objects(context, survivors, scope, advance, vectors, sums, undescribed)
-    yield from _replicas(
-        context, known_replicas, marks, sums if sums.samples == len(survivors) - len(undescribed) else None
-    )
+    yield from _objects(context, held_out, scope, advance, {}, None, undescribed)
+    for sample_id in sorted(learned_from):
+        yield Finding(f"sample {sample_id}", "is of the evaluation set, and a prompt has seen it")
+    described = sum(sample.id not in undescribed for sample in survivors)
+    yield from _replicas(context, known_replicas, marks, sums if sums.samples == described else None)
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
@@ -102,12 +108,22 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
     pending |= {record.object} if record.object is not None else set()
-    yield from _orphans(context, survivors, built, pending, erased)
+    yield from _orphans(context, [*survivors, *held_out], built, pending, erased)
     yield from _messages(context, erased)
     if failure is not None:
         yield Finding("ledger", failure)
     else:
         yield from (Finding(subject, reason) for subject, reason in ledger.differences(context, tombs))
+
+
+def _undescribed(
+    survivors: Sequence[SurvivorRecord], held_out: Sequence[Added], undescribed: set[str]
+) -> Iterator[Finding]:
+    """Samples whose descriptors are of another kind than is wanted, by what waits for them."""
+    if count := sum(sample.id in undescribed for sample in survivors):
+        yield Finding("closed-form tier", f"is without {count} samples, which wait to be described anew")
+    if count := sum(sample.id in undescribed for sample in held_out):
+        yield Finding("evaluation", f"waits for {count} samples to be described anew")
 
 
 def _read_ledger(context: Context) -> tuple[ledger.Reading, str | None]:
@@ -147,16 +163,16 @@ def _plan(
 
 def _objects(
     context: Context,
-    survivors: Sequence[SurvivorRecord],
+    survivors: Sequence[SurvivorRecord | Added],
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],
-    sums: Accumulators,
+    sums: Accumulators | None,
     undescribed: set[str],
 ) -> Iterator[Finding]:
     """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
-    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`.
+    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`; None: to no sums.
     """
     for done, sample in enumerate(survivors, start=1):
         advance("samples", done, len(survivors))
@@ -186,7 +202,10 @@ def _objects(
         vectors[sample.id] = embedding
         if descriptor is not None:
             try:
-                sums.add(descriptor[None], [sample.label])
+                if quantise(descriptor[None]).shape[1] != context.backbone.descriptor_width:
+                    raise ValueError
+                if sums is not None:
+                    sums.add(descriptor[None], [sample.label])
             except ValueError:
                 yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
@@ -322,7 +341,11 @@ def _member(context: Context, sample: SurvivorRecord) -> TrainingExample:
 
 
 def _orphans(
-    context: Context, survivors: Sequence[SurvivorRecord], built: dict[str, Prompt], pending: set[str], erased: set[str]
+    context: Context,
+    survivors: Sequence[SurvivorRecord | Added],
+    built: dict[str, Prompt],
+    pending: set[str],
+    erased: set[str],
 ) -> Iterator[Finding]:
     """Objects that belong to no row.
 

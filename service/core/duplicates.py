@@ -1,8 +1,8 @@
 """Images that are recorded already: a client that sends the same folder again gets the samples that it made before.
 
-A new sample may say how many samples of its owner under its label must be this very image for it not to be recorded
-again (`unless_held`). The registry is asked within the transaction that records: so a second request cannot record an
-image twice while the first one, of a client that was killed, is still under way.
+A new sample may say how many samples of its owner under its label and with its role must be this very image for it not
+to be recorded again (`unless_held`). The registry is asked within the transaction that records: so a second request
+cannot record an image twice while the first one, of a client that was killed, is still under way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from service.errors import ServiceError
 from service.registry import samples
 from service.registry.engine import ReadSession
-from service.registry.records import Sample
+from service.registry.records import Role, Sample
 
-PictureKey = tuple[str, str, str]  # owner, label, digest
+PictureKey = tuple[str, str, str, Role]  # owner, label, digest, role
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DuplicateCheck:
         self._asked = {picture for picture, unless_held in pictures if unless_held is not None}
         self._known: dict[PictureKey, list[Sample | int]] = defaultdict(list)
         for sample in samples.alike(session, self._asked):
-            self._known[sample.owner, sample.label, sample.digest].append(sample)
+            self._known[_key(sample)].append(sample)
         self.found = [self._find(place, *asked) for place, asked in enumerate(pictures)]
 
     def _find(
@@ -61,8 +61,12 @@ class DuplicateCheck:
         """Whether other requests have recorded one of these images meanwhile; asked after ours are recorded."""
         now: dict[PictureKey, int] = defaultdict(int)
         for sample in samples.alike(session, self._asked):
-            now[sample.owner, sample.label, sample.digest] += 1
+            now[_key(sample)] += 1
         return any(count > len(self._known[picture]) for picture, count in now.items())
+
+
+def _key(sample: Sample) -> PictureKey:
+    return sample.owner, sample.label, sample.digest, sample.role
 
 
 def resolve_repeats(

@@ -25,6 +25,7 @@ from service.registry import (
     destructions,
     erasure_progress,
     erasures,
+    evaluation,
     feed,
     idempotency,
     layout_state,
@@ -34,6 +35,7 @@ from service.registry import (
 )
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
+from service.registry.roles import EVALUATION, TRAINING
 
 TRIES = 5
 
@@ -162,18 +164,19 @@ def _erase(
     5. Forget the digests of the requests that made the samples.
     6. Record the erasure, with the clusters that it changes.
     7. Schedule the deletion of prompts, of the samples' objects and of what ended trainings have stored.
-    8. Number the removals for the closed-form tiers of all replicas.
+    8. Number the removals for the closed-form tiers of all replicas, and those of evaluation samples, which no cluster
+       and no prompt knows, for what replicas have computed from them.
 
     replayed  accept again the erasure of this tombstone, which the registry has lost with a restored backup.
     """
     now = context.clock()
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
     # 1. Lock the clusters.
-    gone = Counter(sample.cluster for sample in found)
+    gone = Counter(sample.cluster for sample in found if sample.cluster is not None)
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
     # 2. Count setbacks, end trainings, delete rows.
-    undescribed = descriptions.among(session, [sample.id for sample in found], context.backbone.kind.name)
+    undescribed = descriptions.among(session, [one.id for one in found], context.backbone.kind.name, role=TRAINING)
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
@@ -198,7 +201,7 @@ def _erase(
         due=timedelta(days=context.settings.erasure_due_days),
         known_as=replayed if replayed and erasures.get(session, replayed.erasure) is None else None,
     )
-    if not gone and not withdrawn:  # no plan is out of date, so no new plan will take note of this erasure
+    if not found and not withdrawn:  # no plan is out of date, and no owner left: nothing is to be planned
         erasure_progress.note_planned(session, erasure_id, epoch=state.epoch(session))
     # 7. Schedule deletions.
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
@@ -207,7 +210,10 @@ def _erase(
     for lease in filter(None, leases):
         prompts.destroy_unpublished(session, [lease.token], erasure_id=erasure_id, held_until=lease.until)
     # 8. Number the removals: last, because other transactions wait for the numbers.
-    feed.note_removals(session, [samples.object_name(one.id) for one in found], undescribed=len(undescribed))
+    learned = [samples.object_name(sample.id) for sample in found if sample.role != EVALUATION]
+    held_out = [samples.object_name(sample.id) for sample in found if sample.role == EVALUATION]
+    feed.note_removals(session, learned, undescribed=len(undescribed))
+    evaluation.note_removals(session, held_out)
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made in step 6
     return accepted
@@ -243,16 +249,17 @@ def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None
 def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Quote:
     existing = clusters.every(session)
     count = CountFromClusters(session, existing)
-    places = sorted(sample.position for sample in found)
+    learned = [sample for sample in found if sample.role != EVALUATION]
+    places = sorted(sample.position for sample in learned if sample.position is not None)
 
     def left(lo: int, hi: int) -> int:
         return count(lo, hi) - (bisect_left(places, hi) - bisect_left(places, lo))
 
     regions = {(cluster.lo, cluster.hi) for cluster in existing}
-    affected = {sample.cluster for sample in found}
+    affected = {sample.cluster for sample in learned if sample.cluster is not None}
     retrained: list[int] = []  # members of each cluster that would be trained again
     cut = {region: left(*region) for region in context.partition.cut(left)}
-    gone = [sample.id for sample in found]
+    gone = [sample.id for sample in learned]
     if layout_state.digest(session) != layouts.wanted_now(context, session, without=gone)[0]:
         affected, retrained = {cluster.id for cluster in existing if cluster.samples}, list(cut.values())
     else:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import compress
 
 import numpy as np
 from uuid6 import uuid7
@@ -22,9 +23,10 @@ from service.core.context import Context
 from service.core.duplicates import AlreadyRecorded, DuplicateCheck, RepeatedInRequest, resolve_repeats
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Conflict, Invalid, ServiceError, Unavailable
-from service.registry import clusters, feed, idempotency, layout_state, samples
+from service.registry import clusters, evaluation, feed, idempotency, layout_state, samples
 from service.registry.engine import WriteSession
-from service.registry.records import Sample
+from service.registry.records import Role, Sample
+from service.registry.roles import EVALUATION, TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class NewSample:
     """A decoded and described image that is ready to be recorded as a sample.
 
     digest       of the pixels (`models.image.pixel_digest`).
-    unless_held  do not record it if so many samples of its owner under its label are this very image.
+    unless_held  do not record it if so many samples of its owner under its label, with its role, are this very image.
     """
 
     pixels: Pixels
@@ -48,6 +50,7 @@ class NewSample:
     label: str
     owner: str
     unless_held: int | None = None
+    role: Role = TRAINING
 
 
 @tracing.traced("take in")
@@ -139,16 +142,19 @@ def _flaw(new_sample: NewSample) -> Invalid | None:
 
 @dataclass(frozen=True)
 class _Located:
-    """Positions of new samples in the layout of that digest, or why a sample has none."""
+    """Positions of new samples in the layout of that digest, or why a sample has none: None if it is not to be learned
+    from."""
 
     layout: str | None
-    positions: Sequence[int | ServiceError]
+    positions: Sequence[int | ServiceError | None]
 
 
 def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
     """Positions in the layout in force. Without one they are 0, of no meaning: all samples are to be located anew."""
     digest, layout = layouts.in_force(context)
-    positions: list[int | ServiceError] = [_flaw(new_sample) or 0 for new_sample in new_samples]
+    positions: list[int | ServiceError | None] = [
+        _flaw(new_sample) or (None if new_sample.role == EVALUATION else 0) for new_sample in new_samples
+    ]
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
         embeddings = np.stack([new_samples[place].embedding for place in sound])
@@ -159,7 +165,8 @@ def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
     return _Located(digest if layout is not None else None, positions)
 
 
-_Place = int | AlreadyRecorded | RepeatedInRequest | ServiceError  # a position; or why nothing is recorded
+# A position, or None for a sample that has none; or why nothing is recorded.
+_Place = int | None | AlreadyRecorded | RepeatedInRequest | ServiceError
 
 
 class _MustBeAlone(Exception):
@@ -185,10 +192,10 @@ def _record(
     1. Check that the samples were located in the layout in force.
     2. Find images that are on record already, and copies that an owner has too many of.
     3. Record the owners.
-    4. Record the samples, each in the cluster that covers its position.
+    4. Record the samples, each in the cluster that covers its position; evaluation samples in none.
     5. Lock the clusters, in the order of their ids, and count their new members.
     6. Check again for copies: those that other requests have added are visible now.
-    7. Number the additions for the closed-form tiers of all replicas.
+    7. Number the additions for the closed-form tiers of all replicas; count those of the evaluation set.
     8. Charge the samples to the API key's budget.
     9. Tie the `Idempotency-Key` to its sample.
     """
@@ -240,23 +247,24 @@ def _record_all(
     if layout_state.digest(session) != located.layout:
         raise _Moved
     # 2. Find duplicates.
-    duplicates = DuplicateCheck(session, [((one.owner, one.label, one.digest), one.unless_held) for one in new_samples])
+    pictures = [((one.owner, one.label, one.digest, one.role), one.unless_held) for one in new_samples]
+    duplicates = DuplicateCheck(session, pictures)
     known = [one or position for one, position in zip(duplicates.found, located.positions, strict=True)]
     places = _refuse_copies(context, session, new_samples, known)
     # 3. Record the owners.
-    taken = zip(new_samples, places, strict=True)
-    owners = samples.ensure_owners(session, (new_sample.owner for new_sample, place in taken if isinstance(place, int)))
+    taken = [place is None or isinstance(place, int) for place in places]
+    owners = samples.ensure_owners(session, (one.owner for one in compress(new_samples, taken)))
     # 4. Record the samples.
     now = context.clock()
     located_in = _clusters_of(session, places, exclusive=exclusive, now=now)
     results = [
-        _sample(new_sample, sample_id, place, cluster, now) if isinstance(place, int) else place
+        _sample(new_sample, sample_id, place, cluster, now) if place is None or isinstance(place, int) else place
         for new_sample, sample_id, place, cluster in zip(new_samples, ids, places, located_in, strict=True)
     ]
     accepted = [result for result in results if isinstance(result, Sample)]
     samples.insert_all(session, accepted, owners, kind=context.backbone.kind.name)
     # 5. Lock the clusters.
-    arrivals = Counter(sample.cluster for sample in accepted)
+    arrivals = Counter(sample.cluster for sample in accepted if sample.cluster is not None)
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
         clusters.count_added(session, cluster, count, settles_at=settles_at, now=now)
@@ -266,7 +274,9 @@ def _record_all(
     if not exclusive and duplicates.is_outdated(session):
         raise _MustBeAlone
     # 7. Number the additions.
-    feed.note_additions(session, [sample.id for sample in accepted])
+    learned = [sample.id for sample in accepted if sample.role != EVALUATION]
+    feed.note_additions(session, learned)
+    evaluation.note_additions(session, len(accepted) - len(learned))
     return resolve_repeats(results)
 
 
@@ -309,8 +319,10 @@ def _copy(new_sample: NewSample) -> tuple[str, str]:
     return new_sample.owner, new_sample.digest
 
 
-def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime) -> list[str]:
-    """The cluster that covers each position; "" where there is no position.
+def _clusters_of(
+    session: WriteSession, places: Sequence[_Place], *, exclusive: bool, now: datetime
+) -> list[str | None]:
+    """The cluster that covers each position; None where there is no position.
 
     The first samples make the first cluster, in an exclusive transaction. Raises _MustBeAlone in any other.
     """
@@ -319,12 +331,12 @@ def _clusters_of(session: WriteSession, places: Sequence[_Place], *, exclusive: 
     if None in covered and not exclusive:
         raise _MustBeAlone
     lo, hi = WHOLE_LINE
-    first = clusters.create(session, lo=lo, hi=hi, now=now) if None in covered else ""
+    first = clusters.create(session, lo=lo, hi=hi, now=now) if None in covered else None
     found = iter(covered)
-    return [next(found) or first if isinstance(place, int) else "" for place in places]
+    return [next(found) or first if isinstance(place, int) else None for place in places]
 
 
-def _sample(new_sample: NewSample, sample_id: str, position: int, cluster: str, now: datetime) -> Sample:
+def _sample(new_sample: NewSample, sample_id: str, position: int | None, cluster: str | None, now: datetime) -> Sample:
     return Sample(
         id=sample_id,
         owner=new_sample.owner,
@@ -333,4 +345,5 @@ def _sample(new_sample: NewSample, sample_id: str, position: int, cluster: str, 
         cluster=cluster,
         created_at=now,
         position=position,
+        role=new_sample.role,
     )

@@ -67,6 +67,8 @@ class Change:
 def rebalance(context: Context, session: WriteSession) -> dict[str, set[str]]:
     """Cut the line by the present counts; for each cluster with a new region, the clusters that its samples were in."""
     existing = clusters.every(session)
+    if not existing:
+        return {}
     count = CountFromClusters(session, existing)
     cut = context.partition.cut(count)
     old = {Interval(cluster.lo, cluster.hi): cluster for cluster in existing}

@@ -3,7 +3,8 @@
 Needed when `closed_form.features` or `training.flip` has changed, and once after an upgrade. Promises: a file is
 rewritten only in a transaction in which its sample is recorded, so nothing erased comes back; what is recorded of a
 file's kind is never ahead of the file, so a worker that is killed loses only the portion under way; embeddings keep
-their bytes. Each sample that is done is an addition to the closed-form tier, which meanwhile answers with those it has.
+their bytes. Each sample to learn from that is done is an addition to the closed-form tier, which meanwhile answers with
+those it has; evaluation samples come after these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from service.core import sample_file
 from service.core.context import Context, require_bound
 from service.registry import descriptions, feed, samples
 from service.registry.descriptions import Undescribed
+from service.registry.records import Role
+from service.registry.roles import EVALUATION, TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +60,18 @@ class Redescriber:
 
     def portion(self) -> int:
         """Describe up to `PORTION` samples anew; how many are right now that were not."""
-        kind = self._context.backbone.kind.name
-        with self._context.registry.read() as session:
-            missing = descriptions.missing(session, kind, limit=CHOICE)
-        now = time.monotonic()
-        readable = [sample for sample in missing if self._unreadable.get(sample.id, 0.0) <= now]
+        readable = self._readable(TRAINING) or self._readable(EVALUATION)  # the closed form waits for the former
         chosen = random.sample(readable, min(PORTION, len(readable)))
         read = [found for sample in chosen if (found := self._read(sample)) is not None]
         ready = self._described(read)
         return self._record(ready) if ready else 0
+
+    def _readable(self, role: Role) -> list[Undescribed]:
+        """Some of the samples that are to be described anew, without those that could not be read a moment ago."""
+        with self._context.registry.read() as session:
+            missing = descriptions.missing(session, self._context.backbone.kind.name, limit=CHOICE, role=role)
+        now = time.monotonic()
+        return [sample for sample in missing if self._unreadable.get(sample.id, 0.0) <= now]
 
     def _read(self, sample: Undescribed) -> _Read | None:
         try:
@@ -78,7 +84,7 @@ class Redescriber:
             return None
 
     def _put_aside(self, sample: Undescribed, reason: str) -> None:
-        log.error("sample %s cannot be described anew, and the closed-form tier is without it: %s", sample.id, reason)
+        log.error("sample %s cannot be described anew, and what is computed from it waits: %s", sample.id, reason)
         self._unreadable[sample.id] = time.monotonic() + PATIENCE
 
     def _described(self, read: Sequence[_Read]) -> list[_Read]:
@@ -106,11 +112,13 @@ class Redescriber:
         self._context.store.check()  # while no writer waits: a store that hangs would hold up every writer
         with self._context.registry.write(exclusive=True) as session:
             require_bound(self._context, session)
-            waiting = descriptions.among(session, [one.sample.id for one in ready], self._context.backbone.kind.name)
+            ids, kind = [one.sample.id for one in ready], self._context.backbone.kind.name
+            waiting = descriptions.among(session, ids, kind)
+            learned = descriptions.among(session, ids, kind, role=TRAINING)
             kept = [one for one in ready if one.sample.id in waiting]
             self._context.store.put_many(
                 [(samples.object_name(one.sample.id), one.data) for one in kept if one.data is not None]
             )
-            descriptions.note(session, [one.sample.id for one in kept], self._context.backbone.kind.name)
-            feed.note_additions(session, [one.sample.id for one in kept])
+            descriptions.note(session, [one.sample.id for one in kept], kind)
+            feed.note_additions(session, sorted(learned))
         return len(kept)

@@ -30,7 +30,7 @@ def replan(context: Context, *, refit: bool = True) -> bool:
            a worker has done it, nothing is planned.
     """
     with context.registry.read() as session:
-        if not clusters.to_plan(session, context.clock()):
+        if not _is_to_plan(context, session):
             return False
         moving = not layouts.is_in_force(context, session)
     if moving and not refit:
@@ -45,6 +45,11 @@ def replan(context: Context, *, refit: bool = True) -> bool:
     except StoreUnavailable as error:
         log.error("another layout cannot be stored just now: %s", error.strerror)
         return False
+
+
+def _is_to_plan(context: Context, session: ReadSession) -> bool:
+    """Whether clusters have changed, or an erasure changed none: a plan is what deletes the rows of leaving owners."""
+    return bool(clusters.to_plan(session, context.clock())) or erasures.is_any_unplanned(session)
 
 
 def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
@@ -63,7 +68,7 @@ def _plan(context: Context, prepared: relayout.Relayout | None) -> bool:
     artifact: layouts.Artifact | None = None
 
     def needed(session: ReadSession) -> bool:
-        return bool(clusters.to_plan(session, context.clock()))
+        return _is_to_plan(context, session)
 
     if prepared is not None:
         context.store.check()  # while no writer waits: a store that hangs would hold up every writer

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from service.registry import states
 from service.registry.engine import ReadSession, WriteSession
+from service.registry.replicas import Applied
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import DestructionRow, ErasureRow, StateRow
 
@@ -52,15 +53,12 @@ def count(session: ReadSession) -> int:
     return session.execute(sa.select(sa.func.count()).select_from(DestructionRow)).scalar_one()
 
 
-def due(
-    session: ReadSession, *, applied: int | None, now: datetime, lease: timedelta, limit: int = 10_000
-) -> list[str]:
+def due(session: ReadSession, *, applied: Applied, now: datetime, lease: timedelta, limit: int = 10_000) -> list[str]:
     """Objects that may be deleted now: those that meet each of these conditions.
 
     1. If they belong to an erasure, it is planned, or cannot be planned just now. The owner's row is deleted by the
        plan, and the scrub of the database's files that follows the deletion of objects must find it deleted.
-    2. If they are of removed samples, every live replica has applied the removal (`replicas.applied`; None: there is
-       no replica).
+    2. If they are of removed samples, every live replica has applied the removal (`replicas.applied`).
     3. If an ended training may have stored them, its worker has let go, or `held_until` is past. A `held_until` more
        than `lease` ahead was written before the clock was set back, and does not count.
     """
@@ -72,8 +70,10 @@ def due(
     in_memory = sa.and_(DestructionRow.held_until > now, DestructionRow.held_until <= now + lease)
     is_let_go = sa.or_(DestructionRow.held_until.is_(None), ~in_memory)
     statement = sa.select(DestructionRow.object_name).where(~unplanned, is_let_go).limit(limit)
-    if applied is not None:
-        statement = statement.where(sa.or_(DestructionRow.removal.is_(None), DestructionRow.removal <= applied))
+    columns = (DestructionRow.removal, DestructionRow.evaluation_removal)
+    for removal, most in zip(columns, (applied.removals, applied.evaluation_removals), strict=True):
+        if most is not None:
+            statement = statement.where(sa.or_(removal.is_(None), removal <= most))
     return list(session.execute(statement).scalars())
 
 

@@ -130,6 +130,12 @@ def counts(session: ReadSession) -> dict[str, int]:
     return {row[0]: row[1] for row in session.execute(statement)}
 
 
+def is_any_unplanned(session: ReadSession) -> bool:
+    """Whether an open erasure waits for a plan."""
+    unplanned = sa.exists().where(ErasureRow.state.in_(states.OPEN), ErasureRow.planned_epoch.is_(None))
+    return session.execute(sa.select(unplanned)).scalar_one()
+
+
 def count_unrestored(session: ReadSession) -> int:
     """How many erasures affect a cluster that does not serve again. By a partial index: few rows."""
     return session.execute(sa.select(sa.func.count()).where(ErasureRow.restored_at.is_(None))).scalar_one()

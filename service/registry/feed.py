@@ -3,7 +3,7 @@
 Two counts on the state row number the changes. They are raised towards the end of the transaction that makes the
 change, which keeps the row's lock until it commits, so a reader of a count also sees every change up to it. A reader
 knows how many changes it should find; if it finds fewer, some are lost for good (`Changes.complete`) and it must start
-from the survivors.
+from the survivors. Evaluation samples are in no feed (`registry.evaluation`).
 
 What is added is a descriptor of the wanted kind (`kind`, a name): a sample comes with one, and one that is described
 anew (`core.redescribe`) is numbered again when it has it. A sample that is removed while it waits for one counts as one
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Marks
+from service.registry.roles import learned
 from service.registry.statements import chunked
 from service.registry.tables import DestructionRow, SampleRow, StateRow
 
@@ -99,4 +100,4 @@ def survivors(session: ReadSession, *, additions: int, kind: str) -> tuple[Added
 def _described(kind: str) -> sa.Select[str, str, str]:
     """As an expression, so that no index answers it: nearly all samples have this kind, few are new."""
     columns = (SampleRow.id, SampleRow.digest, SampleRow.label)
-    return sa.select(*columns).where(sa.func.coalesce(SampleRow.descriptor_kind, "") == kind)
+    return sa.select(*columns).where(learned(), sa.func.coalesce(SampleRow.descriptor_kind, "") == kind)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+Role = Literal["training", "evaluation"]  # of a sample
 
 SCOPES = ("samples", "predict", "erase", "read", "admin")  # that an API key can have
 
@@ -19,6 +21,13 @@ class Marks(NamedTuple):
     removals: int
 
 
+class MeasuringMarks(NamedTuple):
+    """The marks of the samples that are learned from, and those of the samples that are measured with."""
+
+    learned: Marks
+    held_out: Marks
+
+
 class Fence(NamedTuple):
     """The serving epoch and the marks of one moment, which answers are checked against before they are given."""
 
@@ -28,15 +37,16 @@ class Fence(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A contributed image."""
+    """A contributed image; one with the role `evaluation` has no cluster and no position (`registry.roles`)."""
 
     id: str
     owner: str
     label: str
     digest: str
-    cluster: str
+    cluster: str | None
     created_at: datetime
-    position: int
+    position: int | None
+    role: Role = "training"
 
 
 @dataclass(frozen=True)
@@ -198,11 +208,13 @@ class Worker(Process):
 class Replica(Process):
     """An API process, and how far its closed-form tier has come.
 
-    digest  None while it starts from the survivors.
+    digest               None while it starts from the survivors.
+    evaluation_removals  of so many evaluation samples nothing is in its memory; None: it computes nothing from any.
     """
 
     marks: Marks
     digest: str | None
+    evaluation_removals: int | None = None
 
 
 @dataclass(frozen=True)

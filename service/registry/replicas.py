@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -21,7 +22,16 @@ def register(session: WriteSession, *, name: str, now: datetime) -> Marks:
     """
     leave(session, name=name)
     marks = feed.marks(session)
-    session.add(ReplicaRow(name=name, additions=marks.additions, removals=marks.removals, digest=None, beat_at=now))
+    session.add(
+        ReplicaRow(
+            name=name,
+            additions=marks.additions,
+            removals=marks.removals,
+            digest=None,
+            evaluation_removals=0,  # until it reports, nothing is known of what it has let go
+            beat_at=now,
+        )
+    )
     session.flush()
     return marks
 
@@ -35,6 +45,7 @@ def report(session: WriteSession, replica: Replica) -> None:
         "additions": replica.marks.additions,
         "removals": replica.marks.removals,
         "digest": replica.digest,
+        "evaluation_removals": replica.evaluation_removals,
         "beat_at": replica.beat_at,
     }
     upsert(session, ReplicaRow, {"name": replica.name, **values}, key=["name"], otherwise=values)
@@ -58,12 +69,24 @@ def expire(session: WriteSession, *, before: datetime) -> None:
 def every(session: ReadSession) -> list[Replica]:
     """All recorded replicas."""
     rows: Sequence[ReplicaRow] = session.execute(sa.select(ReplicaRow).order_by(ReplicaRow.name)).scalars().all()
-    return [Replica(row.name, row.beat_at, Marks(row.additions, row.removals), row.digest) for row in rows]
+    return [
+        Replica(row.name, row.beat_at, Marks(row.additions, row.removals), row.digest, row.evaluation_removals)
+        for row in rows
+    ]
 
 
-def applied(session: ReadSession, *, now: datetime, fresh: timedelta) -> int | None:
-    """The number of removals that every live replica has applied; None if no replica is alive.
+class Applied(NamedTuple):
+    """The removals that every live replica has applied, and those of evaluation samples; None: no replica needs any."""
+
+    removals: int | None
+    evaluation_removals: int | None
+
+
+def applied(session: ReadSession, *, now: datetime, fresh: timedelta) -> Applied:
+    """What every live replica has applied.
 
     A silent replica may still run: it will find that changes are missing, and start from the survivors.
     """
-    return min((r.marks.removals for r in every(session) if r.is_alive(now, fresh)), default=None)
+    alive = [replica for replica in every(session) if replica.is_alive(now, fresh)]
+    let_go = [replica.evaluation_removals for replica in alive if replica.evaluation_removals is not None]
+    return Applied(min((one.marks.removals for one in alive), default=None), min(let_go, default=None))

@@ -11,7 +11,8 @@ from uuid6 import uuid7
 
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
-from service.registry.records import Page, Sample
+from service.registry.records import Page, Role, Sample
+from service.registry.roles import EVALUATION, TRAINING, held_out, learned
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import OwnerRow, SampleRow
 
@@ -39,16 +40,20 @@ class SurvivorRecord:
 
 
 def every(session: ReadSession) -> list[SurvivorRecord]:
-    """All samples in arrival order."""
+    """All samples that are learned from, in arrival order."""
     row = SampleRow
     columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
-    statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).order_by(row.seq)
-    return [SurvivorRecord(*found) for found in session.execute(statement)]
+    statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).where(learned()).order_by(row.seq)
+    return [
+        SurvivorRecord(sample_id, owner, digest, label, position, cluster)
+        for sample_id, owner, digest, label, position, cluster in session.execute(statement)
+        if position is not None and cluster is not None  # as the table's constraint has it
+    ]
 
 
 def arrivals(session: ReadSession, *, limit: int) -> list[tuple[str, str]]:
-    """(id, image digest) of the first samples, in arrival order."""
-    statement = sa.select(SampleRow.id, SampleRow.digest).order_by(SampleRow.seq).limit(limit)
+    """(id, image digest) of the first samples that are learned from, in arrival order."""
+    statement = sa.select(SampleRow.id, SampleRow.digest).where(learned()).order_by(SampleRow.seq).limit(limit)
     return [(row[0], row[1]) for row in session.execute(statement)]
 
 
@@ -79,6 +84,7 @@ def _record(row: sa.Row[SampleRow, str]) -> Sample:
         cluster=sample.cluster_id,
         created_at=sample.created_at,
         position=sample.position,
+        role=EVALUATION if sample.role == EVALUATION else TRAINING,
     )
 
 
@@ -111,6 +117,7 @@ def page(
     owner: str | None = None,
     label: str | None = None,
     cluster: str | None = None,
+    role: Role | None = None,
 ) -> Page[Sample]:
     """A page of samples in arrival order, that match all given filters."""
     statement = _select().order_by(SampleRow.seq).limit(limit + 1)
@@ -120,6 +127,8 @@ def page(
         statement = statement.where(SampleRow.label == label)
     if cluster is not None:
         statement = statement.where(SampleRow.cluster_id == cluster)
+    if role is not None:
+        statement = statement.where(held_out() if role == EVALUATION else SampleRow.role == role)
     if cursor is not None:
         statement = statement.where(SampleRow.seq > paging.decode_number(cursor))
     rows = session.execute(statement).all()
@@ -140,7 +149,8 @@ def insert_all(session: WriteSession, arrivals: Sequence[Sample], owners: Mappin
             "position": sample.position,
             "cluster_id": sample.cluster,
             "created_at": sample.created_at,
-            "addition": 0,  # `feed.note_additions`
+            "role": sample.role,
+            "addition": None if sample.role == EVALUATION else 0,  # `feed.note_additions`
             "descriptor_kind": kind,
         }
         for sample in arrivals
@@ -204,29 +214,29 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     return [MemberRecord(*row) for row in session.execute(statement)]
 
 
-def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str]]) -> list[Sample]:
-    """Samples that are these images, each given by owner, label and digest; in arrival order."""
+def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str, Role]]) -> list[Sample]:
+    """Samples that are these images, each given by owner, label, digest and role; in arrival order."""
     wanted = set(pictures)
-    owners = sorted({owner for owner, _, _ in wanted})
-    digests = sorted({digest for _, _, digest in wanted})
+    owners = sorted({owner for owner, _, _, _ in wanted})
+    digests = sorted({digest for _, _, digest, _ in wanted})
     found: list[sa.Row[SampleRow, str]] = []
     for some_digests in chunked(digests):
         for some_owners in chunked(owners):
             statement = _select().where(SampleRow.digest.in_(some_digests), OwnerRow.ref.in_(some_owners))
             found += session.execute(statement).all()
     known = [_record(row) for row in sorted(found, key=lambda row: row[0].seq)]
-    return [sample for sample in known if (sample.owner, sample.label, sample.digest) in wanted]
+    return [sample for sample in known if (sample.owner, sample.label, sample.digest, sample.role) in wanted]
 
 
 def copies(session: ReadSession, pictures: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
-    """How many samples these owners have of these images, by (owner's reference, image digest)."""
+    """How many samples to learn from these owners have of these images, by (owner's reference, image digest)."""
     wanted = set(pictures)
     refs = {owner_id: ref for ref, owner_id in _owner_ids(session, sorted({ref for ref, _ in wanted})).items()}
     digests = sorted({digest for _, digest in wanted})
     columns = (SampleRow.owner_id, SampleRow.digest)
     found: Counter[tuple[str, str]] = Counter()
     for chunk in chunked(digests if refs else []):
-        theirs = (SampleRow.digest.in_(chunk), SampleRow.owner_id.in_(refs))
+        theirs = (SampleRow.digest.in_(chunk), SampleRow.owner_id.in_(refs), learned())
         counted = sa.select(*columns, sa.func.count()).where(*theirs).group_by(*columns)
         found.update({(refs[row[0]], row[1]): row[2] for row in session.execute(counted)})
     return found
@@ -248,8 +258,9 @@ def move(session: WriteSession, *, lo: int, hi: int, cluster: str) -> None:
 
 
 def labels(session: ReadSession) -> list[tuple[str, int]]:
-    """Labels in use and how many samples have each, in the order of the labels."""
-    statement = sa.select(SampleRow.label, sa.func.count()).group_by(SampleRow.label).order_by(SampleRow.label)
+    """Labels that are learned and how many samples have each, in the order of the labels."""
+    counted = sa.select(SampleRow.label, sa.func.count()).where(learned())
+    statement = counted.group_by(SampleRow.label).order_by(SampleRow.label)
     return [(row[0], row[1]) for row in session.execute(statement)]
 
 
@@ -263,18 +274,19 @@ def cluster_labels(session: ReadSession, clusters: Sequence[str]) -> dict[str, l
     )
     found: dict[str, list[str]] = {cluster: [] for cluster in clusters}
     for cluster, label in session.execute(statement):
-        found[cluster].append(label)
+        if cluster is not None:  # it is one of those asked for
+            found[cluster].append(label)
     return found
 
 
 def count(session: ReadSession) -> int:
-    """The number of samples, counted row by row: `clusters.count_samples` is faster."""
-    return session.execute(sa.select(sa.func.count()).select_from(SampleRow)).scalar_one()
+    """The number of samples to learn from, counted row by row: `clusters.count_samples` is faster."""
+    return session.execute(sa.select(sa.func.count()).where(learned())).scalar_one()
 
 
 def any_recorded(session: ReadSession) -> bool:
-    """Whether there is any sample."""
-    return session.execute(sa.select(sa.exists(sa.select(SampleRow.id)))).scalar_one()
+    """Whether there is any sample to learn from."""
+    return session.execute(sa.select(sa.exists(sa.select(SampleRow.id).where(learned())))).scalar_one()
 
 
 def count_owners(session: ReadSession) -> int:

@@ -41,7 +41,7 @@ def ensure(session: WriteSession) -> StateRow:
     """The state row, created in a new registry."""
     row = session.get(StateRow, 1, with_for_update=True)
     if row is None:
-        row = StateRow(id=1, epoch=0, additions=0, removals=0)
+        row = StateRow(id=1, epoch=0, additions=0, removals=0, evaluation_additions=0, evaluation_removals=0)
         session.add(row)
         session.flush()
     return row

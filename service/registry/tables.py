@@ -9,7 +9,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, Uuid, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -47,7 +59,13 @@ Base.metadata.naming_convention = {
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
+
+LEARNED_OR_HELD_OUT = (
+    "role = 'evaluation' AND position IS NULL AND cluster_id IS NULL AND addition IS NULL OR "
+    "role <> 'evaluation' AND position IS NOT NULL AND cluster_id IS NOT NULL AND addition IS NOT NULL"
+)
 
 
 class StateRow(Base):
@@ -66,6 +84,8 @@ class StateRow(Base):
     descriptor_kind: Mapped[str | None] = mapped_column(_Kind)  # that is wanted
     additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
     removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
+    evaluation_additions: Mapped[int] = mapped_column(BigInteger)  # evaluation samples, which the two do not count
+    evaluation_removals: Mapped[int] = mapped_column(BigInteger)
 
 
 class LayoutAnchorRow(Base):
@@ -89,7 +109,10 @@ class OwnerRow(Base):
 
 
 class SampleRow(Base):
-    """One contributed image. `seq` is the order of arrival; nothing depends on its value, only on the order."""
+    """One contributed image. `seq` is the order of arrival; nothing depends on its value, only on the order.
+
+    A sample with the role `evaluation` has no position, no cluster and no addition (`registry.roles`).
+    """
 
     __tablename__ = "samples"
     seq: Mapped[int] = mapped_column(_BigKey, primary_key=True, autoincrement=True)
@@ -97,16 +120,18 @@ class SampleRow(Base):
     owner_id: Mapped[str] = mapped_column(_Id, ForeignKey("owners.id"), index=True)
     label: Mapped[str] = mapped_column(_Text, index=True)
     digest: Mapped[str] = mapped_column(_Digest)
-    position: Mapped[int] = mapped_column(BigInteger, index=True)
-    cluster_id: Mapped[str] = mapped_column(_Id, ForeignKey("clusters.id"))
+    role: Mapped[str] = mapped_column(String(16))
+    position: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    cluster_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("clusters.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    addition: Mapped[int] = mapped_column(BigInteger, index=True)  # state.additions once it was in
+    addition: Mapped[int | None] = mapped_column(BigInteger, index=True)  # state.additions once it was in
     descriptor_kind: Mapped[str | None] = mapped_column(
         _Kind, index=True
     )  # in its file; NULL: one of an earlier release
     __table_args__ = (
         Index(None, "cluster_id", "seq"),
         Index(None, "digest", "owner_id"),
+        CheckConstraint(LEARNED_OR_HELD_OUT, "learned_or_held_out"),
         {"sqlite_autoincrement": True},
     )
 
@@ -227,8 +252,9 @@ class DestructionRow(Base):
     """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
     `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
-    replica has applied that removal. `held_until`: of what an ended training may have stored; until then, or until the
-    worker has said that it let go, the erased samples may be in the worker's memory.
+    replica has applied that removal. `evaluation_removal`: the same of an evaluation sample's object, which stays until
+    every live replica has let go of what it has computed from the sample. `held_until`: of what an ended training may
+    have stored; until then, or until the worker has said that it let go, the erased samples may be in its memory.
     """
 
     __tablename__ = "destructions"
@@ -236,6 +262,7 @@ class DestructionRow(Base):
     erasure_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("erasures.id"), index=True)
     owed_epoch: Mapped[int] = mapped_column(BigInteger)
     removal: Mapped[int | None] = mapped_column(BigInteger)
+    evaluation_removal: Mapped[int | None] = mapped_column(BigInteger)
     held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(Integer)
 
@@ -254,13 +281,18 @@ class WorkerRow(Base):
 
 
 class ReplicaRow(Base):
-    """An API process, the changes that its closed-form tier has applied, and the digest that they have led to."""
+    """An API process, the changes that its closed-form tier has applied, and the digest that they have led to.
+
+    `evaluation_removals`: nothing is in its memory that was computed from these evaluation samples; NULL: it computes
+    nothing from any.
+    """
 
     __tablename__ = "replicas"
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     additions: Mapped[int] = mapped_column(BigInteger)
     removals: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str | None] = mapped_column(_Digest)  # None while it starts from the survivors
+    evaluation_removals: Mapped[int | None] = mapped_column(BigInteger)
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

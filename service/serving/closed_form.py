@@ -66,12 +66,13 @@ def replica_name() -> str:
 class ClosedFormTier:
     """Accumulators, the head that they imply, and the samples that are in them. Safe to use from several threads.
 
-    before_report  called before a report: then this replica must hold nothing else of removed samples either.
+    before_report  called before a report: then this replica must hold nothing else of removed samples either. Of how
+                   many removed evaluation samples it holds nothing; None if it computes nothing from any.
     unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers nobody.
     """
 
     def __init__(self, context: Context, *, name: str) -> None:
-        self.before_report: Callable[[], object] = lambda: None
+        self.before_report: Callable[[], int | None] = lambda: None
         self.unsolved: Callable[[], object] = lambda: None
         self._context = context
         self._name = name
@@ -83,6 +84,7 @@ class ClosedFormTier:
         self._labels: dict[str, str] = {}  # of the samples that are in, by the name of their object
         self._solved: Solved | None = None
         self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
+        self._let_go: int | None = None  # of so many evaluation samples, as last reported
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
     def current(self, now: Marks | None = None) -> Solved | None:
@@ -163,10 +165,12 @@ class ClosedFormTier:
         """Bring the tier up to date, or start it again, and report; whether more objects may be deleted now."""
         if self.catch_up() is None and self._may_start():
             self.start()
-        before = self._reported
+        before, held = self._reported, self._let_go
         self.report()
         after = self._reported
-        return after is not None and (before is None or after[0].removals > before[0].removals)
+        if after is None:
+            return False
+        return before is None or after[0].removals > before[0].removals or (self._let_go or 0) > (held or 0)
 
     def report(self) -> None:
         """Record that this replica is alive, and which changes it has applied."""
@@ -179,9 +183,9 @@ class ClosedFormTier:
             self._reported = (marks, state.digest())
         known = self._reported
         if known is not None:
-            self.before_report()
+            self._let_go = self.before_report()
             with self._context.registry.write_beside_plans() as session:
-                replicas.report(session, Replica(self._name, self._context.clock(), *known))
+                replicas.report(session, Replica(self._name, self._context.clock(), *known, self._let_go))
 
     def leave(self) -> None:
         """Stop: removed samples' objects are no longer kept for this replica."""

@@ -14,7 +14,8 @@ from service.core.context import Context
 from service.core.duplicates import AlreadyRecorded
 from service.core.intake import NewSample, take_in
 from service.errors import ServiceError, Unavailable
-from service.registry.records import Sample
+from service.registry.records import Role, Sample
+from service.registry.roles import TRAINING
 from service.serving.jobs import Description, EmbedJob
 from service.serving.preprocess import Preprocessed, Preprocessor
 
@@ -24,12 +25,13 @@ WhileConnected = Callable[[Awaitable[list[Preprocessed]]], Awaitable[list[Prepro
 
 @dataclass(frozen=True)
 class Upload:
-    """An image file as it came, and what its sender says of it; for `unless_held` see `NewSample`."""
+    """An image file as it came, and what its sender says of it; for the rest see `NewSample`."""
 
     data: bytes
     label: str
     owner: str
     unless_held: int | None = None
+    role: Role = TRAINING
 
 
 class Ingest:
@@ -104,4 +106,5 @@ def _new_sample(upload: Upload, found: Preprocessed) -> NewSample | ServiceError
         label=upload.label,
         owner=upload.owner,
         unless_held=upload.unless_held,
+        role=upload.role,
     )

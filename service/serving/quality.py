@@ -17,8 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from models.closed_form import Accumulators
+from models.closed_form import Accumulators, Sums
+from models.descriptor import Descriptor
 from models.leave_one_out import LeaveOneOut
 from models.quality import QualityReport, Tally
 from service.core.context import Context
@@ -30,6 +32,15 @@ from service.serving.closed_form import ClosedFormTier, Lost
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # samples between two looks at whether the computation is still of use; last bits depend on it
+
+
+class Scorer(Protocol):
+    """Predicts samples whose labels are known; column i of its probabilities [n, labels] is `labels[i]`."""
+
+    labels: tuple[str, ...]
+
+    def scores(self, descriptors: Descriptor, labels: Sequence[str]) -> Sums:
+        """Probabilities of these samples."""
 
 
 class Outdated(Exception):
@@ -73,6 +84,10 @@ class Quality:
         now = now if now is not None else self.marks()
         measured = self._measured
         return measured if measured is not None and measured.marks.removals == now.removals else None
+
+    def is_done(self, now: Marks) -> bool:
+        """Whether nothing is to be computed at the present marks."""
+        return self.current(now) is not None
 
     def compute(self) -> Measured | None:
         """Compute the report of the present survivors, and keep it.
@@ -142,7 +157,7 @@ class Quality:
             self._at = taken[0] if taken is not None else None
             return taken
 
-    def _report(self, head: LeaveOneOut, marks: Marks, survivors: Sequence[Added]) -> QualityReport:
+    def _report(self, head: Scorer, marks: Marks, survivors: Sequence[Added]) -> QualityReport:
         tally = Tally(head.labels)
         for start in range(0, len(survivors), CHUNK):
             began = time.perf_counter()

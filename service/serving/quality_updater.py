@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Generic, TypeVar
 
 from service.registry.records import Marks
 from service.serving.lanes import give_way
@@ -14,14 +15,21 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 NICE = 19  # of the thread: whatever else wants the core goes first
+Report = TypeVar("Report", bound=Quality)
+
 PATIENCE = 60.0  # seconds between two attempts, if nothing has changed
 
 
-class QualityUpdater:
-    """Looks at the marks from a timer, and computes once changes have been quiet for a while, or go on for long."""
+class QualityUpdater(Generic[Report]):
+    """Looks at the marks from a timer, and computes once changes have been quiet for a while, or go on for long.
 
-    def __init__(self, quality: Quality, settings: Settings) -> None:
+    turn  held while it computes: updaters that share one take turns, and together use the part of a core that
+          `quality.share` allows.
+    """
+
+    def __init__(self, quality: Report, settings: Settings, *, turn: threading.Lock | None = None) -> None:
         self.quality = quality
+        self.turn = turn if turn is not None else threading.Lock()
         self._settings = settings.quality
         self._seconds = settings.worker.heartbeat_seconds
         self._seen: Marks | None = None  # at the last look
@@ -45,7 +53,8 @@ class QualityUpdater:
         marks = self.quality.marks()
         if not self._is_due(marks, now):
             return False
-        measured = self.quality.compute()
+        with self.turn:
+            measured = self.quality.compute()
         self._tried, self._done = now, measured.marks if measured is not None else marks
         self._seen = self._done
         return True
@@ -56,7 +65,7 @@ class QualityUpdater:
                 self._waiting_since = now
             self._seen, self._changed = marks, now
         if marks == self._done:
-            return self.quality.current(marks) is None and now - self._tried >= PATIENCE
+            return not self.quality.is_done(marks) and now - self._tried >= PATIENCE
         quiet = now - self._changed >= self._settings.settle_seconds
         return quiet or now - self._waiting_since >= self._settings.settle_max_seconds
 

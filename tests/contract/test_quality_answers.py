@@ -21,6 +21,7 @@ EMPTY = dict.fromkeys(
     ("samples", "digest", "as_of", "computed_at", "added_since", "accuracy", "calibration_error", "reliability",
      "labels", "confusion")
 )  # fmt: skip
+NO_SET = {"state": "none", **dict.fromkeys((*EMPTY, "also_learned", "learned", "interval", "unknown_labels"))}
 PICTURES = 24
 
 
@@ -67,7 +68,7 @@ def nothing_is_computed(front: Front) -> Iterator[None]:
 
 
 def test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once(front: Front, client: httpx.Client) -> None:
-    assert report(client) == {"state": "waiting", **EMPTY}
+    assert report(client) == {"state": "waiting", **EMPTY, "evaluation": NO_SET}
     assert metrics(client) == {}
     ids = give(client, PICTURES, "ada")
     first = ready(client, PICTURES)
@@ -91,7 +92,7 @@ def test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once(front: Fr
         stale = report(client)
         assert (stale["state"], stale["samples"], stale["added_since"]) == ("ready", PICTURES, 3)
         assert client.delete(f"/samples/{ids[0]}").status_code == 202
-        assert report(client) == {"state": "waiting", **EMPTY}
+        assert report(client) == {"state": "waiting", **EMPTY, "evaluation": NO_SET}
         assert metrics(client) == {}  # though the last scrape was a moment ago
     assert ready(client, PICTURES + 2)["added_since"] == 0
 
@@ -100,7 +101,7 @@ def test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once(front: Fr
         assert report(client)["state"] == "waiting"
     assert ready(client, 3)["state"] == "ready"
     assert client.delete("/owners/bela").status_code == 202
-    assert report(client) == {"state": "waiting", **EMPTY}
+    assert report(client) == {"state": "waiting", **EMPTY, "evaluation": NO_SET}
     assert_erased(front)
 
 
@@ -134,5 +135,5 @@ def test_what_it_does_not_know_is_refused(client: httpx.Client) -> None:
 def test_it_can_be_off(groups: dict[str, Any], tmp_path: Path) -> None:
     with served(tmp_path, **groups) as front, front.client() as client:
         give(client, 4, "ada")
-        assert report(client) == {"state": "off", **EMPTY}
+        assert report(client) == {"state": "off", **EMPTY, "evaluation": {**NO_SET, "state": "off"}}
         assert metrics(client) == {}

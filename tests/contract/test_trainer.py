@@ -237,7 +237,7 @@ def forget_kinds(world: World) -> None:
 
 def is_described(world: World) -> bool:
     with world.context.registry.read() as session:
-        return descriptions.is_complete(session, world.context.backbone.kind.name)
+        return descriptions.is_complete(session, world.context.backbone.kind.name, role="training")
 
 
 def test_a_worker_describes_samples_anew_once_nothing_waits_to_be_trained(world: World, trainer: Trainer) -> None:

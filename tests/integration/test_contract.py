@@ -54,7 +54,8 @@ def test_a_sample_is_created_and_looked_up(service: Service, pictures: list[Pict
     answer = post(service, pictures[0], label="plane", owner=owner)
     assert answer.status_code == 201
     sample = answer.json()
-    assert set(sample) == {"id", "owner", "label", "digest", "state", "cluster", "created_at"}
+    assert set(sample) == {"id", "owner", "label", "digest", "role", "state", "cluster", "created_at"}
+    assert sample["role"] == "training"
     assert_uuid7(sample["id"])
     assert_uuid7(sample["cluster"])
     assert abs(datetime.now(UTC) - assert_time(sample["created_at"])) < timedelta(minutes=5)

@@ -193,7 +193,7 @@ SUBTRACTING = [
             "contract/test_redescribe.py::test_what_another_worker_has_described_meanwhile_keeps_its_file[sqlite]"),
     mutant("described-added", "a sample that is described anew is numbered as an addition",
             "service/core/redescribe.py",
-            "            feed.note_additions(session, [one.sample.id for one in kept])\n", "",
+            "            feed.note_additions(session, sorted(learned))\n", "",
             "contract/test_redescribe.py::test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing"
             "[sqlite]"),
     mutant("waiting-removed", "a sample that is removed while it waits counts as come and gone",

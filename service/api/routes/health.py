@@ -14,7 +14,7 @@ from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
-from service.registry import clusters, erasures, samples, state, workers
+from service.registry import clusters, erasures, evaluation, samples, state, workers
 from service.registry.states import cluster_state
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ def get_status(service: Running) -> Status:
         known_workers = workers.every(session)
         return Status(
             samples=sum(cluster.samples for cluster in existing),
+            evaluation_samples=evaluation.count(session),
             owners=samples.count_owners(session),
             clusters=dict(Counter(cluster_state(c, now=now, attempts=attempts) for c in existing)),
             erasures=erasures.counts(session),

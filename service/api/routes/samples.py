@@ -30,6 +30,7 @@ from service.api.raw_body import RawImage, documented, missing
 from service.api.schemas.common import LABEL, OWNER, Label, Listing, Owner, OwnerSought
 from service.api.schemas.samples import (
     METADATA,
+    ROLE,
     BatchItem,
     BatchMetadata,
     BatchResult,
@@ -43,6 +44,8 @@ from service.core.idempotency import once, request_digest
 from service.core.text import check_owner, check_text
 from service.errors import Invalid, NotFound, ServiceError
 from service.registry import records, samples
+from service.registry.records import Role
+from service.registry.roles import TRAINING, check_role
 from service.serving.ingest import Recorded, Upload
 from service.settings import MAX_BATCH
 
@@ -69,18 +72,20 @@ async def create_sample(
     image: Annotated[UploadFile | None, File(description="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF or PPM.")] = None,
     label: Annotated[Label | None, Form(**LABEL)] = None,
     owner: Annotated[Owner | None, Form(**OWNER)] = None,
+    role: Annotated[Role | None, Form(**ROLE)] = None,
     idempotency_key: Annotated[IdempotencyKey, idempotency_header("sample")] = None,
 ) -> Sample:
     """Decode, embed, route to the cluster that covers its position, and record. Training follows by itself.
 
+    With `role=evaluation` it is kept apart: never learned from, and measured with (`GET /quality`).
     The image may be the body itself: see "An image as the body itself", at the top of this page.
     """
 
     def contribute() -> records.Sample:
         if raw is not None:
-            upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner)
+            upload = _upload("query", raw, said_of_raw.label, said_of_raw.owner, said_of_raw.role)
         else:
-            upload = _upload("body", image.file.read() if image is not None else None, label, owner)
+            upload = _upload("body", image.file.read() if image is not None else None, label, owner, role)
             _refuse_words_for_raw(said_of_raw)
         return _contribute(service, request, upload, idempotency_key)
 
@@ -90,7 +95,8 @@ async def create_sample(
 
 
 def _contribute(service: Service, request: Request, upload: Upload, idempotency_key: str | None) -> records.Sample:
-    digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode())
+    apart = [upload.role.encode()] if upload.role != TRAINING else []  # digests of earlier releases stay what they are
+    digest = request_digest(upload.data, upload.label.encode(), upload.owner.encode(), *apart)
     with once(service.context, "POST /samples", idempotency_key, digest, caller=credential(request)) as ticket:
         if ticket.resource_id is not None:
             return _get(service, ticket.resource_id)
@@ -102,7 +108,7 @@ def _contribute(service: Service, request: Request, upload: Upload, idempotency_
 
 
 def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
-    """Refuse a form whose query has label or owner too: the two could differ. Raises RequestValidationError."""
+    """Refuse a form whose query says of the image too: the two could differ. Raises RequestValidationError."""
     said = said_of_raw.model_dump(exclude_none=True)
     if said:
         message = "Only for an image that is the body itself; say it in the form"
@@ -111,12 +117,12 @@ def _refuse_words_for_raw(said_of_raw: SaidOfRaw) -> None:
         )
 
 
-def _upload(place: str, data: bytes | None, label: str | None, owner: str | None) -> Upload:
+def _upload(place: str, data: bytes | None, label: str | None, owner: str | None, role: Role | None) -> Upload:
     """Raises RequestValidationError naming what is missing."""
     if data is None or label is None or owner is None:
         given = {"image": data, "label": label, "owner": owner}
         raise missing(place, *(name for name, value in given.items() if value is None))
-    return Upload(data, label, owner)
+    return Upload(data, label, owner, role=role or TRAINING)
 
 
 @router.post(
@@ -147,7 +153,7 @@ def _contribute_all(service: Service, request: Request, images: Sequence[UploadF
     for image, item in zip(images, described, strict=True):
         try:
             label, owner = check_text("label", item.label), check_owner(item.owner)
-            uploads.append(Upload(image.file.read(), label, owner, item.unless_held))
+            uploads.append(Upload(image.file.read(), label, owner, item.unless_held, check_role(item.role)))
         except ServiceError as error:
             uploads.append(error)
     return _take_in(service, request, uploads)
@@ -223,6 +229,7 @@ def list_samples(
     owner: Annotated[OwnerSought | None, Query(description="Samples of this owner.")] = None,
     label: Annotated[Label | None, Query()] = None,
     cluster: UUID | None = None,
+    role: Annotated[Role | None, Query(description="Samples with this role.")] = None,
 ) -> Listing[Sample]:
     """In the order of arrival."""
     with service.context.registry.read() as session:
@@ -233,5 +240,6 @@ def list_samples(
             owner=owner,
             label=label,
             cluster=str(cluster) if cluster is not None else None,
+            role=role,
         )
     return Listing(items=[sample_of(record) for record in page.items], next_cursor=page.next_cursor)

@@ -117,7 +117,8 @@ class ClosedFormStatus(BaseModel):
 class Status(BaseModel):
     """Status of the service."""
 
-    samples: int
+    samples: int = Field(description="To learn from.")
+    evaluation_samples: int = Field(description="With the role `evaluation`, which are never learned from.")
     owners: int
     clusters: dict[str, int] = Field(description="By state.")
     erasures: dict[str, int] = Field(description="By state.")

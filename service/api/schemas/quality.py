@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from models.quality import MOST_PAIRS
 from service.api.schemas.common import LABEL, Schema
 from service.registry.records import Marks
+from service.serving.held_out import HeldOutMeasured
 from service.serving.quality import Measured
 
 
@@ -38,6 +39,43 @@ class Confusion(Schema):
     samples: int
 
 
+class Evaluation(BaseModel):
+    """What the evaluation set says of the closed-form tier of the replica that answers: samples that it never learns.
+
+    No erased sample is counted, and no head that had learned from one is asked: from the 202 of an erasure on, the
+    state is `waiting` until the report has been computed anew.
+    """
+
+    state: Literal["ready", "waiting", "none", "off"] = Field(
+        description="`none`: there are no samples with the role `evaluation`. `waiting`, `off`: as of the whole "
+        "report; `waiting` also while nothing is learned, or evaluation samples are described anew."
+    )
+    samples: int | None = Field(None, description="Samples that are counted. All fields are null unless it is ready.")
+    also_learned: int | None = Field(
+        None,
+        description="Evaluation samples that are not counted: a sample to learn from, of whichever owner, is the same "
+        "picture.",
+    )
+    learned: int | None = Field(None, description="Samples that the closed form had learned from.")
+    digest: str | None = Field(None, description="Of the closed form that was measured, as `/status` names it.")
+    as_of: datetime | None = Field(None, description="Samples on record then are counted.")
+    computed_at: datetime | None = Field(None, description="When the report was done.")
+    added_since: int | None = Field(
+        None, description="Samples, to learn from or to measure with, that have come since and are not in it."
+    )
+    accuracy: float | None = Field(None, description="Share of predictions that is right; null if none is counted.")
+    interval: tuple[float, float] | None = Field(
+        None, description="Wilson's 95 % interval of the accuracy: wide where few samples are counted."
+    )
+    calibration_error: float | None = Field(None, description="As of the whole report.")
+    reliability: list[ReliabilityBin] | None = Field(None, description="At most ten bins, by rising confidence.")
+    labels: list[LabelQuality] | None = Field(None, description="Every label of a counted sample, by name.")
+    unknown_labels: list[str] | None = Field(
+        None, description="Those of them that no sample to learn from has: their samples count as wrong."
+    )
+    confusion: list[Confusion] | None = Field(None, description=f"As of the whole report, at most {MOST_PAIRS}.")
+
+
 class Quality(BaseModel):
     """Leave-one-out quality of the closed-form tier of the replica that answers.
 
@@ -63,9 +101,32 @@ class Quality(BaseModel):
     confusion: list[Confusion] | None = Field(
         None, description=f"Labels taken for each other, most frequent first, at most {MOST_PAIRS}."
     )
+    evaluation: Evaluation
 
 
-def quality_of(measured: Measured, now: Marks) -> Quality:
+def evaluation_of(measured: HeldOutMeasured, now: Marks) -> Evaluation:
+    """From the replica's report of the evaluation set, at the present marks."""
+    report = measured.report
+    return Evaluation(
+        state="ready",
+        samples=report.samples,
+        also_learned=measured.also_learned,
+        learned=measured.learned,
+        digest=measured.digest,
+        as_of=measured.as_of,
+        computed_at=measured.computed_at,
+        added_since=now.additions - measured.marks.additions,
+        accuracy=report.accuracy if report.samples else None,
+        interval=report.interval if report.samples else None,
+        calibration_error=report.calibration_error if report.samples else None,
+        reliability=[ReliabilityBin.model_validate(one) for one in report.reliability],
+        labels=[LabelQuality.model_validate(one) for one in report.labels],
+        unknown_labels=list(measured.unknown_labels),
+        confusion=[Confusion.model_validate(one) for one in report.confusion],
+    )
+
+
+def quality_of(measured: Measured, now: Marks, evaluation: Evaluation) -> Quality:
     """From the replica's report, at the present marks."""
     report = measured.report
     return Quality(
@@ -80,4 +141,5 @@ def quality_of(measured: Measured, now: Marks) -> Quality:
         reliability=[ReliabilityBin.model_validate(one) for one in report.reliability],
         labels=[LabelQuality.model_validate(one) for one in report.labels],
         confusion=[Confusion.model_validate(one) for one in report.confusion],
+        evaluation=evaluation,
     )

@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.common import LABEL, OWNER, Label, Owner, Problem, Schema
 from service.registry import records
+from service.registry.records import Role
+from service.registry.roles import ROLES, TRAINING
+
+ROLE: dict[str, Any] = {
+    "description": "`training`: to be learned from. `evaluation`: never learned from; `GET /quality` measures with it."
+}
 
 
 class Sample(Schema):
@@ -20,35 +26,40 @@ class Sample(Schema):
     owner: str = Field(description="The client's own reference for the person, in NFC.", examples=OWNER["examples"])
     label: str = Field(examples=LABEL["examples"])
     digest: str = Field(description="SHA-256 of the decoded pixels; metadata is dropped.")
+    role: Role = Field(description="What it is for: to be learned from, or to measure with.")
     state: Literal["active"] = "active"
-    cluster: UUID = Field(description="The cluster it was routed to; a later re-cut may move it.")
+    cluster: UUID | None = Field(
+        description="The cluster it was routed to; a later re-cut may move it. Null with the role `evaluation`."
+    )
     created_at: datetime
 
 
 class SaidOfRaw(BaseModel):
-    """Label and owner in the query, of an image that is the body itself; unused beside multipart."""
+    """Label, owner and role in the query, of an image that is the body itself; unused beside multipart."""
 
     label: Label | None = Field(None, description="With an image as the body itself.", examples=LABEL["examples"])
     owner: Owner | None = Field(None, description="With an image as the body itself.", examples=OWNER["examples"])
+    role: Role | None = Field(None, description="With an image as the body itself.")
 
 
 class BatchMetadata(BaseModel):
-    """Label and owner of one image of a batch. Checked with its image, so that only this one is refused."""
+    """Label, owner and role of one image of a batch. Checked with its image, so that only this one is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
     label: str
     owner: str
+    role: str = Field(TRAINING, description=ROLE["description"], json_schema_extra={"enum": list(ROLES)})
     unless_held: int | None = Field(
         None,
         ge=1,
-        description="Not if so many samples of this owner under this label are this very picture: the answer is the "
-        "last of these then, with status 200.",
+        description="Not if so many samples of this owner under this label, with this role, are this very picture: the "
+        "answer is the last of these then, with status 200.",
     )
 
 
 METADATA: dict[str, Any] = {
-    "description": "JSON list of {label, owner}, in the order of the images; `unless_held` may be added.",
+    "description": "JSON list of {label, owner}, in the order of the images; `role` and `unless_held` may be added.",
     "examples": [json.dumps([{"label": LABEL["examples"][0], "owner": OWNER["examples"][0]}])],
 }
 
@@ -68,7 +79,7 @@ class BatchResult(BaseModel):
 
 
 class LabelCount(BaseModel):
-    """A label in use."""
+    """A label that samples to learn from have."""
 
     label: str = Field(examples=LABEL["examples"])
     samples: int

@@ -34,6 +34,7 @@ from service.core.context import Context
 from service.core.opening import open_context
 from service.registry import clusters
 from service.registry.engine import migrate
+from service.registry.roles import TRAINING
 from service.registry.tables import ClusterRow, OwnerRow, SampleRow, StateRow
 from service.serving.closed_form import ClosedFormTier
 from service.settings import Settings
@@ -118,7 +119,7 @@ def _fill(context: Context, count: int) -> list[str]:
         session.add(OwnerRow(id=owner, ref="benchmark", leaving=False))
         session.flush()
         same = {"owner_id": owner, "cluster_id": cluster, "digest": "0" * 64, "created_at": now, "addition": count}
-        same["descriptor_kind"] = kind
+        same |= {"descriptor_kind": kind, "role": TRAINING}
         for start in range(0, count, ROWS):
             chunk = ids[start : start + ROWS]
             for sample_id, vector in zip(chunk, _units(random, len(chunk), width), strict=True):

@@ -74,7 +74,7 @@ COLUMNS = {
     "clusters": "id, lo, hi, samples, unplanned, desired_key, planned_through, serving_key, rebuild, urgent, setbacks, "
     "attempts, created_at",
     "owners": "id, ref, leaving",
-    "samples": "seq, id, owner_id, label, digest, position, cluster_id, created_at, addition",
+    "samples": "seq, id, owner_id, label, digest, role, position, cluster_id, created_at, addition",
     "prompt_members": "prompt_key, sample_id",
     "erasures": "id, state, planned_epoch, accepted_at, withdrawn_at, completed_at, restored_at, due_at, ledgered, "
     "ledger_attempts",
@@ -103,7 +103,7 @@ def _samples(
     where = zip(ids, positions.tolist(), place.tolist(), strict=True)
     for i, (one, position, p) in enumerate(where):
         label, digest = "ab"[i % 2], f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
-        yield i + 1, one, owners[i // PER_OWNER], label, digest, position, clusters[p], NOW, i + 1
+        yield i + 1, one, owners[i // PER_OWNER], label, digest, "training", position, clusters[p], NOW, i + 1
 
 
 def _copy_history(connection: psycopg.Connection, clusters: Sequence[str], count: int) -> None:

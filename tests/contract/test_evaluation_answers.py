@@ -141,6 +141,7 @@ def test_the_evaluation_set_is_measured_and_an_erasure_ends_the_report_at_once(
         assert metrics(client) == {}
         assert client.get("/quality").json()["state"] == "ready"  # which knows nothing of it
         until(lambda: client.get(f"/erasures/{erasure['id']}").json()["state"] == "completed", what="the erasure")
+        assert service.held_out.quality._measured is None
     assert measured(client, 11)["also_learned"] == 2
     assert client.delete("/owners/eve").status_code == 202
     until(lambda: evaluation(client)["state"] == "none", what="no evaluation set")

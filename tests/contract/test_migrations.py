@@ -1,15 +1,17 @@
 """A registry of an earlier release, in use, is brought to this one with everything that it holds."""
 
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import alembic.command
 import pytest
 import sqlalchemy as sa
+from uuid6 import uuid7
 
 from models.partition.tree import tail
 from models.spec import sha256
-from service.registry import clusters, erasures, layout_state, ledger, samples
+from service.registry import clusters, erasures, evaluation, feed, layout_state, ledger, samples
 from service.registry.engine import Registry, _config, is_migrated, migrate
 
 pytestmark = pytest.mark.sql
@@ -97,6 +99,8 @@ def test_everything_is_kept_there_and_back(old: Registry, empty_database_url: st
         assert [sample.position for sample in samples.every(session)] == [
             CELL * place + tail("d", "ann") for place in range(2)
         ]
+        assert {sample.role for sample in samples.page(session, limit=9).items} == {"training"}
+        assert evaluation.marks(session) == (feed.marks(session), (0, 0))
         (erasure,) = erasures.page(session, limit=10).items
         assert (erasure.state, erasure.planned_epoch, erasure.restored_at) == ("withdrawn", 5, None)
     alembic.command.downgrade(_config(empty_database_url), "0001")
@@ -131,6 +135,37 @@ def test_erasures_of_before_there_was_a_ledger_are_to_be_written(old: Registry, 
     with old.read() as session:
         (tombstone,) = ledger.missing(session, limit=10)
     assert [UUID(tombstone.erasure), *map(UUID, tombstone.samples)] == [UUID(IDS["done"]), UUID(IDS["s2"])]
+    old.close()
+
+
+def test_a_number_of_arrival_is_not_given_twice(old: Registry, empty_database_url: str) -> None:
+    """The last sample was erased before: its number stays its own when the table is written anew."""
+    alembic.command.upgrade(_config(empty_database_url), "0011")
+    with old.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM samples WHERE seq = (SELECT max(seq) FROM samples)"))
+    migrate(empty_database_url)
+    with old.write() as session:
+        (first,) = samples.page(session, limit=9).items
+        again = replace(first, id=str(uuid7()))
+        samples.insert_all(session, [again], samples.ensure_owners(session, ["ann"]), kind="")
+        assert session.execute(sa.text("SELECT max(seq) FROM samples")).scalar_one() == 3
+    old.close()
+
+
+def test_no_way_back_while_there_are_evaluation_samples(old: Registry, empty_database_url: str) -> None:
+    """The old release would learn from them."""
+    migrate(empty_database_url)
+    with old.write() as session:
+        first, _ = samples.page(session, limit=9).items
+        apart = replace(first, id=str(uuid7()), role="evaluation", cluster=None, position=None)
+        samples.insert_all(session, [apart], samples.ensure_owners(session, ["ann"]), kind="")
+    with pytest.raises(RuntimeError, match="role evaluation"):
+        alembic.command.downgrade(_config(empty_database_url), "0011")
+    with old.write() as session:
+        samples.delete(session, [apart.id])
+    alembic.command.downgrade(_config(empty_database_url), "0011")
+    migrate(empty_database_url)
+    assert count_rows(old)["samples"] == 2
     old.close()
 
 

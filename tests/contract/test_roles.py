@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from uuid6 import uuid7
 
 from service.core import budgets, erasure
 from service.core.audit import Scope, audit
@@ -80,9 +81,10 @@ def test_contributing_and_erasing_them_changes_nothing_that_is_learned(make_worl
     assert findings(world) == []
 
 
-def test_a_service_that_was_given_none_learns_the_same(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["tree", "anchors"])
+def test_a_service_that_was_given_none_learns_the_same(make_world: MakeWorld, kind: str, tmp_path: Path) -> None:
     """Between the others, in the same requests, of the same owners; some erased with them."""
-    chance = random.Random(3)
+    world, chance = make_world(partition=KINDS[kind]), random.Random(3)
     given = [replace(one, role=EVALUATION if i % 3 == 0 else "training") for i, one in enumerate(world.new_samples(45))]
     for start_ in range(0, 45, 9):
         world.take_in(given[start_ : start_ + 9])
@@ -91,7 +93,7 @@ def test_a_service_that_was_given_none_learns_the_same(world: World, tmp_path: P
     world.settle()
     world.check()
     left = {sample.digest for sample in world.survivors.values()}
-    with opened(tmp_path / "never saw") as other:
+    with opened(tmp_path / "never saw", partition=KINDS[kind]) as other:
         other.take_in([one for one in given if one.digest in left and one.role == "training"])
         other.settle()
         theirs = [prompt_digests(other), other.closed_form_digest()]
@@ -175,10 +177,11 @@ def test_copies_of_an_evaluation_picture_count_for_no_limit(make_world: MakeWorl
 
 def test_they_are_charged_to_the_key_like_others(make_world: MakeWorld) -> None:
     world = make_world(intake={"per_hour": 256})
-    take_in(world.context, world.new_samples(2, role=EVALUATION), key_id="k")
-    budgets.require(world.context, "k", budgets.IMAGES, 254)
+    key = str(uuid7())
+    take_in(world.context, world.new_samples(2, role=EVALUATION), key_id=key)
+    budgets.require(world.context, key, budgets.IMAGES, 254)
     with pytest.raises(OverBudget):
-        budgets.require(world.context, "k", budgets.IMAGES, 255)
+        budgets.require(world.context, key, budgets.IMAGES, 255)
 
 
 # -------------------------------------------------------------------------------------------------------------- erasing

@@ -268,10 +268,13 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------ calls
 
-    def contribute(self, pictures: Sequence[Picture], owners: str | Sequence[str]) -> list[dict[str, Any]]:
+    def contribute(
+        self, pictures: Sequence[Picture], owners: str | Sequence[str], role: str = "training"
+    ) -> list[dict[str, Any]]:
         """All in one batch; the samples."""
         each = [owners] * len(pictures) if isinstance(owners, str) else owners
-        metadata = [{"label": picture.label, "owner": owner} for picture, owner in zip(pictures, each, strict=True)]
+        said = zip(pictures, each, strict=True)
+        metadata = [{"label": picture.label, "owner": owner, "role": role} for picture, owner in said]
         answer = self.client.post(
             "/samples/batch", files=upload("images", pictures), data={"metadata": json.dumps(metadata)}
         )

@@ -2,9 +2,9 @@
 
 Two services over HTTP, real images. One is given S by several clients at once and asked to forget D
 in every way there is, at every bad moment; the other is only ever given S \\ D, batched otherwise. Their prompts must
-have the same digests, and their reports of quality must be equal. `OUBLI_COUNTERFACTUALS` sets how many random (S, D)
-are tried for each partition. The default partition is tried with the real backbone, the others with the tiny one unless
-it is more than one (S, D) that is tried.
+have the same digests, and their reports of quality must be equal, of the evaluation set too. `OUBLI_COUNTERFACTUALS`
+sets how many random (S, D) are tried for each partition. The default partition is tried with the real backbone, the
+others with the tiny one unless it is more than one (S, D) that is tried.
 """
 
 import os
@@ -31,6 +31,7 @@ from tests.integration.harness import Picture, Service, until
 
 ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
 SAMPLES = 72
+HELD_OUT = 16  # evaluation samples beside them, of the same owners
 OWNERS = 9
 REAL = {
     "OUBLI_BACKBONE": "efficientnet-lite0",
@@ -121,6 +122,7 @@ def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Pic
     service.settle()
     survivors = service.pages("/samples")
     assert not {sample["id"] for sample in survivors} & set(doomed)
+    survivors = [sample for sample in survivors if sample["role"] == "training"]
     assert owner not in {sample["owner"] for sample in survivors}
     return survivors
 
@@ -156,13 +158,20 @@ def test_forgotten_by_feature_prompts_is_as_if_never_contributed(images: Images,
 
 
 def compare(env: dict[str, str], chance: random.Random, images: Images, folder: Path) -> None:
-    chosen = chance.sample(range(len(images.pixels) - 5), SAMPLES)
-    given = [(picture(images, index), f"owner {chance.randrange(OWNERS)}") for index in chosen]
+    chosen = chance.sample(range(len(images.pixels) - 5), SAMPLES + HELD_OUT)
+    everything = [(picture(images, index), f"owner {chance.randrange(OWNERS)}") for index in chosen]
+    given, apart = everything[:SAMPLES], everything[SAMPLES:]
     with ExitStack() as stack:
         first, second = (stack.enter_context(Service(folder / name, env)) for name in ("forgets", "never saw"))
         at_once(first.start, second.start)
         assert [service.client.get("/status").status_code for service in (first, second)] == [200, 200]
+        first.contribute([picture for picture, _ in apart], [owner for _, owner in apart], role="evaluation")
         survivors = forgetful(first, chance, given)
+        left = {sample["digest"] for sample in first.pages("/samples", role="evaluation")}
+        pictures = [
+            picture for digest, (picture, _) in zip(digests_of(first, apart), apart, strict=True) if digest in left
+        ]
+        second.contribute(pictures, "another owner", role="evaluation")
         by_digest = dict(zip(digests_of(first, given), given, strict=True))
         # Only the order within a cluster counts, so clusters may come at once; anchors look at who came first of all.
         groups: dict[str, list[tuple[Picture, str]]] = {}
@@ -175,20 +184,25 @@ def compare(env: dict[str, str], chance: random.Random, images: Images, folder: 
         known, expected = (service.status()["closed_form"] for service in (first, second))
         assert known == expected
         assert known["samples"] == len(survivors)
-        assert report_of(first, known["digest"]) == report_of(second, known["digest"])
+        assert report_of(first, known["digest"], len(left)) == report_of(second, known["digest"], len(left))
 
 
-def report_of(service: Service, digest: str) -> dict[str, Any]:
-    """What it says of its quality, of the closed form with that digest, but for times."""
+def report_of(service: Service, digest: str, held_out: int) -> dict[str, Any]:
+    """What it says of its quality, of this closed form and so many evaluation samples, but for times."""
     found: dict[str, Any] = {}
 
     def is_ready() -> bool:
         found.update(service.client.get("/quality").json())
-        return found["digest"] == digest
+        evaluation = found["evaluation"]
+        return (found["digest"], evaluation["digest"], evaluation["samples"]) == (digest, digest, held_out)
 
     until(is_ready, what="a report of quality")
-    assert found["state"] == "ready"
-    return {name: value for name, value in found.items() if name not in ("as_of", "computed_at")}
+    assert found["state"] == found["evaluation"]["state"] == "ready"
+    return without_times({**found, "evaluation": without_times(found["evaluation"])})
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if name not in ("as_of", "computed_at")}
 
 
 def digests_of(service: Service, given: Sequence[tuple[Picture, str]]) -> list[str]:

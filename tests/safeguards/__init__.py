@@ -7,6 +7,7 @@ only concurrent writers do.
 
 from tests.safeguards.asking import ASKING
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
+from tests.safeguards.holding_out import HOLDING_OUT
 from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
 from tests.safeguards.measuring import MEASURING
@@ -25,6 +26,7 @@ MUTANTS = [
     *DIVIDING,
     *SUBTRACTING,
     *MEASURING,
+    *HOLDING_OUT,
     *RESTORING,
     *TELLING,
     *STOPPING,

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 
 from models.embedding import Descriptor
+from models.quality import NOTHING
 from service.core import erasure, reconcile, relayout, replan
 from service.core.context import Context
 from service.core.intake import WHOLE_LINE
@@ -36,6 +37,7 @@ from service.registry.feed import Added
 from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
 from service.serving.closed_form import ClosedFormTier
+from service.serving.held_out import HeldOut
 from service.serving.quality import Quality
 from tests.servers import fresh_database, postgres
 from tests.stateful.material import (
@@ -64,6 +66,7 @@ class History(RuleBasedStateMachine):
     beside: Context  # of the processes that replicas live in
     tiers: dict[str, ClosedFormTier]
     qualities: dict[str, Quality]
+    held_outs: dict[str, HeldOut]
     server: str | None = None  # a PostgreSQL server; SQLite without one
     backbone = "tiny"
 
@@ -84,7 +87,7 @@ class History(RuleBasedStateMachine):
         registry = Registry(self.world.context.settings.database)
         self.stack.callback(registry.close)
         self.beside = replace(self.world.context, registry=registry)
-        self.tiers, self.qualities = {}, {}
+        self.tiers, self.qualities, self.held_outs = {}, {}, {}
         for name in REPLICAS:
             self.start_a_replica(name, name)
         for owner in range(populations):
@@ -104,6 +107,24 @@ class History(RuleBasedStateMachine):
         chosen = [replace(gallery(self.backbone)[chance.randrange(PICTURES)], owner=owner) for _ in range(count)]
         self.world.take_in([replace(new_sample, label=chance.choice(["cat", "dog"])) for new_sample in chosen])
 
+    @rule(seed=seeds, count=st.integers(1, 6), owner=owners)
+    def hold_out(self, seed: int, count: int, owner: str) -> None:
+        """Pictures of the same gallery: some are learned as well, before, later or at no time."""
+        chance = random.Random(seed)
+        chosen = [gallery(self.backbone)[chance.randrange(PICTURES)] for _ in range(count)]
+        labels = [chance.choice(["cat", "dog", "emu"]) for _ in chosen]
+        given = zip(chosen, labels, strict=True)
+        self.world.take_in([replace(one, owner=owner, label=label, role="evaluation") for one, label in given])
+
+    @precondition(lambda self: self.world.held_out)
+    @rule(place=places, with_another=st.booleans())
+    def erase_an_evaluation_sample(self, place: int, with_another: bool) -> None:
+        ids = [list(self.world.held_out)[place % len(self.world.held_out)]]
+        if with_another and self.world.survivors:
+            ids.append(self.survivor(place).id)
+        self.world.erase(*ids)
+        self.erased += ids
+
     @precondition(lambda self: self.world.survivors)
     @rule(place=places)
     def erase_a_sample(self, place: int) -> None:
@@ -122,7 +143,8 @@ class History(RuleBasedStateMachine):
 
     @rule(owner=owners)
     def erase_an_owner(self, owner: str) -> None:
-        theirs = [sample.id for sample in self.world.survivors.values() if sample.owner == owner]
+        everything = (*self.world.survivors.values(), *self.world.held_out.values())
+        theirs = [sample.id for sample in everything if sample.owner == owner]
         try:
             self.world.erase_owner(owner)
         except NotFound:
@@ -253,13 +275,20 @@ class History(RuleBasedStateMachine):
     def start_a_replica(self, place: str, name: str) -> None:
         self.tiers[place] = tier = ClosedFormTier(self.beside, name=name)
         self.qualities[place] = quality = Quality(self.beside, tier)
-        tier.before_report = quality.forget
+        self.held_outs[place] = held_out = HeldOut(self.beside, tier)
+        tier.before_report = lambda: (quality.forget(), held_out.let_go())[1]
 
     @rule(names=some_replicas)
     def measure_quality(self, names: list[str]) -> None:
         for name in names:
             known = self.tiers[name].summary() is not None and len(self.world.survivors) >= 2
             assert (self.qualities[name].compute() is not None) == known
+
+    @rule(names=some_replicas)
+    def measure_with_the_evaluation_set(self, names: list[str]) -> None:
+        for name in names:
+            known = self.tiers[name].summary() is not None and self.world.survivors and self.world.held_out
+            assert (self.held_outs[name].compute() is not None) == bool(known)
 
     @precondition(lambda self: self.world.survivors)
     @rule(name=st.sampled_from(REPLICAS), place=places)
@@ -295,6 +324,7 @@ class History(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_what_was_not_erased(self) -> None:
         assert [sample.id for sample in self.world.samples()] == list(self.world.survivors)
+        assert [sample.id for sample in self.world.samples("evaluation")] == list(self.world.held_out)
 
     @invariant()
     def no_served_prompt_has_seen_an_erased_sample(self) -> None:
@@ -338,16 +368,27 @@ class History(RuleBasedStateMachine):
                 assert measured.report.samples <= len(self.world.survivors)
 
     @invariant()
+    def no_report_of_the_evaluation_set_knows_an_erased_sample(self) -> None:
+        for held_out in self.held_outs.values():
+            measured = held_out.current()
+            if measured is not None:
+                assert measured.digest == self.world.closed_form_digest(measured.learned)
+                assert measured.report.samples + measured.also_learned <= len(self.world.held_out)
+
+    @invariant()
     def what_a_live_replica_has_not_applied_is_there(self) -> None:
         fresh = self.world.context.settings.worker.fresh
         with self.reading() as session:
             removals = feed.marks(session).removals
             live_replicas = [one for one in replicas.every(session) if one.is_alive(self.world.time(), fresh)]
-            rows = session.execute(sa.select(DestructionRow.object_name, DestructionRow.removal)).all()
+            row = DestructionRow
+            rows = session.execute(sa.select(row.object_name, row.removal, row.evaluation_removal)).all()
         for replica in live_replicas:
-            ahead = {name for name, removal in rows if removal is not None and removal > replica.marks.removals}
+            ahead = {name for name, removal, _ in rows if removal is not None and removal > replica.marks.removals}
             assert len(ahead) == removals - replica.marks.removals
-            assert ahead <= self.world.objects()
+            assert replica.evaluation_removals is not None
+            held = {name for name, _, removal in rows if removal is not None and removal > replica.evaluation_removals}
+            assert ahead | held <= self.world.objects()
 
     def teardown(self) -> None:
         try:
@@ -365,6 +406,12 @@ class History(RuleBasedStateMachine):
             measured = quality.compute()
             assert (measured is None) == (len(self.world.survivors) < 2)
             assert measured is None or measured.report == self.world.quality_report()
+        learned = {sample.digest for sample in self.world.survivors.values()}
+        counted = [sample for sample in self.world.held_out.values() if sample.digest not in learned]
+        for held_out in self.held_outs.values():
+            found = held_out.compute()
+            assert (found is None) == (not self.world.survivors or not self.world.held_out)
+            assert found is None or found.report == (self.world.held_out_report() if counted else NOTHING)
 
 
 @pytest.mark.timeout(60 + 20 * EXAMPLES)

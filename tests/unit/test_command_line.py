@@ -218,7 +218,7 @@ def test_centroids_name_files_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
 def test_statuses_show_names_as_they_are() -> None:
     worker = {"name": f"w[/]{HIDDEN}", "device": "cpu [0]", "queues": ["[b]"], "alive": False}
     status = {
-        "samples": 1234, "owners": 5, "clusters": {"[x]": 1}, "erasures": {}, "device": "cpu",
+        "samples": 1234, "evaluation_samples": 67, "owners": 5, "clusters": {"[x]": 1}, "erasures": {}, "device": "cpu",
         "closed_form": {"samples": 1, "digest": ID}, "workers": [{**worker, "heard_at": None, "claimed_at": None}],
         "backbone": {"name": ODD},
     }  # fmt: skip

@@ -109,6 +109,25 @@ def test_it_is_contributed_once_however_often_it_is_sent(album: Path) -> None:
     assert len(service.survivors) == 3
 
 
+def test_pictures_are_held_out_where_that_is_asked_for(album: Path) -> None:
+    put(album, cat__a="1")
+    told: list[dict[str, Any]] = []
+
+    class Told(Holding):
+        def _take(self, image: bytes, said: dict[str, Any]) -> dict[str, Any]:
+            told.append(said)
+            return super()._take(image, said)
+
+    with answering(Told()) as url:
+        for more in ((), ("--role", "training"), ("--role", "evaluation")):
+            assert ingest(album, url, *more).code == 0
+        refused = ingest(album, url, "--role", "core")
+    common = {"label": "cat", "owner": "ada", "unless_held": 1}  # as an earlier release knows it
+    assert told == [common, common, {**common, "role": "evaluation"}]
+    assert refused.code == 2
+    assert "'training', 'evaluation'" in refused.err
+
+
 @pytest.mark.parametrize("most", ["1", "8"])
 def test_copies_in_a_folder_are_copies_once(most: str, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of the same bytes, and other files of the same pixels; in one request, and in several at once."""

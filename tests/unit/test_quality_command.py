@@ -21,6 +21,13 @@ REPORT: dict[str, Any] = {
     "labels": [{"label": "gnu", "samples": 345, "recall": 0.9, "precision": None},
                {"label": ODD, "samples": 12_000, "recall": 0.25, "precision": 0.875}],
     "confusion": [{"label": ODD, "predicted": HIDDEN, "samples": 1234}],
+    "evaluation": {"state": "none"},
+}  # fmt: skip
+EVALUATION: dict[str, Any] = {
+    **{name: REPORT[name] for name in ("as_of", "computed_at", "reliability", "confusion", "digest")},
+    "state": "ready", "samples": 77, "also_learned": 0, "learned": 4321, "added_since": 0, "accuracy": 0.7654,
+    "interval": [0.7001, 0.8111], "calibration_error": 0.0987, "unknown_labels": [],
+    "labels": [{"label": "emu", "samples": 77, "recall": 0.5, "precision": 0.5}],
 }  # fmt: skip
 
 
@@ -61,6 +68,35 @@ def test_what_came_since_is_told() -> None:
         assert ", 2,000 added since" in done.out
 
 
+def test_the_evaluation_set_is_told_beside_it_with_what_it_cannot_say() -> None:
+    with asked({**REPORT, "evaluation": EVALUATION}) as done:
+        assert done.code == 0, done
+    for words in (
+        "evaluation set",
+        "77 as of",
+        "0.7654 (95 %: 0.7001 to 0.8111)",
+        "0.0987",
+        "of 4,321 samples",
+        " emu ",
+    ):
+        assert words in done.out
+    assert "not counted" not in done.out
+    assert "not learned" not in done.out
+    odd = {"also_learned": 12, "unknown_labels": ["gnu", HIDDEN]}
+    with asked({**REPORT, "evaluation": {**EVALUATION, **odd}}) as done:
+        assert "12: the closed form has learned from the same pictures" in done.out
+        assert r"gnu, \x1b[2J\x07\u202e" in done.out
+    nothing = {"samples": 0, "accuracy": None, "interval": None, "calibration_error": None, "labels": []}
+    with asked({**REPORT, "evaluation": {**EVALUATION, **nothing, "also_learned": 12}}) as done:
+        assert (done.code, "95 %" in done.out) == (0, False)
+
+
+@pytest.mark.parametrize(("state", "words"), [("none", "--role evaluation"), ("waiting", "not measured yet")])
+def test_without_a_report_of_the_evaluation_set_there_are_words(state: str, words: str) -> None:
+    with asked({**REPORT, "evaluation": {"state": state}}) as done:
+        assert words in done.out
+
+
 def test_of_many_labels_and_pairs_the_worst_are_told() -> None:
     labels = [{"label": f"label-{i:03}", "samples": 9, "recall": i / 1000, "precision": 0.5} for i in range(1000)]
     pairs = [{"label": f"own-{i}", "predicted": "x", "samples": 100 - i} for i in range(100)]
@@ -74,7 +110,7 @@ def test_of_many_labels_and_pairs_the_worst_are_told() -> None:
     ("state", "words"), [("waiting", "Not computed yet"), ("off", "quality.enabled"), ("new", "new")]
 )
 def test_without_a_report_there_are_words(state: str, words: str) -> None:
-    with asked({**dict.fromkeys(REPORT), "state": state}) as done:
+    with asked({**dict.fromkeys(REPORT), "state": state, "evaluation": {"state": "none"}}) as done:
         assert done.code == 0
         assert words in done.out
 

@@ -57,17 +57,22 @@ class Cuts:
 
 
 class _Tap:
-    """Reads the output of one module in passes that this thread computes."""
+    """Reads the output of one module, in passes that are computed within `read`; of others it keeps nothing."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._seen = threading.local()
+        self._reading = threading.local()
         module.register_forward_hook(self._note)
 
     def _note(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self._seen.output = output
+        outputs = getattr(self._reading, "outputs", None)
+        if outputs is not None:
+            outputs.append(output)
 
     def read(self, compute: Callable[[], Result]) -> tuple[Result, Tensor]:
-        result = compute()
-        output: Tensor = self._seen.output
-        del self._seen.output
-        return result, output
+        """The result, and the module's output."""
+        self._reading.outputs = []
+        try:
+            result = compute()
+            return result, self._reading.outputs[-1]
+        finally:
+            self._reading.outputs = None

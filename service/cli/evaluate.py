@@ -43,7 +43,8 @@ def evaluate(
     feature_epochs: Annotated[
         int | None, typer.Option(help="Of feature prompts; as many as the service gives them if not given.", min=1)
     ] = None,
-    core: Annotated[int, typer.Option(help="Samples of the core, the first to come.", min=1)] = 1500,
+    core: Annotated[int, typer.Option(help="Samples of the core: the first to come, or others.", min=1)] = 1500,
+    core_data: Annotated[str | None, typer.Option(help="Another data set that the core's samples are of.")] = None,
     cap: Annotated[int, typer.Option(help="Most samples in a cluster of the tree.", min=2)] = 250,
     least: Annotated[int, typer.Option("--min", help="Fewest samples in a cluster of the tree.", min=1)] = 50,
     shards: Annotated[int, typer.Option(help="Of SISA.", min=1)] = 10,
@@ -91,6 +92,7 @@ def evaluate(
             cut=cut,
             core=core,
         ),
+        core_data=core_data,
         trial=(Scale(members=48, references=1) if quick else Scale()) if trial else None,
     )
     prompt = (prompt_kind, prompt_size, prompt_init)

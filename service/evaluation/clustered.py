@@ -58,7 +58,7 @@ class Clustered:
         backbone, samples = self._setting.backbone, self._setting.pool.take(part.rows)
         if self._prompts:
             return learners.build_prompt(
-                backbone, self._training, part.key, samples, start=self._start, progress=progress
+                backbone, self._training, part.key, samples.members, start=self._start, progress=progress
             )
         return learners.build_head(backbone, self._training, part.key, samples, progress=progress)
 

@@ -1,7 +1,7 @@
 """A core: samples that are not meant to be withdrawn adapt the backbone once, for the closed form of all samples.
 
 Whoever is not in the core is forgotten by a subtraction; a deletion in the core trains its feature prompt again, and
-describes all samples anew, which no sample-epochs count.
+describes all samples anew, which no sample-epochs count. Nothing is deleted from a core of other pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from models.closed_form import accumulate
 from models.descent import Progress
 from models.descriptor import Descriptor
 from models.embedding import describe_adapted
-from models.spec import canonical_json, sha256
+from models.image import pixel_digest
+from models.spec import canonical_json, member_digest, prompt_key, sha256
+from models.training import TrainingExample
 from service.evaluation import learners
 from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.method import BuiltModels, Method, Part, Setting, cost_of
@@ -65,19 +67,31 @@ class _Adapted:
     def parts(self, survivors: Sequence[int]) -> list[Part]:
         """The core's prompt, then the closed form: named by the prompt and by its members, in whatever order."""
         setting, spec = self._setting, self._setting.budget.closed_form
-        members = tuple(survivors[: setting.budget.core])
-        key = setting.key("core", members, self._training)
+        prompt = self._of_others(setting.core) if setting.core is not None else self._of_the_first(survivors)
+        key = prompt.key
         digests = "\n".join(sorted(setting.pool.member_digests(survivors))).encode()
         settings = canonical_json([spec.ridge, spec.temperature])
         ridge = sha256(b"oubli/core-ridge/1", key.encode(), settings, digests)
+        return [prompt, Part(ridge, tuple(survivors), 0, after=key)]
+
+    def _of_the_first(self, survivors: Sequence[int]) -> Part:
+        setting = self._setting
+        members = tuple(survivors[: setting.budget.core])
         cost = cost_of(setting.pool, members, self._training)
-        return [Part(key, members, cost), Part(ridge, tuple(survivors), 0, after=key)]
+        return Part(setting.key("core", members, self._training), members, cost)
+
+    def _of_others(self, core: Sequence[TrainingExample]) -> Part:
+        members = [member_digest(pixel_digest(member.pixels), member.label) for member in core]
+        key = prompt_key(backbone_digest=self._setting.backbone.digest, training=self._training, members=members)
+        epochs = self._training.epochs_of(len(core)) if len({member.label for member in core}) > 1 else 0
+        return Part(sha256(b"oubli/core/1", key.encode()), (), epochs * len(core))
 
     def build(self, part: Part, built: BuiltModels, progress: Progress) -> Learned:
         """The prompt from its core, the closed form from everything."""
         setting, samples = self._setting, self._setting.pool.take(part.rows)
         if part.after is None:
-            return learners.build_prompt(setting.backbone, self._training, part.key, samples, progress=progress)
+            members = samples.members if setting.core is None else setting.core
+            return learners.build_prompt(setting.backbone, self._training, part.key, members, progress=progress)
         descriptors = self._describe(built[part.after], samples)
         sums = accumulate(descriptors.shape[1], [(descriptors, samples.labels)], kind="adapted")
         return learners.ridge_of(setting.budget.closed_form, sums)

@@ -21,7 +21,7 @@ from models.descent import Batch, Order, Progress, descend
 from models.descriptor import Descriptor
 from models.embedding import BATCH
 from models.spec import ClosedFormSpec, TrainingSpec, sha256
-from models.training import TrainedPrompt, train
+from models.training import TrainedPrompt, TrainingExample, train
 from service.evaluation.pool import Pool
 
 Probabilities = npt.NDArray[np.float64]  # [n, labels]
@@ -56,7 +56,7 @@ def build_prompt(
     backbone: Backbone,
     spec: TrainingSpec,
     key: str,
-    samples: Pool,
+    members: Sequence[TrainingExample],
     *,
     start: Tensor | None = None,
     before: Learned | None = None,
@@ -64,7 +64,7 @@ def build_prompt(
 ) -> Learned:
     """As the service's workers do."""
     earlier = as_prompt(before) if before is not None else None
-    made = train(backbone, spec, key=key, members=samples.members, start=start, before=earlier, progress=progress)
+    made = train(backbone, spec, key=key, members=members, start=start, before=earlier, progress=progress)
     tensors = {"values": made.values, "weight": made.weight, "bias": made.bias}
     return Learned(made.labels, tensors, made.sample_epochs)
 

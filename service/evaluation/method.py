@@ -25,6 +25,7 @@ from models.spec import (
     prompt_key,
     sha256,
 )
+from models.training import TrainingExample
 from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.pool import Pool
 
@@ -43,7 +44,7 @@ class Budget:
     network_lr           of the whole network's weights, where they learn.
     feature_epochs       of feature prompts; None for as many as the service gives them.
     cut                  of feature prompts; None for the default one.
-    core                 samples, the first to come, that the core's feature prompt learns from.
+    core                 samples that the core's feature prompt learns from: the first of the pool to come, or others.
     """
 
     training: TrainingSpec = field(default_factory=TrainingSpec)
@@ -116,6 +117,7 @@ class Setting:
     pool: Pool
     budget: Budget
     start: Tensor | None = None  # prompt pixels to start from
+    core: tuple[TrainingExample, ...] | None = None  # samples that are not in the pool; None: `budget.core` of the pool
 
     @property
     def labels(self) -> list[str]:

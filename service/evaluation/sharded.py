@@ -59,7 +59,7 @@ class Sharded:
             self._setting.backbone,
             replace(self._setting.budget.training, epochs=self._epochs[part.region.hi]),
             part.key,
-            self._setting.pool.take(part.rows),
+            self._setting.pool.take(part.rows).members,
             start=self._setting.start,
             before=built[part.after] if part.after is not None else None,
             progress=progress,

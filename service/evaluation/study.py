@@ -18,8 +18,9 @@ import numpy as np
 from models import determinism
 from models.backbone import Backbone, load_backbone
 from models.descriptor_kind import DescriptorKind
+from models.image import pixel_digest
 from models.meta_prompt import read_meta_prompt
-from models.spec import canonical_json, sha256
+from models.spec import canonical_json, member_digest, sha256
 from models.training import TrainingExample, train, values_digest
 from service.evaluation import forgetting, learners, trial, worth
 from service.evaluation.clustered import Fused
@@ -43,6 +44,7 @@ class Study:
     seeds                 orders of arrival, hence other keys and other trainings.
     trial                 None for no exactness and no attack.
     meta_prompt           a file that prompts start from; `budget` names its digest.
+    core_data             another data set that the core's samples come from; `budget` says how many.
     """
 
     data: str
@@ -59,6 +61,7 @@ class Study:
     budget: Budget = field(default_factory=Budget)
     trial: Scale | None = field(default_factory=Scale)
     meta_prompt: Path | None = None
+    core_data: str | None = None
 
     def load_backbone(self, device: str) -> Backbone:
         """Raises UnknownBackbone."""
@@ -74,6 +77,12 @@ class Study:
     def load_data(self, *, download: bool = False) -> DataSet:
         """Raises MissingDataSet."""
         return load_data_set(self.data, root=self.root, download=download, train=self.train, test=self.test)
+
+    def load_core(self) -> tuple[TrainingExample, ...] | None:
+        """Samples of the core that are not in the pool. Raises MissingDataSet."""
+        if self.core_data is None or "core" not in self.methods:
+            return None
+        return tuple(load_data_set(self.core_data, root=self.root, train=self.budget.core).train)
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Bench:
             if study.meta_prompt is not None
             else None
         )
-
+        self._core = study.load_core()
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -132,7 +141,10 @@ class Bench:
     def check(self) -> None:
         """Raise ValueError for what no method could be made with, before anything is trained."""
         for name in self._study.methods:
-            make_method(name, Setting(self.backbone, self.samples, self._study.budget, self._start))
+            make_method(name, self._setting(self.samples))
+
+    def _setting(self, pool: Pool) -> Setting:
+        return Setting(self.backbone, pool, self._study.budget, self._start, self._core)
 
     def path_of(self, task: Task) -> Path:
         """Where its figures are kept, named after everything that they depend on."""
@@ -143,6 +155,8 @@ class Bench:
             [asdict(study.budget), asdict(study.trial) if study.trial and task.kind == "trial" else None],
             determinism.fingerprint(threads=THREADS, device=self._device),
         ]
+        if self._core is not None and task.method == "core":
+            made_from.append([member_digest(pixel_digest(member.pixels), member.label) for member in self._core])
         name = sha256(b"oubli/run/1", canonical_json(made_from), str(task).encode())[:16]
         return study.out / "runs" / f"{task}-{name}.json"
 
@@ -167,17 +181,17 @@ class Bench:
         scale = self._study.trial
         if scale is None or len(self.samples) < scale.samples:
             raise ValueError(f"A trial needs {scale.samples if scale else 0} samples; there are {len(self.samples)}.")
-        chosen = self.samples.take(range(scale.samples))
-        return trial.run(task.method, self.backbone, chosen, self._study.budget, scale, spent, start=self._start)
+        setting = self._setting(self.samples.take(range(scale.samples)))
+        return trial.run(task.method, setting, scale, spent)
 
     def _worth(self, spent: Spent) -> dict[str, Any]:
-        judged = worth.judge(Setting(self.backbone, self.samples, self._study.budget, self._start), spent)
+        judged = worth.judge(self._setting(self.samples), spent)
         return {"clusters": [asdict(cluster) for cluster in judged]}
 
     def _table(self, name: str, seed: int, spent: Spent) -> dict[str, Any]:
         order = np.random.default_rng([404, seed]).permutation(len(self.samples)).tolist()
         pool = self.samples.take(order)
-        method = make_method(name, Setting(self.backbone, pool, self._study.budget, self._start))
+        method = make_method(name, self._setting(pool))
         rows = range(len(pool))
         work = build(method, rows, folder=self._study.out / "parts", spent=spent)
         started = time.perf_counter()

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from models.backbone import Backbone
 from service.evaluation.clustered import Clustered, tree_spec
@@ -43,22 +42,13 @@ class Scale:
 Make = Callable[[Pool], Method]  # the same method, of other samples
 
 
-def run(
-    name: str,
-    backbone: Backbone,
-    samples: Pool,
-    budget: Budget,
-    scale: Scale,
-    spent: Spent = lambda sample_epochs: None,
-    *,
-    start: Tensor | None = None,
-) -> dict[str, Any]:
-    """Figures of one method. `samples`: `scale.samples` of them; the first are the members."""
-    groups = _groups(samples, scale)
-    budget = _fitting(budget, backbone, groups["members"], scale.members)
+def run(name: str, setting: Setting, scale: Scale, spent: Spent = lambda sample_epochs: None) -> dict[str, Any]:
+    """Figures of one method. The setting's pool: `scale.samples` of them; the first are the members."""
+    groups = _groups(setting.pool, scale)
+    budget = _fitting(setting.budget, setting.backbone, groups["members"], scale.members)
 
     def make(pool: Pool) -> Method:
-        return make_method(name, Setting(backbone, pool, budget, start))
+        return make_method(name, replace(setting, pool=pool, budget=budget))
 
     method = make(groups["members"])
     rows = range(scale.members)

@@ -52,7 +52,7 @@ def one_prompt(setting: Setting, training: TrainingSpec | None = None) -> Whole:
     start = setting.start if training.prompt.start is not None else None
 
     def build(part: Part, samples: Pool, progress: Progress) -> Learned:
-        return learners.build_prompt(backbone, training, part.key, samples, start=start, progress=progress)
+        return learners.build_prompt(backbone, training, part.key, samples.members, start=start, progress=progress)
 
     def ask(learned: Learned, queries: Pool) -> Probabilities:
         return learners.ask_prompt(backbone, training, learned, queries)

@@ -61,7 +61,7 @@ def _both(setting: Setting, key: str, learned_from: Pool, asked: Pool) -> dict[s
     """How many of those asked each names rightly."""
     backbone, training = setting.backbone, setting.budget.training
     bare = replace(training, prompt=PromptSpec(kind="none"))
-    prompt = learners.build_prompt(backbone, training, key, learned_from, start=setting.start)
+    prompt = learners.build_prompt(backbone, training, key, learned_from.members, start=setting.start)
     head = learners.build_head(backbone, bare, key, learned_from)
     return {
         "prompt": _right(prompt, learners.ask_prompt(backbone, training, prompt, asked), asked.labels),

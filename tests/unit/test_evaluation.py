@@ -125,6 +125,22 @@ def test_whoever_is_not_in_the_core_is_forgotten_without_training(make, pool, wo
     assert again.parts[0].rows == (*range(5), *range(6, 41))
 
 
+def test_a_core_of_other_pictures_is_trained_once(tiny, budget, pool, samples, queries):
+    others = samples.members[COUNT : COUNT + 30]
+    method = make_method("core", Setting(tiny, pool, budget, core=others))
+    work = build(method, range(COUNT))
+    assert work.sample_epochs == 30 * BUDGET.feature_epochs
+    left = [row for row in range(COUNT) if row not in (0, 5, 77)]
+    again = build(method, left, before=work.built)
+    assert again.sample_epochs == 0
+    assert as_never_told(
+        lambda known: make_method("core", Setting(tiny, known, budget, core=others)), pool.take(left), again
+    )
+    other = make_method("core", Setting(tiny, pool, budget, core=others[:-1]))
+    assert other.parts(range(COUNT))[0].key != method.parts(range(COUNT))[0].key
+    assert method.answer(left, again.built, queries).shape == (len(queries), 10)
+
+
 def test_the_cores_closed_form_is_of_what_the_adapted_backbone_sees(make, pool, queries, works):
     """With a prompt of zeros the descriptors are those of the frozen backbone's late blocks."""
     method = make("core")(pool).prompts
@@ -224,7 +240,7 @@ def test_slices_go_on_where_the_one_before_ended(make, pool, works):
 
 @pytest.mark.parametrize("name", ["tree", "linear"])
 def test_a_trial_finds_that_it_is_exact(name, tiny, samples):
-    figures = trial.run(name, tiny, samples, BUDGET, Scale(members=96, references=1))
+    figures = trial.run(name, Setting(tiny, samples, BUDGET), Scale(members=96, references=1))
     assert figures["exact"] == {"one": True, "half": True}
     assert figures["attack_after"]["low"] < 0.5 < figures["attack_after"]["high"]
 

@@ -9,12 +9,14 @@ import torch
 from models import activations as activations_module
 from models import head
 from models.activations import MemberActivations, activations
+from models.backbone import Backbone, Preprocessing
 from models.bank import PromptBank, kept_for, shown_to, stack
 from models.checkpoint import CheckpointMismatch, Identity, load, save, tensor_digest
 from models.descent import Order
 from models.prompt import values_shape
 from models.spec import FEATURE, PromptSpec, TrainingSpec
 from models.training import train
+from tests.unit.test_late import network_of
 
 SPEC = TrainingSpec(epochs=3, batch_size=8, prompt_lr=0.05, prompt=PromptSpec(FEATURE, 0), solved_below=200)
 SGD = dataclasses.replace(SPEC, solved_below=0)
@@ -237,6 +239,29 @@ def test_room_grows_by_doubling_and_swaps_take_no_more(tiny, prompts):
 def test_a_bank_of_pixels_keeps_no_activations(spec):
     assert kept_for(spec) is None
     assert kept_for(SPEC).activations == []
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "swin"])
+def test_networks_of_every_kind_are_trained_and_answer_mixed_batches(kind, deterministic, toy, bits):
+    network, pictures = network_of(kind)
+    with torch.no_grad():
+        dim = network(pictures).shape[1]
+    half = Preprocessing(pictures.shape[2], (0.5,) * 3, (0.5,) * 3)
+    classifier = torch.randn((4, dim), generator=torch.Generator().manual_seed(1))
+    backbone = Backbone(name=kind, network=network, classifier=classifier, preprocessing=half, device="cpu")
+    before, spec = backbone.weights_digest(), dataclasses.replace(SPEC, epochs=2)
+    first, again, other = (train(backbone, spec, key=key, members=toy(10)) for key in ("a", "a", "b"))
+    assert bits(first) == bits(again) != bits(other)
+    assert first.is_finite
+    assert first.values.abs().max() > 0
+    assert backbone.weights_digest() == before
+    bank = stack(backbone, spec, {"first": first, "other": other})
+    rows = rows_of(bank, 10)
+    shown = shown_to(backbone, spec, pictures_of(backbone, toy(10, seed=2)))
+    mixed = bank.probabilities(backbone, shown, rows)
+    for index in set(rows.tolist()):
+        alone = bank.probabilities(backbone, shown, torch.full((10,), index))
+        assert torch.equal(alone[rows == index], mixed[rows == index])
 
 
 # ----------------------------------------------------------------------------------------- keys, settings, artifacts

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 
 import pytest
 import timm
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from models.backbone import load_backbone
+from models.cuts import _Tap
+from models.embedding import Keep, describe
 from models.folding import TOLERANCE
 from models.late import CannotCut, LatePart, default_cut
 from tests.unit.test_folding import with_statistics
@@ -180,8 +183,6 @@ def test_three_sevenths_lie_before_the_default_cut():
 
 
 def test_describing_images_keeps_what_the_early_part_computes(tiny, images):
-    from models.embedding import Keep, describe
-
     pictures = [tiny.preprocessing.resize(pixels) for pixels in images.pixels[:11]]
     late, keep = tiny.cuts.at(None), Keep(None)
     described = describe(tiny, pictures, keep=keep)
@@ -192,6 +193,17 @@ def test_describing_images_keeps_what_the_early_part_computes(tiny, images):
     with torch.no_grad():
         expected = late.early(tiny.preprocessing.normalise(torch.stack(pictures)))
     torch.testing.assert_close(torch.stack(keep.activations), expected)
+
+
+def test_a_tap_keeps_nothing_of_a_pass(deterministic):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval().requires_grad_(False)
+    tap, images, computed = _Tap(network[0]), torch.ones((1, 3, 2, 2)), []
+    network[0].register_forward_hook(lambda _module, _inputs, output: computed.append(weakref.ref(output)))
+    result, seen = tap.read(lambda: network(images))
+    assert torch.equal(network[1](seen), result)
+    del seen
+    network(images)
+    assert [kept() for kept in computed] == [None, None]
 
 
 @pytest.mark.real

@@ -18,7 +18,7 @@ HOLDING_OUT = [  # never learned from
             f"{_ROLES}::test_the_table_refuses_one_that_is_in_a_cluster_and_another_that_is_in_none[sqlite]"),
     mutant("held-out-sums", "a closed form that starts from the survivors adds no evaluation sample",
             "service/registry/feed.py",
-            "sa.select(*columns).where(learned())).all()", "sa.select(*columns)).all()",
+            "where(learned(), sa.func.coalesce(", "where(sa.func.coalesce(",
             f"{_ROLES}::test_a_service_that_was_given_none_learns_the_same[sqlite-tree]"),
     mutant("held-out-anchors", "no layout is fitted on an evaluation sample", _SAMPLES,
             "where(learned()).order_by(SampleRow.seq).limit(limit)", "order_by(SampleRow.seq).limit(limit)",

@@ -29,12 +29,12 @@ from service.clock import system_clock
 from service.core import erasure, intake, reconcile, training
 from service.core.context import Context
 from service.core.opening import open_context
-from service.core.plan import PlannedCluster, Survivor, locate, plan
+from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
 from service.errors import ServiceError
 from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Role, Sample
-from service.registry.roles import EVALUATION
+from service.registry.roles import CORE, EVALUATION
 from service.serving import quality
 from service.settings import Settings
 
@@ -216,6 +216,10 @@ class World:
         with self.context.registry.read() as session:
             return clusters.every(session)
 
+    def adapter(self) -> Cluster | None:
+        with self.context.registry.read() as session:
+            return clusters.adapter(session)
+
     def cluster_of(self, sample: Sample) -> Cluster:
         """Its cluster now, which may be another than at intake."""
         with self.context.registry.read() as session:
@@ -236,13 +240,16 @@ class World:
             assert found is not None
             return found
 
-    def samples(self, role: Role = "training") -> list[Sample]:
-        """On record, in order of arrival."""
+    def samples(self, role: Role | None = None) -> list[Sample]:
+        """On record, in order of arrival: those with that role, or all that are learned from."""
         with self.context.registry.read() as session:
-            return list(samples.page(session, limit=100_000, role=role).items)
+            found = samples.page(session, limit=100_000, role=role).items
+        return [sample for sample in found if role is not None or sample.role != EVALUATION]
 
     def serving_keys(self) -> list[str]:
-        return [cluster.serving_key for cluster in self.clusters() if cluster.serving_key]
+        adapter = self.adapter()
+        every = [*self.clusters(), *([adapter] if adapter is not None else [])]
+        return [cluster.serving_key for cluster in every if cluster.serving_key]
 
     def objects(self) -> set[str]:
         """Everything that the store holds."""
@@ -270,6 +277,14 @@ class World:
             partition=self.context.partition,
             backbone_digest=self.context.backbone.digest,
             training=self.context.training,
+        )
+
+    def planned_adapter(self) -> PlannedAdapter | None:
+        """What the core survivors imply, by the oracle."""
+        return plan_adapter(
+            [Survivor(one.digest, one.label, 0, is_core=one.role == CORE) for one in self.survivors.values()],
+            backbone_digest=self.context.backbone.digest,
+            adapting=self.context.adapting,
         )
 
     def accumulators(self, first: int | None = None) -> Accumulators:
@@ -323,6 +338,11 @@ class World:
         assert [cluster.samples for cluster in found] == [len(cluster.members) for cluster in planned]
         assert [cluster.desired_key for cluster in found] == [cluster.key for cluster in planned]
         assert [cluster.serving_key for cluster in found] == [cluster.key for cluster in planned]
+        adapter, wanted = self.adapter(), self.planned_adapter()
+        assert (adapter is None) == (wanted is None)
+        if adapter is not None and wanted is not None:
+            assert adapter.samples == sum(sample.role == CORE for sample in self.survivors.values())
+            assert (adapter.desired_key, adapter.serving_key) == (wanted.key, wanted.key)
         assert {erasure.state for erasure in self.erasures()} <= {"completed"}
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()

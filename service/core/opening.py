@@ -166,11 +166,15 @@ def bind(context: Context) -> None:
         if row.backbone_digest is None and context.settings.store_url is not None:
             _require_empty(context)
         digests = (context.partition.digest, context.training.digest())
+        adapting = context.adapting.digest()
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
+        elif row.adapter_digest not in (None, adapting):
+            clusters.forget_plans(session, of_adapter=True)
         row.backbone_digest = context.backbone.digest
         row.backbone_name = context.backbone.name
         row.partition_digest, row.training_digest = digests
+        row.adapter_digest = adapting
         row.descriptor_kind = context.backbone.kind.name
         session.flush()
         if not clusters.every(session) and row.layout_digest != context.partition.line_digest:

@@ -17,21 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import determinism, embedding
+from models import checkpoint, determinism, embedding
 from models.closed_form import Accumulators, accumulate, solve
 from models.descriptor import Descriptor
 from models.embedding import Embedding
-from models.image import pixel_digest
+from models.image import Pixels, pixel_digest
 from models.leave_one_out import LeaveOneOut
 from models.quality import QualityReport, Tally
+from models.training import TrainingExample, train
 from service.artifacts import Store
 from service.clock import system_clock
-from service.core import erasure, intake, reconcile, training
+from service.core import adapting, erasure, intake, reconcile, training
+from service.core.adapted_describer import AdaptedDescriber
 from service.core.context import Context
 from service.core.opening import open_context
 from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
 from service.errors import ServiceError
-from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
+from service.registry import adapted, clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Role, Sample
 from service.registry.roles import CORE, EVALUATION
@@ -40,6 +42,7 @@ from service.settings import Settings
 
 DAY = 86_400.0  # seconds
 SIDE = 16  # pixels of a sample's image
+PREFIXES = ("samples", "prompts", "layouts", "adapted")  # of objects
 STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]  # of a training, by name
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
@@ -101,6 +104,7 @@ class World:
         self.held_out: dict[str, Sample] = {}  # evaluation samples that survive, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
         self.descriptors: dict[str, Descriptor] = {}
+        self.pixels: dict[str, Pixels] = {}
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -141,6 +145,7 @@ class World:
     def take_in(self, new_samples: Sequence[intake.NewSample]) -> list[Sample | ServiceError]:
         self.vectors |= {new_sample.digest: new_sample.embedding for new_sample in new_samples}
         self.descriptors |= {new_sample.digest: new_sample.descriptor for new_sample in new_samples}
+        self.pixels |= {new_sample.digest: new_sample.pixels for new_sample in new_samples}
         results = intake.take_in(self.context, new_samples)
         for result in results:
             if isinstance(result, Sample):
@@ -198,11 +203,20 @@ class World:
             if self.reconcile():
                 while self.train():
                     pass
+            elif self.describe_adapted():
+                continue
             elif self.is_idle():
                 return
             else:
                 self.time.advance(60)
         raise AssertionError(f"Never settles: {self.clusters()} {self.erasures()}")
+
+    def describe_adapted(self) -> int:
+        """Describe with the adapter until nothing is left; how many samples."""
+        describer, count = AdaptedDescriber(self.context), 0
+        while done := describer.portion():
+            count += done
+        return count
 
     def is_idle(self) -> bool:
         with self.context.registry.read() as session:
@@ -253,7 +267,7 @@ class World:
 
     def objects(self) -> set[str]:
         """Everything that the store holds."""
-        return {name for prefix in ("samples", "prompts", "layouts") for name in self.context.store.names(prefix)}
+        return {name for prefix in PREFIXES for name in self.context.store.names(prefix)}
 
     def file_of(self, object_name: str) -> Path:
         """Where an object lies in the data folder."""
@@ -294,6 +308,17 @@ class World:
         chunks = [(np.stack(descriptors), [sample.label for sample in chosen])] if chosen else []
         backbone = self.context.backbone
         return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
+
+    def adapted_digest(self) -> str | None:
+        """Of the tier of adapted descriptors that the survivors imply: trained and described from nothing."""
+        wanted, learned = self.planned_adapter(), list(self.survivors.values())
+        if wanted is None:
+            return None
+        examples = [TrainingExample(self.pixels[learned[i].digest], learned[i].label) for i in wanted.members]
+        adapter = train(self.context.backbone, self.context.adapting, key=wanted.key, members=examples)
+        rows = adapting.describe(self.context, adapter.values, [self.pixels[one.digest] for one in learned])
+        kind = f"adapted/1 {checkpoint.tensor_digest(adapter)}"
+        return accumulate(rows.shape[1], [(rows, [one.label for one in learned])], kind=kind).digest()
 
     def closed_form_digest(self, first: int | None = None) -> str:
         """Of the closed-form tier that the survivors imply, or those that came first."""
@@ -347,8 +372,11 @@ class World:
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()
             layout = layout_state.current(session).object
+            publication = adapted.publication_in_force(session)
         expected = {samples.object_name(sample_id) for sample_id in (*self.survivors, *self.held_out)}
         expected |= {layout} if layout is not None else set()
+        if publication is not None:
+            expected |= {adapted.object_name(publication, sample_id) for sample_id in self.survivors}
         assert self.objects() == expected | {prompt.object_name for prompt in built}
 
 

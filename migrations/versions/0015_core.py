@@ -34,7 +34,6 @@ def upgrade() -> None:
     op.create_index(op.f("ix_samples_adapted_addition"), "samples", ["adapted_addition"])
     is_core = sa.text("role = 'core'")
     op.create_index("ix_samples_core", "samples", ["seq"], sqlite_where=is_core, postgresql_where=is_core)
-    op.add_column("destructions", sa.Column("adapted_removal", sa.BigInteger(), nullable=True))
     op.add_column("replicas", sa.Column("adapted_additions", sa.BigInteger(), nullable=True))
     op.add_column("replicas", sa.Column("adapted_removals", sa.BigInteger(), nullable=True))
     op.add_column("replicas", sa.Column("adapted_digest", sa.String(length=64), nullable=True))
@@ -50,7 +49,6 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_samples_adapted_by"), "samples")
     for table, names in {
         "replicas": ("adapted_digest", "adapted_removals", "adapted_additions"),
-        "destructions": ("adapted_removal",),
         "samples": ("adapted_addition", "adapted_by"),
         "state": ("adapted_additions", "adapter_digest"),
         "clusters": ("is_adapter",),

@@ -21,12 +21,15 @@ from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
+from service.core.adapted_audit import Described, audit_adapted
 from service.core.context import Context
 from service.core.environment import fingerprint
+from service.core.finding import Finding
 from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
 from service.registry import (
+    adapted,
     clusters,
     descriptions,
     destructions,
@@ -45,15 +48,6 @@ from service.registry.roles import CORE
 from service.registry.samples import SurvivorRecord
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A difference; or, with `comparable` False, something that cannot be compared on this machine."""
-
-    subject: str
-    reason: str
-    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +77,10 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         anchors = layout_state.anchors(session)
         known_replicas, marks = replicas.every(session), feed.marks(session)
         undescribed = {one.id for one in descriptions.missing(session, context.backbone.kind.name)}
+        adapter_prompt = adapted.in_force(session)
+        publication = adapted.publication_of(adapter_prompt.object_name) if adapter_prompt is not None else None
+        unadapted = {one.id for one in adapted.missing(session, publication)} if publication is not None else set()
+        adapted_marks = adapted.marks(session)
         learned_from = rows.seen(session, [one.id for one in held_out])
     yield from _undescribed(survivors, held_out, undescribed)
     vectors: dict[str, Embedding] = {}
@@ -112,10 +110,22 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     yield from _prompts(context, holders, built, advance)
     members = {cluster.key: cluster.members for cluster in planned} | ({wanted.key: wanted.members} if wanted else {})
     yield from _rebuilt(context, survivors, holders, members, built, scope, advance)
+    if adapter_prompt is not None:
+        yield from audit_adapted(
+            context,
+            adapter_prompt,
+            Described(survivors, unadapted),
+            [one for one in known_replicas if one.is_alive(context.clock(), context.settings.worker.fresh)],
+            adapted_marks,
+            again=scope.embeddings,
+        )
     for key, sample_id in orphans:
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not in the registry")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
+    if adapter_prompt is not None:
+        theirs = [one.id for one in survivors if one.id not in unadapted]
+        pending |= {adapted.object_name(publication or "", sample_id) for sample_id in theirs}
     pending |= {record.object} if record.object is not None else set()
     yield from _orphans(context, [*survivors, *held_out], built, pending, erased)
     yield from _messages(context, erased)
@@ -387,14 +397,15 @@ def _orphans(
     known |= {prompt.object_name for prompt in built.values()} | pending
     gone = {samples.object_name(sample_id) for sample_id in erased}
     horizon = context.clock() - UNRECORDED_KEPT
-    for prefix in ("samples", "prompts", "layouts"):
+    leaving = {adapted.publication_of(name) for name in pending if name.startswith("prompts/")}
+    for prefix in ("samples", "prompts", "layouts", adapted.PREFIX):
         try:
             names = sorted(context.store.names(prefix))
         except OSError as error:
             yield Finding("store", f"does not say which {prefix} it holds: {error.strerror}")
             continue
         for name in names:
-            if name in known:
+            if name in known or (prefix == adapted.PREFIX and adapted.parse(name)[0] in leaving):
                 continue
             if prefix == "samples" and name not in gone and (born(name) or horizon) > horizon:
                 yield Finding(f"object {name}", "is not recorded yet: its request is under way, or was killed", False)

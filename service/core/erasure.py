@@ -20,6 +20,7 @@ from service.core.context import Context
 from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import (
+    adapted,
     backoff,
     clusters,
     descriptions,
@@ -174,13 +175,14 @@ def _erase(
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
     # 1. Lock the clusters.
     gone = Counter(sample.cluster for sample in found if sample.cluster is not None)
-    adapter = clusters.adapter(session)
+    adapter, publication = clusters.adapter(session), adapted.publication_in_force(session)
     if adapter is not None and (in_core := sum(sample.role == CORE for sample in found)):
         gone[adapter.id] = in_core
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
     # 2. Count setbacks, end trainings, delete rows.
     undescribed = descriptions.among(session, [one.id for one in found], context.backbone.kind.name, role=TRAINING)
+    unadapted = adapted.among(session, [one.id for one in found], publication) if publication is not None else set()
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
@@ -210,13 +212,15 @@ def _erase(
     # 7. Schedule deletions.
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
-    destructions.schedule(session, objects, erasure_id=erasure_id)
+    described = [adapted.object_name(publication, i) for i in ids] if publication is not None else []
+    destructions.schedule(session, [*objects, *described], erasure_id=erasure_id)
     for lease in filter(None, leases):
         prompts.destroy_unpublished(session, [lease.token], erasure_id=erasure_id, held_until=lease.until)
     # 8. Number the removals: last, because other transactions wait for the numbers.
     learned = [samples.object_name(sample.id) for sample in found if sample.role != EVALUATION]
     held_out = [samples.object_name(sample.id) for sample in found if sample.role == EVALUATION]
-    feed.note_removals(session, learned, undescribed=len(undescribed))
+    feed.note_removals(session, learned, undescribed=len(undescribed), beside=described)
+    adapted.note_removals(session, undescribed=len(unadapted))
     evaluation.note_removals(session, held_out)
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made in step 6

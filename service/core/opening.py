@@ -186,7 +186,7 @@ def bind(context: Context) -> None:
 
 def _require_empty(context: Context) -> None:
     """Raise Misconfigured if the store is in use: `tidy` would delete another service's objects as unknown ones."""
-    for prefix in ("samples", "prompts", "layouts"):
+    for prefix in ("samples", "prompts", "layouts", "adapted"):
         if next(iter(context.store.names(prefix)), None) is not None:
             raise Misconfigured(
                 f"This registry is new, and {context.settings.store_url} contains {prefix} of another one. Use that "

@@ -211,11 +211,14 @@ class Replica(Process):
 
     digest               None while it starts from the survivors.
     evaluation_removals  of so many evaluation samples nothing is in its memory; None: it computes nothing from any.
+    adapted_marks        of its tier of adapted descriptors, with `adapted_digest`; None while it has none.
     """
 
     marks: Marks
     digest: str | None
     evaluation_removals: int | None = None
+    adapted_marks: Marks | None = None
+    adapted_digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -260,9 +260,8 @@ class ErasureClusterRow(Base):
 class DestructionRow(Base):
     """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
-    `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
-    replica has applied that removal. `adapted_removal`: the same number, of a sample's object and of its adapted
-    descriptor, until every tier of adapted descriptors has applied it. `evaluation_removal`: the same of an evaluation
+    `removal`: of a sample's object, and of its adapted descriptor, state.removals after the sample was removed; the
+    object stays until every live replica has applied that removal. `evaluation_removal`: the same of an evaluation
     sample's object, which stays until every live replica has let go of what it has computed from the sample.
     `held_until`: of what an ended training may have stored; until then, or until the worker has said that it let go,
     the erased samples may be in its memory.
@@ -274,7 +273,6 @@ class DestructionRow(Base):
     owed_epoch: Mapped[int] = mapped_column(BigInteger)
     removal: Mapped[int | None] = mapped_column(BigInteger)
     evaluation_removal: Mapped[int | None] = mapped_column(BigInteger)
-    adapted_removal: Mapped[int | None] = mapped_column(BigInteger)
     held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(Integer)
 

@@ -86,8 +86,8 @@ class TrainingSettings(Group):
     cut: int | None = Field(
         None,
         ge=1,
-        description="Of feature prompts and the adapter: how many stages or blocks of the backbone are left as they are; "
-        "default: three sevenths.",
+        description="Of feature prompts and the adapter: how many of the backbone's stages or blocks are left as they "
+        "are; default: three sevenths.",
     )
     prompt_init_std: float = Field(0.0, ge=0, description="Noise that a prompt starts from; the reference code's is 1.")
     flip: bool = Field(True, description="Mirror images at random; turn it off where left and right differ.")

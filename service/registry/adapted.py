@@ -112,6 +112,12 @@ def among(session: ReadSession, ids: Sequence[str], publication: str) -> set[str
     return found
 
 
+def count(session: ReadSession, publication: str) -> int:
+    """How many samples this publication has described."""
+    counted = sa.select(sa.func.count()).where(SampleRow.adapted_by == publication)
+    return session.execute(counted).scalar_one()
+
+
 def note(session: WriteSession, sample_ids: Sequence[str], publication: str) -> None:
     """Record and number samples that this publication has described. To be called late, as `feed.note_additions`."""
     if not sample_ids:
@@ -122,9 +128,9 @@ def note(session: WriteSession, sample_ids: Sequence[str], publication: str) -> 
         session.execute(described.values(adapted_by=publication, adapted_addition=mark))
 
 
-def forget(session: WriteSession, sample_id: str) -> None:
+def forget(session: WriteSession, sample_id: str, publication: str) -> None:
     """Record that a sample's adapted descriptor cannot be read: it is described anew."""
-    statement = sa.update(SampleRow).where(SampleRow.id == sample_id)
+    statement = sa.update(SampleRow).where(SampleRow.id == sample_id, SampleRow.adapted_by == publication)
     session.execute(statement.values(adapted_by=None, adapted_addition=None))
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-
-from service.serving.closed_form import ClosedFormTier
+from typing import Protocol
 
 log = logging.getLogger(__name__)
+
+
+class Tier(Protocol):
+    """What an updater keeps up to date: the closed-form tier, or that of adapted descriptors."""
+
+    unsolved: Callable[[], object]
+
+    def keep(self) -> bool:
+        """Bring it up to date; whether more objects may be deleted now."""
+        ...
 
 
 class ClosedFormUpdater:
     """A thread that keeps a closed-form tier up to date: soon after it is woken, and from a timer."""
 
-    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+    def __init__(self, tier: Tier, seconds: float) -> None:
         self.afterwards: Callable[[], None] = lambda: None  # called when more objects may be deleted
         self._tier = tier
         self._seconds = seconds

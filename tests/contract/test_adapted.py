@@ -56,7 +56,7 @@ def give(world: World, core: int = 6, private: int = 10) -> None:
 def adapting_world(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> World:
     """Six core samples and ten others, whose adapter has described none yet; portions of four."""
     monkeypatch.setattr(adapted_describer, "PORTION", 4)
-    world = make_world(partition={"cap": 40, "min": 8})
+    world = make_world(partition={"cap": 40, "min": 8}, training={"epochs": 4})
     give(world)
     return world
 

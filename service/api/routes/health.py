@@ -13,8 +13,9 @@ from fastapi import Request, Response, status
 from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
-from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
-from service.registry import clusters, erasures, evaluation, samples, state, workers
+from service.api.schemas.model import BackboneStatus, ClosedFormStatus, CoreStatus, Live, Ready, Status, WorkerStatus
+from service.registry import adapted, clusters, erasures, evaluation, feed, samples, state, workers
+from service.registry.engine import ReadSession
 from service.registry.states import cluster_state
 
 log = logging.getLogger(__name__)
@@ -143,4 +144,23 @@ def get_status(service: Running) -> Status:
             device=context.settings.device,
             serving_epoch=state.epoch(session),
             closed_form=ClosedFormStatus(digest=summary[0], samples=summary[1]) if summary is not None else None,
+            core=_core(service, session),
         )
+
+
+def _core(service: Service, session: ReadSession) -> CoreStatus | None:
+    context = service.context
+    adapter, prompt = clusters.adapter(session), adapted.in_force(session)
+    if adapter is None:
+        return None
+    attempts = context.settings.training.attempts
+    publication = adapted.publication_of(prompt.object_name) if prompt is not None else None
+    removals = feed.marks(session).removals
+    return CoreStatus(
+        samples=adapter.samples,
+        members=prompt.members if prompt is not None else None,
+        state=cluster_state(adapter, now=context.clock(), attempts=attempts),
+        failure=adapter.failure,
+        described=adapted.count(session, publication) if publication is not None else 0,
+        answers=service.adapted is not None and service.adapted.current(publication, removals) is not None,
+    )

@@ -114,6 +114,17 @@ class ClosedFormStatus(BaseModel):
     samples: int
 
 
+class CoreStatus(BaseModel):
+    """The core samples, the adapter that is trained on them, and what it has described."""
+
+    samples: int = Field(description="With the role `core`.")
+    members: int | None = Field(description="Samples that the adapter in force was trained on; null without one.")
+    state: Literal["training", "serving", "withdrawn", "failed"] = Field(description="Of the adapter.")
+    failure: str | None = Field(description="Why it could not be trained.")
+    described: int = Field(description="Samples to learn from that the adapter in force has described.")
+    answers: bool = Field(description="Whether the replica that answers has a head of what the adapter has described.")
+
+
 class Status(BaseModel):
     """Status of the service."""
 
@@ -128,6 +139,7 @@ class Status(BaseModel):
     device: str
     serving_epoch: int
     closed_form: ClosedFormStatus | None = Field(description="Null while it is off, or starts from the survivors.")
+    core: CoreStatus | None = Field(description="Null while there are no core samples.")
 
 
 class Live(BaseModel):

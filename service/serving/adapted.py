@@ -151,6 +151,14 @@ class AdaptedTier:
             sums = self._sums
             return (sums.state.digest(), sums.state.samples, len(sums.waiting)) if sums is not None else None
 
+    def summary(self, publication: str | None) -> tuple[str, int] | None:
+        """(digest, samples) as last reported; None without sums of this publication that are whole."""
+        with self._lock:
+            sums, reported = self._sums, self._reported
+            if sums is None or reported is None or sums.publication != publication or reported[0] != sums.marks:
+                return None
+            return reported[1], sums.state.samples
+
     def _start(self, adapter: Prompt) -> None:
         values = adapting.load(self._context, adapter)
         if values is None:

@@ -14,7 +14,7 @@ from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, CoreStatus, Live, Ready, Status, WorkerStatus
-from service.registry import adapted, clusters, erasures, evaluation, feed, samples, state, workers
+from service.registry import adapted, clusters, erasures, evaluation, samples, state, workers
 from service.registry.engine import ReadSession
 from service.registry.states import cluster_state
 
@@ -155,12 +155,13 @@ def _core(service: Service, session: ReadSession) -> CoreStatus | None:
         return None
     attempts = context.settings.training.attempts
     publication = adapted.publication_of(prompt.object_name) if prompt is not None else None
-    removals = feed.marks(session).removals
+    sums = service.adapted.summary(publication) if service.adapted is not None else None
     return CoreStatus(
         samples=adapter.samples,
         members=prompt.members if prompt is not None else None,
+        digest=prompt.digest if prompt is not None else None,
         state=cluster_state(adapter, now=context.clock(), attempts=attempts),
         failure=adapter.failure,
         described=adapted.count(session, publication) if publication is not None else 0,
-        answers=service.adapted is not None and service.adapted.current(publication, removals) is not None,
+        closed_form=ClosedFormStatus(digest=sums[0], samples=sums[1]) if sums is not None else None,
     )

@@ -119,10 +119,13 @@ class CoreStatus(BaseModel):
 
     samples: int = Field(description="With the role `core`.")
     members: int | None = Field(description="Samples that the adapter in force was trained on; null without one.")
+    digest: str | None = Field(description="SHA-256 of its tensors; null without one.")
     state: Literal["training", "serving", "withdrawn", "failed"] = Field(description="Of the adapter.")
     failure: str | None = Field(description="Why it could not be trained.")
     described: int = Field(description="Samples to learn from that the adapter in force has described.")
-    answers: bool = Field(description="Whether the replica that answers has a head of what the adapter has described.")
+    closed_form: ClosedFormStatus | None = Field(
+        description="The tier of adapted descriptors of the replica that answers; null until it has read them all."
+    )
 
 
 class Status(BaseModel):

@@ -30,7 +30,7 @@ from service.registry.records import Marks, Prompt
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # descriptors read at a time, while a report of this replica may have to wait
-PATIENCE = 5.0  # seconds before another attempt, after the tier was lost
+PATIENCE = 5.0  # seconds before another attempt, after a failure of unknown cause
 
 
 class Lost(Exception):
@@ -238,9 +238,11 @@ class AdaptedTier:
             )
 
     def _lose(self, failure: Exception) -> None:
-        unexpected = None if isinstance(failure, Lost) else failure
-        log.error("the tier of adapted descriptors starts again: %s", failure, exc_info=unexpected)
-        self._again = time.monotonic() + PATIENCE
+        if isinstance(failure, Lost):
+            log.error("the tier of adapted descriptors starts again: %s", failure)
+        else:
+            log.error("the tier of adapted descriptors starts again", exc_info=failure)
+            self._again = time.monotonic() + PATIENCE
         self.leave()
 
     # ------------------------------------------------------------------------------------------------------- objects

@@ -230,8 +230,7 @@ def test_labels_that_only_one_head_knows(world: World, replica: Replica) -> None
     assert replica.adapted.accumulated() == (world.adapted_digest(), 17, 0)
 
 
-def test_a_descriptor_that_cannot_be_read_is_computed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapted_module, "PATIENCE", 0.0)
+def test_a_descriptor_that_cannot_be_read_is_computed_again(world: World) -> None:
     with world.context.registry.read() as session:
         name = adapted.object_name(adapted.publication_in_force(session) or "", victim(world, "training"))
     world.file_of(name).write_bytes(b"damaged")

@@ -181,6 +181,53 @@ def test_an_answer_that_was_computed_before_a_removal_is_computed_again(
     ]
 
 
+def test_an_answer_that_was_computed_before_the_adapter_was_withdrawn_is_computed_again(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any removal: its artifact turned out to be damaged."""
+    asked, computed = queries(world), []
+    beside = Engine._beside
+
+    def damaged_meanwhile(engine: Engine, now: Moment, given: Any) -> Any:
+        result = beside(engine, now, given)
+        computed.append(result[1] is not None)
+        with world.context.registry.read() as session:
+            prompt = adapted.in_force(session)
+        if prompt is not None:
+            world.file_of(prompt.object_name).write_bytes(b"damaged")
+            assert adapting.load(world.context, prompt) is None
+        return result
+
+    monkeypatch.setattr(Engine, "_beside", damaged_meanwhile)
+    replica.answers(asked)
+    assert computed == [True, False]
+
+
+def test_sums_that_miss_a_removal_are_given_up(world: World, replica: Replica) -> None:
+    """This replica counted as dead, and the object of the removed sample is gone."""
+    replica.frozen.leave()
+    world.erase(victim(world, "training"))
+    world.settle()
+    assert replica.now() is None
+    replica.frozen.keep()
+    replica.adapted.keep()
+    assert replica.adapted.accumulated() in (None, (world.adapted_digest(), 15, 0))
+    replica.adapted.keep()
+    assert replica.adapted.accumulated() == (world.adapted_digest(), 15, 0)
+
+
+def test_a_sample_that_is_removed_before_it_is_described_loses_no_sums(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Exception] = []
+    monkeypatch.setattr(AdaptedTier, "_lose", lambda _tier, failure: lost.append(failure))
+    (sample,) = world.add(1)
+    world.erase(sample.id)
+    replica.keep()
+    assert lost == []
+    assert replica.now() is not None
+
+
 def test_an_old_publication_of_the_same_key_never_answers(world: World, replica: Replica) -> None:
     before = replica.now()
     assert before is not None

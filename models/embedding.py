@@ -46,10 +46,15 @@ class Described(NamedTuple):
 
 @dataclass
 class Keep:
-    """What describing images computes at a cut, for the feature prompts that are then asked about them."""
+    """What describing images computes at a cut, for what is then asked about them.
+
+    activations  one [...] an image.
+    mirrored     the same of the mirror images, if they are described as well.
+    """
 
     cut: int | None
     activations: list[Tensor] = field(default_factory=list)
+    mirrored: list[Tensor] = field(default_factory=list)
 
 
 def describe(
@@ -62,7 +67,7 @@ def describe(
 
     exact  False for images to be classified, whose description is not recorded: a small batch is not padded to full
            size, so it is faster, and the last bits depend on its size.
-    keep   what is to be kept of the same passes: its `activations`, one [...] an image, are appended to.
+    keep   what is to be kept of the same passes, which is appended to.
     """
     if not images:
         return Described(np.empty((0, backbone.dim), np.float32), np.empty((0, backbone.descriptor_width), np.int16))
@@ -70,7 +75,7 @@ def describe(
     embeddings, descriptors = [], []
     for chunk in _chunks(images, BATCH // views):
         batch = _batch(chunk, BATCH if exact else padded_size(views * len(chunk)), views)
-        pooled, *parts = _passed(backbone, batch, keep, len(chunk))
+        pooled, *parts = _passed(backbone, batch, keep, len(chunk), views)
         embeddings.append(_unit(pooled[: len(chunk)]).astype(np.float32))
         descriptors.append(combine([part[: views * len(chunk)] for part in parts], views, backbone.part_widths))
     return Described(np.concatenate(embeddings), np.concatenate(descriptors))
@@ -94,6 +99,29 @@ def describe_adapted(
             parts = late.read(late.early(backbone.preprocessing.normalise(batch)), prompt)
         rows = [part[: views * len(chunk)].cpu().double().numpy() for part in parts]
         found.append(combine(rows, views, late.depths.widths))
+    return np.concatenate(found)
+
+
+def describe_activations(
+    backbone: Backbone, late: LatePart, values: Tensor, views: Sequence[Sequence[Tensor]]
+) -> Descriptor:
+    """Adapted descriptors [n, width] of images to be classified, whose activations at the cut are known.
+
+    values  of a feature prompt, float32 [2, width].
+    views   activations [...] of n images, and of their mirror images if descriptors see them.
+    """
+    found = [np.empty((0, sum(late.depths.widths)), np.int16)]
+    prompt = values[None].to(backbone.device)
+    most = BATCH // len(views)
+    for start in range(0, len(views[0]), most):
+        chunk = [one for view in views for one in view[start : start + most]]
+        given = torch.stack(chunk)
+        padded = torch.zeros((padded_size(len(chunk)), *given.shape[1:]), device=given.device)
+        padded[: len(chunk)] = given
+        with torch.inference_mode():
+            parts = late.read(padded.to(backbone.device), prompt)
+        rows = [part[: len(chunk)].cpu().double().numpy() for part in parts]
+        found.append(combine(rows, len(views), late.depths.widths))
     return np.concatenate(found)
 
 
@@ -135,14 +163,16 @@ def _batch(images: Sequence[Tensor], size: int, views: int) -> Tensor:
 
 
 def _passed(
-    backbone: Backbone, batch: Tensor, keep: Keep | None = None, count: int = 0
+    backbone: Backbone, batch: Tensor, keep: Keep | None = None, count: int = 0, views: int = 1
 ) -> list[npt.NDArray[np.float64]]:
-    """Pooled features and parts of every row, in one forward pass; activations of the first `count` are kept."""
+    """Pooled features and parts of every row, in one forward pass; activations of `count` images are kept."""
     passed = backbone.description if keep is None else backbone.cuts.description(keep.cut)
     with torch.inference_mode():
         found = list(passed(backbone.preprocessing.normalise(batch.to(backbone.device))))
         if keep is not None:
-            keep.activations += found.pop()[:count].unbind()
+            kept = found.pop()
+            keep.activations += kept[:count].unbind()
+            keep.mirrored += kept[count : views * count].unbind()
     return [rows.cpu().double().numpy() for rows in found]
 
 

@@ -9,9 +9,13 @@ has seen a tenth; a prompt that has seen less than a hundredth improves nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 LEAST_SHARE = 0.01
+LEAST = 1e-12  # of a probability, so that it has a logarithm
 
 
 def weight(members: int, samples: int) -> float:
@@ -31,3 +35,24 @@ def fuse(prompt: Mapping[str, float], closed_form: Mapping[str, float], *, share
     """Probabilities of every label of either learner; `share` is the prompt's weight."""
     labels = sorted({*prompt, *closed_form})
     return {label: share * prompt.get(label, 0.0) + (1.0 - share) * closed_form.get(label, 0.0) for label in labels}
+
+
+def pool(
+    labels: Sequence[str], said: npt.NDArray[np.float64], others: Sequence[str], beside: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Two heads' probabilities as one [n, labels]: the normalised geometric mean (a logarithmic opinion pool).
+
+    Of a label that the second head does not know, the first says what there is to say.
+
+    said    [n, labels] of the first head.
+    beside  [n, others] of the second; labels of its own are left out.
+    """
+    column = {label: place for place, label in enumerate(others)}
+    known = [place for place, label in enumerate(labels) if label in column]
+    first = np.log(np.maximum(said, LEAST))
+    second = first.copy()
+    second[:, known] = np.log(np.maximum(beside[:, [column[labels[place]] for place in known]], LEAST))
+    mean = (first + second) / 2
+    pooled = np.exp(mean - mean.max(axis=1, keepdims=True))
+    normalised: npt.NDArray[np.float64] = pooled / pooled.sum(axis=1, keepdims=True)
+    return normalised

@@ -140,6 +140,16 @@ class PartitionSpec:
     distance_threshold: float = 1.05
 
 
+def adapter_size(core: int) -> int:
+    """How many of so many core samples, the first to arrive, the adapter is trained on.
+
+    Their number, rounded down to four binary digits: it is trained again in steps, not for each addition, and less than
+    an eighth is left out.
+    """
+    below = max(core.bit_length() - 4, 0)
+    return core >> below << below
+
+
 def member_digest(image_digest: str, label: str) -> str:
     """Digest of one member of a cluster: its pixels and its label; never its id, owner or time of arrival."""
     return sha256(b"oubli/member/1", image_digest.encode(), label.encode())

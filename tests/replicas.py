@@ -1,6 +1,7 @@
 """Replicas of the closed-form tier beside a world, and what is to be seen of them."""
 
-from service.core.audit import Finding, Scope, audit
+from service.core.audit import Scope, audit
+from service.core.finding import Finding
 from service.registry import replicas, samples
 from service.registry.records import Replica, Sample
 from service.serving.closed_form import ClosedFormTier

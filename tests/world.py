@@ -17,30 +17,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import determinism, embedding
+from models import checkpoint, determinism, embedding
 from models.choice import Choice, choose, constants, digest_of, is_choosable, select
 from models.closed_form import Accumulators, accumulate, solve
 from models.descriptor import Descriptor
 from models.embedding import Embedding
-from models.image import pixel_digest
+from models.image import Pixels, pixel_digest
 from models.leave_one_out import LeaveOneOut
 from models.quality import QualityReport, Tally
+from models.training import TrainingExample, train
 from service.artifacts import Store
 from service.clock import system_clock
-from service.core import erasure, intake, reconcile, training
+from service.core import adapting, erasure, intake, reconcile, training
+from service.core.adapted_describer import AdaptedDescriber
 from service.core.context import Context
 from service.core.opening import open_context
-from service.core.plan import PlannedCluster, Survivor, locate, plan
+from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
 from service.errors import ServiceError
-from service.registry import clusters, destructions, erasures, layout_state, prompts, samples
+from service.registry import adapted, clusters, destructions, erasures, layout_state, prompts, samples
 from service.registry.engine import is_migrated, migrate
 from service.registry.records import Cluster, Erasure, Role, Sample
-from service.registry.roles import EVALUATION
+from service.registry.roles import CORE, EVALUATION
 from service.serving import quality
 from service.settings import Settings
 
 DAY = 86_400.0  # seconds
 SIDE = 16  # pixels of a sample's image
+PREFIXES = ("samples", "prompts", "layouts", "adapted")  # of objects
 STEPS = ["claim", "build", "epoch 1", "publish", "store", "commit"]  # of a training, by name
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
@@ -102,6 +105,7 @@ class World:
         self.held_out: dict[str, Sample] = {}  # evaluation samples that survive, in order of arrival
         self.vectors: dict[str, Embedding] = {}  # by image digest
         self.descriptors: dict[str, Descriptor] = {}
+        self.pixels: dict[str, Pixels] = {}
         self._url = url
         self._groups = groups
         self._random = np.random.default_rng(20404)
@@ -142,6 +146,7 @@ class World:
     def take_in(self, new_samples: Sequence[intake.NewSample]) -> list[Sample | ServiceError]:
         self.vectors |= {new_sample.digest: new_sample.embedding for new_sample in new_samples}
         self.descriptors |= {new_sample.digest: new_sample.descriptor for new_sample in new_samples}
+        self.pixels |= {new_sample.digest: new_sample.pixels for new_sample in new_samples}
         results = intake.take_in(self.context, new_samples)
         for result in results:
             if isinstance(result, Sample):
@@ -199,11 +204,20 @@ class World:
             if self.reconcile():
                 while self.train():
                     pass
+            elif self.describe_adapted():
+                continue
             elif self.is_idle():
                 return
             else:
                 self.time.advance(60)
         raise AssertionError(f"Never settles: {self.clusters()} {self.erasures()}")
+
+    def describe_adapted(self) -> int:
+        """Describe with the adapter until nothing is left; how many samples."""
+        describer, count = AdaptedDescriber(self.context), 0
+        while done := describer.portion():
+            count += done
+        return count
 
     def is_idle(self) -> bool:
         with self.context.registry.read() as session:
@@ -216,6 +230,10 @@ class World:
     def clusters(self) -> list[Cluster]:
         with self.context.registry.read() as session:
             return clusters.every(session)
+
+    def adapter(self) -> Cluster | None:
+        with self.context.registry.read() as session:
+            return clusters.adapter(session)
 
     def cluster_of(self, sample: Sample) -> Cluster:
         """Its cluster now, which may be another than at intake."""
@@ -237,17 +255,20 @@ class World:
             assert found is not None
             return found
 
-    def samples(self, role: Role = "training") -> list[Sample]:
-        """On record, in order of arrival."""
+    def samples(self, role: Role | None = None) -> list[Sample]:
+        """On record, in order of arrival: those with that role, or all that are learned from."""
         with self.context.registry.read() as session:
-            return list(samples.page(session, limit=100_000, role=role).items)
+            found = samples.page(session, limit=100_000, role=role).items
+        return [sample for sample in found if role is not None or sample.role != EVALUATION]
 
     def serving_keys(self) -> list[str]:
-        return [cluster.serving_key for cluster in self.clusters() if cluster.serving_key]
+        adapter = self.adapter()
+        every = [*self.clusters(), *([adapter] if adapter is not None else [])]
+        return [cluster.serving_key for cluster in every if cluster.serving_key]
 
     def objects(self) -> set[str]:
         """Everything that the store holds."""
-        return {name for prefix in ("samples", "prompts", "layouts") for name in self.context.store.names(prefix)}
+        return {name for prefix in PREFIXES for name in self.context.store.names(prefix)}
 
     def file_of(self, object_name: str) -> Path:
         """Where an object lies in the data folder."""
@@ -273,6 +294,14 @@ class World:
             training=self.context.training,
         )
 
+    def planned_adapter(self) -> PlannedAdapter | None:
+        """What the core survivors imply, by the oracle."""
+        return plan_adapter(
+            [Survivor(one.digest, one.label, 0, is_core=one.role == CORE) for one in self.survivors.values()],
+            backbone_digest=self.context.backbone.digest,
+            adapting=self.context.adapting,
+        )
+
     def accumulators(self, first: int | None = None) -> Accumulators:
         """Of the survivors, or of those that came first; from what was seen in them when they came."""
         chosen = list(self.survivors.values())[:first]
@@ -289,6 +318,17 @@ class World:
         chosen = select(list(self.survivors.values())[:first], state.counts)
         rows, labels = np.stack([self.descriptors[one.digest] for one in chosen]), [one.label for one in chosen]
         return choose(state, rows, labels, spec=self.context.closed_form)
+
+    def adapted_digest(self) -> str | None:
+        """Of the tier of adapted descriptors that the survivors imply: trained and described from nothing."""
+        wanted, learned = self.planned_adapter(), list(self.survivors.values())
+        if wanted is None:
+            return None
+        examples = [TrainingExample(self.pixels[learned[i].digest], learned[i].label) for i in wanted.members]
+        adapter = train(self.context.backbone, self.context.adapting, key=wanted.key, members=examples)
+        rows = adapting.describe(self.context, adapter.values, [self.pixels[one.digest] for one in learned])
+        kind = f"adapted/1 {checkpoint.tensor_digest(adapter)}"
+        return accumulate(rows.shape[1], [(rows, [one.label for one in learned])], kind=kind).digest()
 
     def closed_form_digest(self, first: int | None = None) -> str:
         """Of the closed-form tier at rest that the survivors imply, or those that came first."""
@@ -333,12 +373,20 @@ class World:
         assert [cluster.samples for cluster in found] == [len(cluster.members) for cluster in planned]
         assert [cluster.desired_key for cluster in found] == [cluster.key for cluster in planned]
         assert [cluster.serving_key for cluster in found] == [cluster.key for cluster in planned]
+        adapter, wanted = self.adapter(), self.planned_adapter()
+        assert (adapter is None) == (wanted is None)
+        if adapter is not None and wanted is not None:
+            assert adapter.samples == sum(sample.role == CORE for sample in self.survivors.values())
+            assert (adapter.desired_key, adapter.serving_key) == (wanted.key, wanted.key)
         assert {erasure.state for erasure in self.erasures()} <= {"completed"}
         with self.context.registry.read() as session:
             built = prompts.get(session, self.serving_keys()).values()
             layout = layout_state.current(session).object
+            publication = adapted.publication_in_force(session)
         expected = {samples.object_name(sample_id) for sample_id in (*self.survivors, *self.held_out)}
         expected |= {layout} if layout is not None else set()
+        if publication is not None:
+            expected |= {adapted.object_name(publication, sample_id) for sample_id in self.survivors}
         assert self.objects() == expected | {prompt.object_name for prompt in built}
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from service.core import environment
+from service.core.adapted_describer import AdaptedDescriber
 from service.core.context import Context
 from service.core.opening import open_context
 from service.core.reconcile import reconcile
@@ -46,6 +47,7 @@ class Trainer:
         self._urgent_only = self._queues == (DELETIONS,)
         self._notifier = Notifier(settings)
         self._redescriber = Redescriber(self._context)
+        self._adapted = AdaptedDescriber(self._context)
         self._liveness = Liveness(settings.worker.deaf_seconds, notify=self._notify_itself)
         self._stopping = threading.Event()
         self.lease = LeaseHolder(self._context, name)
@@ -137,11 +139,14 @@ class Trainer:
                 self._notify()
 
     def _redescribe(self) -> bool:
-        """Nothing waits to be trained: describe samples anew for a while; whether there may be more of them."""
+        """Nothing waits to be trained: describe samples anew for a while, then with the adapter; whether there may be
+        more of them."""
         end = time.monotonic() + REDESCRIBING
-        return self._redescriber.work(
-            until=lambda: self._stopping.is_set() or time.monotonic() > end or self._waiting(urgent=False) > 0
-        )
+
+        def other_work() -> bool:
+            return self._stopping.is_set() or time.monotonic() > end or self._waiting(urgent=False) > 0
+
+        return self._redescriber.work(until=other_work) or self._adapted.work(until=other_work)
 
     def reconcile(self) -> None:
         """Reconcile; notify a worker if something waits."""

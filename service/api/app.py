@@ -40,6 +40,7 @@ from service.core.stats import collect
 from service.decoding.decoders import Decoders
 from service.loading import loading
 from service.messaging.notifier import Notifier
+from service.serving.adapted import AdaptedTier
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier, replica_name
 from service.serving.closed_form_updater import ClosedFormUpdater
@@ -139,8 +140,9 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
         return
     app.state.service.batcher.start()
     app.state.service.reconciler.start()
-    if app.state.service.updater is not None:
-        app.state.service.updater.start()
+    for updater in (app.state.service.updater, app.state.service.adapted_updater):
+        if updater is not None:
+            updater.start()
     if app.state.service.quality is not None:
         app.state.service.quality.start()
     if app.state.service.held_out is not None:
@@ -164,13 +166,16 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     tier = ClosedFormTier(context, name=replica_name()) if settings.closed_form.enabled else None
     if tier is not None:
         tier.start()
-    engine = Engine(context, tier)
+    adapted = AdaptedTier(context, name=replica_name()) if tier is not None else None
+    engine = Engine(context, tier, adapted)
     quality = _quality(context, tier)
     held_out = _held_out(context, tier, quality)
 
     def let_go() -> None:
         """Withdrawn prompts and what knows removed samples leave the memory before an erasure can be completed."""
         engine.refresh()
+        if adapted is not None:
+            adapted.let_go()
         if quality is not None:
             quality.quality.forget()
 
@@ -181,13 +186,17 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
     lanes = make_lanes(settings)
     lanes.submit(engine.warm_up, FIRST_SHAPES).result()
     lanes.submit(engine.warm_up, [shape for shape in SHAPES if shape not in FIRST_SHAPES])  # beside first requests
-    updater = ClosedFormUpdater(tier, settings.worker.heartbeat_seconds) if tier is not None else None
+    seconds = settings.worker.heartbeat_seconds
+    updater = ClosedFormUpdater(tier, seconds) if tier is not None else None
+    adapted_updater = ClosedFormUpdater(adapted, seconds) if adapted is not None else None
 
     def look_again() -> None:
         """Refresh the engine's snapshot, also while no request comes, and the closed-form tier."""
         engine.refresh()
         if updater is not None:
             updater.wake()
+        if adapted_updater is not None:
+            adapted_updater.wake()
 
     reconciler = Reconciler(context, Notifier(settings), afterwards=look_again)
     if updater is not None:
@@ -206,6 +215,8 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
         lanes=lanes,
         closed_form=tier,
         updater=updater,
+        adapted=adapted,
+        adapted_updater=adapted_updater,
         quality=quality,
         held_out=held_out,
         batcher=batcher,
@@ -244,8 +255,9 @@ async def _shut_down(service: Service) -> None:
         await asyncio.to_thread(service.quality.stop)
     if service.held_out is not None:
         await asyncio.to_thread(service.held_out.stop)
-    if service.updater is not None:
-        await asyncio.to_thread(service.updater.stop)
+    for updater in (service.adapted_updater, service.updater):
+        if updater is not None:
+            await asyncio.to_thread(updater.stop)
     await asyncio.to_thread(service.preprocessor.stop)
     await asyncio.to_thread(service.reconciler.stop)
     service.lanes.shutdown(wait=True)

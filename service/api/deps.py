@@ -19,6 +19,7 @@ from service.core.context import Context
 from service.core.idempotency import LONGEST_KEY, one_spelling
 from service.core.reconciler import Reconciler
 from service.errors import Invalid, Unavailable
+from service.serving.adapted import AdaptedTier
 from service.serving.batcher import Batcher
 from service.serving.closed_form import ClosedFormTier
 from service.serving.closed_form_updater import ClosedFormUpdater
@@ -40,6 +41,8 @@ class Service:
     lanes: ThreadPoolExecutor
     closed_form: ClosedFormTier | None
     updater: ClosedFormUpdater | None
+    adapted: AdaptedTier | None
+    adapted_updater: ClosedFormUpdater | None
     quality: QualityUpdater[Quality] | None
     held_out: QualityUpdater[HeldOut] | None
     batcher: Batcher[Job, Outcome]
@@ -51,8 +54,9 @@ class Service:
 
     def erasure_accepted(self) -> None:
         """Wake updater and reconciler after an erasure was committed: its bytes wait for every replica to take note."""
-        if self.updater is not None:
-            self.updater.wake()
+        for updater in (self.updater, self.adapted_updater):
+            if updater is not None:
+                updater.wake()
         self.reconciler.wake()
 
 

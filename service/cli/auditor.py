@@ -14,8 +14,9 @@ from service.cli.printing import JsonOption, plain, print_json, progress_bar, sa
 from service.loading import loading
 
 if TYPE_CHECKING:
-    from service.core.audit import Finding, Scope
+    from service.core.audit import Scope
     from service.core.context import Context
+    from service.core.finding import Finding
 
 
 def audit_command(

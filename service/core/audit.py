@@ -21,13 +21,16 @@ from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
+from service.core.adapted_audit import Described, audit_adapted
 from service.core.context import Context
 from service.core.environment import fingerprint
+from service.core.finding import Finding
 from service.core.implied import ImpliedClosedForm
-from service.core.plan import PlannedCluster, Survivor, locate, plan
+from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
 from service.registry import (
+    adapted,
     clusters,
     descriptions,
     destructions,
@@ -42,18 +45,10 @@ from service.registry import (
 from service.registry import ledger as rows
 from service.registry.feed import Added
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
+from service.registry.roles import CORE
 from service.registry.samples import SurvivorRecord
 
 Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A difference; or, with `comparable` False, something that cannot be compared on this machine."""
-
-    subject: str
-    reason: str
-    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,9 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     with context.registry.read() as session:
         survivors = samples.every(session)
         held_out = evaluation.survivors(session)
-        served = clusters.every(session)
-        built = prompts.get(session, [c.serving_key for c in served if c.serving_key is not None])
+        served, adapter = clusters.every(session), clusters.adapter(session)
+        holders = [*served, *([adapter] if adapter is not None else [])]
+        built = prompts.get(session, [c.serving_key for c in holders if c.serving_key is not None])
         orphans = prompts.orphaned_members(session)
         risen = erasures.risen(session)
         erased = erasures.erased_samples(session)
@@ -82,6 +78,10 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         anchors = layout_state.anchors(session)
         known_replicas, marks = replicas.every(session), feed.marks(session)
         undescribed = {one.id for one in descriptions.missing(session, context.backbone.kind.name)}
+        adapter_prompt = adapted.in_force(session)
+        publication = adapted.publication_of(adapter_prompt.object_name) if adapter_prompt is not None else None
+        unadapted = {one.id for one in adapted.missing(session, publication)} if publication is not None else set()
+        adapted_marks = adapted.marks(session)
         learned_from = rows.seen(session, [one.id for one in held_out])
     yield from _undescribed(survivors, held_out, undescribed)
     vectors: dict[str, Embedding] = {}
@@ -94,19 +94,38 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
+    found = [
+        Survivor(sample.digest, sample.label, place, is_core=sample.role == CORE)
+        for sample, place in zip(survivors, places, strict=True)
+    ]
     planned = plan(
-        [Survivor(sample.digest, sample.label, place) for sample, place in zip(survivors, places, strict=True)],
+        found,
         partition=context.partition,
         backbone_digest=context.backbone.digest,
         training=context.training,
     )
     yield from _plan(survivors, served, planned)
-    yield from _prompts(context, served, built, advance)
-    yield from _rebuilt(context, survivors, served, planned, built, scope, advance)
+    wanted = plan_adapter(found, backbone_digest=context.backbone.digest, adapting=context.adapting)
+    yield from _adapter(found, adapter, wanted)
+    yield from _prompts(context, holders, built, advance)
+    members = {cluster.key: cluster.members for cluster in planned} | ({wanted.key: wanted.members} if wanted else {})
+    yield from _rebuilt(context, survivors, holders, members, built, scope, advance)
+    if adapter_prompt is not None:
+        yield from audit_adapted(
+            context,
+            adapter_prompt,
+            Described(survivors, unadapted),
+            [one for one in known_replicas if one.is_alive(context.clock(), context.settings.worker.fresh)],
+            adapted_marks,
+            again=scope.embeddings,
+        )
     for key, sample_id in orphans:
         yield Finding(f"prompt {key}", f"has seen sample {sample_id}, which is not in the registry")
     for sample_id in risen:
         yield Finding(f"sample {sample_id}", "was erased, and is in the registry again")
+    if adapter_prompt is not None:
+        theirs = [one.id for one in survivors if one.id not in unadapted]
+        pending |= {adapted.object_name(publication or "", sample_id) for sample_id in theirs}
     pending |= {record.object} if record.object is not None else set()
     yield from _orphans(context, [*survivors, *held_out], built, pending, erased)
     yield from _messages(context, erased)
@@ -159,6 +178,24 @@ def _plan(
         for member in wanted.members:
             if survivors[member].cluster != found.id:
                 yield Finding(f"sample {survivors[member].id}", f"is on the books of another cluster than {found.id}")
+
+
+def _adapter(
+    survivors: Sequence[Survivor], adapter: Cluster | None, wanted: PlannedAdapter | None
+) -> Iterator[Finding]:
+    """Differences of the adapter from the one that the core samples imply."""
+    if adapter is None:
+        if wanted is not None:
+            yield Finding("adapter", "is implied by core samples, and is not on record")
+        return
+    if adapter.differs:
+        yield Finding("adapter", "is not finished: it waits for its plan or its training")
+    count = sum(survivor.is_core for survivor in survivors)
+    if adapter.samples != count:
+        yield Finding("adapter", f"counts {adapter.samples} core samples, and there are {count}")
+    implied = wanted.key if wanted is not None else None
+    if adapter.serving_key not in (None, implied) and not adapter.differs:
+        yield Finding("adapter", "has another key than the core samples imply")
 
 
 def _objects(
@@ -293,7 +330,8 @@ def _prompts(
         prompt = built[cluster.serving_key]
         try:
             data = context.store.get(prompt.object_name)
-            checkpoint.load(data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=context.identity)
+            identity = context.identity_of(context.adapting if cluster.is_adapter else context.training)
+            checkpoint.load(data, key=prompt.key, digest=prompt.digest, labels=prompt.labels, identity=identity)
         except ObjectMissing:
             yield Finding(f"cluster {cluster.id}", f"serves prompt {prompt.key}, which has no file in the store")
         except OSError as error:
@@ -308,14 +346,16 @@ def _rebuilt(
     context: Context,
     survivors: Sequence[SurvivorRecord],
     served: Sequence[Cluster],
-    planned: Sequence[PlannedCluster],
+    members: Mapping[str, Sequence[int]],
     built: dict[str, Prompt],
     scope: Scope,
     advance: Advance,
 ) -> Iterator[Finding]:
-    """Served prompts whose tensor bytes differ from what training from scratch gives."""
-    wanted = {cluster.key: cluster for cluster in planned}
-    serving = [cluster for cluster in served if cluster.serving_key in wanted]
+    """Served prompts whose tensor bytes differ from what training from scratch gives.
+
+    members  indices of survivors, by the key that they imply.
+    """
+    serving = [cluster for cluster in served if cluster.serving_key in members]
     if scope.rebuild_cluster is not None:
         serving = [cluster for cluster in serving if cluster.id == scope.rebuild_cluster]
     elif not scope.rebuild_all:
@@ -327,11 +367,12 @@ def _rebuilt(
             yield Finding(f"cluster {cluster.id}", "cannot be compared: trained in another environment", False)
             continue
         try:
-            members = [_member(context, survivors[i]) for i in wanted[prompt.key].members]
+            learned = [_member(context, survivors[i]) for i in members[prompt.key]]
         except (ObjectMissing, sample_file.DamagedSample, OSError):
             yield Finding(f"cluster {cluster.id}", "cannot be rebuilt: see its samples")
             continue
-        again = train(context.backbone, context.training, key=prompt.key, members=members)
+        training = context.adapting if cluster.is_adapter else context.training
+        again = train(context.backbone, training, key=prompt.key, members=learned)
         if checkpoint.tensor_digest(again) != prompt.digest:
             yield Finding(f"cluster {cluster.id}", f"rebuilding prompt {prompt.key} gives other bytes")
 
@@ -357,14 +398,15 @@ def _orphans(
     known |= {prompt.object_name for prompt in built.values()} | pending
     gone = {samples.object_name(sample_id) for sample_id in erased}
     horizon = context.clock() - UNRECORDED_KEPT
-    for prefix in ("samples", "prompts", "layouts"):
+    leaving = {adapted.publication_of(name) for name in pending if name.startswith("prompts/")}
+    for prefix in ("samples", "prompts", "layouts", adapted.PREFIX):
         try:
             names = sorted(context.store.names(prefix))
         except OSError as error:
             yield Finding("store", f"does not say which {prefix} it holds: {error.strerror}")
             continue
         for name in names:
-            if name in known:
+            if name in known or (prefix == adapted.PREFIX and adapted.parse(name)[0] in leaving):
                 continue
             if prefix == "samples" and name not in gone and (born(name) or horizon) > horizon:
                 yield Finding(f"object {name}", "is not recorded yet: its request is under way, or was killed", False)

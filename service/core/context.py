@@ -44,8 +44,16 @@ class Context:
     @property
     def identity(self) -> Identity:
         """The identity that a prompt's artifact must have to be accepted here."""
-        shape = values_shape(self.training.prompt, self.backbone)
-        return Identity(self.backbone.digest, self.backbone.dim, shape, self.training)
+        return self.identity_of(self.training)
+
+    @property
+    def adapting(self) -> TrainingSpec:
+        """The training of the adapter."""
+        return self.settings.adapting
+
+    def identity_of(self, training: TrainingSpec) -> Identity:
+        """The identity of the artifact of a prompt that is trained so."""
+        return Identity(self.backbone.digest, self.backbone.dim, values_shape(training.prompt, self.backbone), training)
 
 
 def require_bound(context: Context, session: ReadSession) -> None:
@@ -55,9 +63,15 @@ def require_bound(context: Context, session: ReadSession) -> None:
     """
     made_with = state.made_with(session)
     kind = context.backbone.kind.name
-    ours = (context.backbone.digest, context.partition.digest, context.training.digest(), kind)
+    ours = (
+        context.backbone.digest,
+        context.partition.digest,
+        context.training.digest(),
+        context.adapting.digest(),
+        kind,
+    )
     if made_with != ours:
-        names = ("backbone", "partition", "training", "closed_form.features or training.flip")
+        names = ("backbone", "partition", "training", "training or core", "closed_form.features or training.flip")
         differ = [name for name, old, new in zip(names, made_with, ours, strict=False) if old != new]
         raise Misconfigured(
             f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "

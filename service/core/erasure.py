@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from models.spec import adapter_size
 from service import tracing
 from service.core import budgets, layouts
 from service.core.context import Context
 from service.core.rebalance import CountFromClusters
 from service.errors import NotFound, Unavailable
 from service.registry import (
+    adapted,
     backoff,
     clusters,
     descriptions,
@@ -35,7 +37,7 @@ from service.registry import (
 )
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Erasure, Sample, Tombstone
-from service.registry.roles import EVALUATION, TRAINING
+from service.registry.roles import CORE, EVALUATION, TRAINING
 
 TRIES = 5
 
@@ -173,10 +175,14 @@ def _erase(
     ids = [sample.id for sample in found] if replayed is None else list(replayed.samples)
     # 1. Lock the clusters.
     gone = Counter(sample.cluster for sample in found if sample.cluster is not None)
+    adapter, publication = clusters.adapter(session), adapted.publication_in_force(session)
+    if adapter is not None and (in_core := sum(sample.role == CORE for sample in found)):
+        gone[adapter.id] = in_core
     known_to = prompts.containing(session, ids)
     clusters.lock(session, list(gone), serving=known_to)
     # 2. Count setbacks, end trainings, delete rows.
     undescribed = descriptions.among(session, [one.id for one in found], context.backbone.kind.name, role=TRAINING)
+    unadapted = adapted.among(session, [one.id for one in found], publication) if publication is not None else set()
     backoff.set_back(session, list(gone), known_to, now=now, backoff=context.backoff)
     leases = [clusters.remove_members(session, cluster, count) for cluster, count in sorted(gone.items())]
     if samples.delete(session, ids) != len(found):
@@ -206,13 +212,15 @@ def _erase(
     # 7. Schedule deletions.
     prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)
     objects = [samples.object_name(i) for i in ids]
-    destructions.schedule(session, objects, erasure_id=erasure_id)
+    described = [adapted.object_name(publication, i) for i in ids] if publication is not None else []
+    destructions.schedule(session, [*objects, *described], erasure_id=erasure_id)
     for lease in filter(None, leases):
         prompts.destroy_unpublished(session, [lease.token], erasure_id=erasure_id, held_until=lease.until)
     # 8. Number the removals: last, because other transactions wait for the numbers.
     learned = [samples.object_name(sample.id) for sample in found if sample.role != EVALUATION]
     held_out = [samples.object_name(sample.id) for sample in found if sample.role == EVALUATION]
-    feed.note_removals(session, learned, undescribed=len(undescribed))
+    feed.note_removals(session, learned, undescribed=len(undescribed), beside=described)
+    adapted.note_removals(session, undescribed=len(unadapted))
     evaluation.note_removals(session, held_out)
     accepted = erasures.get(session, erasure_id)
     assert accepted is not None  # made in step 6
@@ -221,13 +229,17 @@ def _erase(
 
 @dataclass(frozen=True)
 class Quote:
-    """The estimated cost of an erasure. `seconds` is None before anything has been trained."""
+    """The estimated cost of an erasure. `seconds` is None before anything has been trained.
+
+    described  samples that would be described anew, because the adapter would be another.
+    """
 
     samples: int
     clusters: tuple[str, ...]
     sample_epochs: int
     seconds: float | None
     full_sample_epochs: int
+    described: int = 0
 
 
 def quote(context: Context, *, sample_ids: Sequence[str] = (), owner: str | None = None) -> Quote:
@@ -267,15 +279,33 @@ def _quote(context: Context, session: ReadSession, found: Sequence[Sample]) -> Q
             if (region.lo, region.hi) not in regions or members != count(*region):
                 retrained.append(members)
                 affected |= {c.id for c in existing if c.lo < region.hi and region.lo < c.hi and c.samples}
-    work = _sample_epochs(context, retrained)
-    pace = _seconds_per_sample_epoch(session, existing)
+    work, everything = _sample_epochs(context, retrained), _sample_epochs(context, cut.values())
+    described = 0
+    adapter = clusters.adapter(session)
+    if adapter is not None:
+        before, after = _adapted_by(session), _adapted_by(session, without=gone)
+        anew = context.adapting.epochs_of(len(after)) * len(after)
+        everything += anew
+        if before != after:
+            work += anew
+            affected.add(adapter.id)
+            described = sum(cut.values()) if after else 0
+    pace = _seconds_per_sample_epoch(session, [*existing, *([adapter] if adapter is not None else [])])
     return Quote(
         samples=len(found),
         clusters=tuple(sorted(affected)),
         sample_epochs=work,
         seconds=work * pace if pace is not None else None,
-        full_sample_epochs=_sample_epochs(context, cut.values()),
+        full_sample_epochs=everything,
+        described=described,
     )
+
+
+def _adapted_by(session: ReadSession, without: Sequence[str] = ()) -> list[str]:
+    """The core samples that the adapter is to be trained on, `without` some."""
+    gone = set(without)
+    core = [member.id for member in samples.core(session) if member.id not in gone]
+    return core[: adapter_size(len(core))]
 
 
 def _sample_epochs(context: Context, members: Iterable[int]) -> int:

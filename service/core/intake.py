@@ -17,6 +17,7 @@ from uuid6 import uuid7
 from models.descriptor import Descriptor
 from models.embedding import DegenerateEmbedding, Embedding, check
 from models.image import Pixels
+from models.late import CannotCut
 from service import tracing
 from service.core import budgets, layouts, sample_file
 from service.core.context import Context
@@ -26,7 +27,7 @@ from service.errors import Conflict, Invalid, ServiceError, Unavailable
 from service.registry import clusters, evaluation, feed, idempotency, layout_state, samples
 from service.registry.engine import WriteSession
 from service.registry.records import Role, Sample
-from service.registry.roles import EVALUATION, TRAINING
+from service.registry.roles import CORE, EVALUATION, TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def take_in(
     begun = context.clock()
     written: list[str] = []
     try:
-        sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(pair[1]) is None]
+        sound = [pair for pair in zip(ids, new_samples, strict=True) if _flaw(context, pair[1]) is None]
         written += [samples.object_name(sample_id) for sample_id, _ in sound]
         _store(context, sound)
         results = _record(context, new_samples, ids, idempotency_key, key_id=key_id, begun=begun)
@@ -131,12 +132,16 @@ def _destroy_all_but_recorded(context: Context, ids: Sequence[str], written: Seq
         _destroy(context, [name for name in written if name not in recorded])
 
 
-def _flaw(new_sample: NewSample) -> Invalid | None:
-    """Why this sample has no place in any layout; None if it has."""
+def _flaw(context: Context, new_sample: NewSample) -> Invalid | None:
+    """Why this sample has no place in any layout, or cannot be of a core; None if it has."""
     try:
         check(new_sample.embedding, new_sample.descriptor)
+        if new_sample.role == CORE:
+            context.backbone.cuts.at(context.adapting.prompt.cut)
     except DegenerateEmbedding as error:
         return Invalid(str(error))
+    except CannotCut as error:
+        return Invalid(f"There can be no core samples. {error}")
     return None
 
 
@@ -153,7 +158,7 @@ def _locate(context: Context, new_samples: Sequence[NewSample]) -> _Located:
     """Positions in the layout in force. Without one they are 0, of no meaning: all samples are to be located anew."""
     digest, layout = layouts.in_force(context)
     positions: list[int | ServiceError | None] = [
-        _flaw(new_sample) or (None if new_sample.role == EVALUATION else 0) for new_sample in new_samples
+        _flaw(context, new_sample) or (None if new_sample.role == EVALUATION else 0) for new_sample in new_samples
     ]
     sound = [place for place, position in enumerate(positions) if isinstance(position, int)]
     if layout is not None and sound:
@@ -193,8 +198,8 @@ def _record(
     2. Find images that are on record already, and copies that an owner has too many of.
     3. Record the owners.
     4. Record the samples, each in the cluster that covers its position; evaluation samples in none.
-    5. Lock the clusters, in the order of their ids, and count their new members; then the state row, for evaluation
-       samples, which it counts.
+    5. Lock the clusters, in the order of their ids, and count their new members; core samples in the adapter as well;
+       then the state row, for evaluation samples, which it counts.
     6. Check again for copies: those that other requests have added are visible now.
     7. Number the additions for the closed-form tiers of all replicas.
     8. Charge the samples to the API key's budget.
@@ -266,6 +271,8 @@ def _record_all(
     samples.insert_all(session, accepted, owners, kind=context.backbone.kind.name)
     # 5. Lock the clusters.
     arrivals = Counter(sample.cluster for sample in accepted if sample.cluster is not None)
+    if in_core := sum(sample.role == CORE for sample in accepted):
+        arrivals[_adapter(session, exclusive=exclusive, now=now)] += in_core
     settles_at = now + timedelta(seconds=context.settings.training.settle_seconds)
     for cluster, count in sorted(arrivals.items()):  # the order in which every transaction locks clusters
         clusters.count_added(session, cluster, count, settles_at=settles_at, now=now)
@@ -336,6 +343,14 @@ def _clusters_of(
     first = clusters.create(session, lo=lo, hi=hi, now=now) if None in covered else None
     found = iter(covered)
     return [next(found) or first if isinstance(place, int) else None for place in places]
+
+
+def _adapter(session: WriteSession, *, exclusive: bool, now: datetime) -> str:
+    """The adapter's id. Raises _MustBeAlone if it is to be made, which is done in an exclusive transaction."""
+    found = clusters.adapter(session)
+    if found is None and not exclusive:
+        raise _MustBeAlone
+    return found.id if found is not None else clusters.create_adapter(session, now=now)
 
 
 def _sample(new_sample: NewSample, sample_id: str, position: int | None, cluster: str | None, now: datetime) -> Sample:

@@ -166,11 +166,15 @@ def bind(context: Context) -> None:
         if row.backbone_digest is None and context.settings.store_url is not None:
             _require_empty(context)
         digests = (context.partition.digest, context.training.digest())
+        adapting = context.adapting.digest()
         if row.backbone_digest is not None and digests != (row.partition_digest, row.training_digest):
             clusters.forget_plans(session)
+        elif row.adapter_digest not in (None, adapting):
+            clusters.forget_plans(session, of_adapter=True)
         row.backbone_digest = context.backbone.digest
         row.backbone_name = context.backbone.name
         row.partition_digest, row.training_digest = digests
+        row.adapter_digest = adapting
         row.descriptor_kind = context.backbone.kind.name
         session.flush()
         if not clusters.every(session) and row.layout_digest != context.partition.line_digest:
@@ -182,7 +186,7 @@ def bind(context: Context) -> None:
 
 def _require_empty(context: Context) -> None:
     """Raise Misconfigured if the store is in use: `tidy` would delete another service's objects as unknown ones."""
-    for prefix in ("samples", "prompts", "layouts"):
+    for prefix in ("samples", "prompts", "layouts", "adapted"):
         if next(iter(context.store.names(prefix)), None) is not None:
             raise Misconfigured(
                 f"This registry is new, and {context.settings.store_url} contains {prefix} of another one. Use that "

@@ -13,7 +13,7 @@ import numpy as np
 
 from models.embedding import Embedding
 from models.partition import Interval, Partition
-from models.spec import TrainingSpec, member_digest, prompt_key
+from models.spec import TrainingSpec, adapter_size, member_digest, prompt_key
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Survivor:
     digest: str
     label: str
     position: int
+    is_core: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,25 @@ def plan(
         key = prompt_key(backbone_digest=backbone_digest, training=training, members=digests)
         planned.append(PlannedCluster(region, tuple(members), key))
     return planned
+
+
+@dataclass(frozen=True)
+class PlannedAdapter:
+    """The adapter that should exist: its members (indices into the survivors), and its key."""
+
+    members: tuple[int, ...]
+    key: str
+
+
+def plan_adapter(
+    survivors: Sequence[Survivor], *, backbone_digest: str, adapting: TrainingSpec
+) -> PlannedAdapter | None:
+    """The adapter that the core samples among these survivors, in arrival order, imply; None without any."""
+    core = [index for index, survivor in enumerate(survivors) if survivor.is_core]
+    members = core[: adapter_size(len(core))]
+    if not members:
+        return None
+    digests = [member_digest(survivors[i].digest, survivors[i].label) for i in members]
+    return PlannedAdapter(
+        tuple(members), prompt_key(backbone_digest=backbone_digest, training=adapting, members=digests)
+    )

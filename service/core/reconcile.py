@@ -21,7 +21,7 @@ from service.core.context import Context
 from service.core.erasure_progress import advance
 from service.core.replan import replan
 from service.core.training import pause_after
-from service.registry import clusters, destructions, leases, replicas
+from service.registry import adapted, clusters, destructions, leases, replicas
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def destroy_pending(context: Context) -> int:
         pending = destructions.due(session, applied=applied, now=now, lease=worker.lease)
     if not pending:
         return 0
-    gone = _destroy(context, pending)
+    gone = _destroy_with_adapted(context, pending)
     failed = sorted(set(pending) - gone)
     scrubbed = context.registry.scrub()  # fails while readers are in the way; the next pass tries again
     if not scrubbed:
@@ -77,6 +77,22 @@ def destroy_pending(context: Context) -> int:
         destructions.done(session, sorted(gone) if scrubbed else [])
         destructions.failed(session, failed if scrubbed else pending)
     return len(gone) if scrubbed else 0
+
+
+def _destroy_with_adapted(context: Context, names: Sequence[str]) -> set[str]:
+    """Delete objects; those that are gone. An adapter's object goes after all that the adapter has described."""
+    publications = {adapted.publication_of(name): name for name in names if name.startswith("prompts/")}
+    with context.registry.read() as session:
+        is_used = bool(publications) and adapted.was_ever_used(session)
+    try:
+        stored = list(context.store.names(adapted.PREFIX)) if is_used else []
+    except OSError as error:
+        log.error("the store does not list adapted descriptors just now: %s", error.strerror)
+        return _destroy(context, [name for name in names if name not in publications.values()])
+    theirs = {name: publications[of] for name in stored if (of := adapted.parse(name)[0]) in publications}
+    gone = _destroy(context, sorted(theirs)) if theirs else set()
+    left = {prompt for name, prompt in theirs.items() if name not in gone}
+    return gone | _destroy(context, [name for name in names if name not in left and name not in gone])
 
 
 def _destroy(context: Context, names: Sequence[str]) -> set[str]:
@@ -99,6 +115,8 @@ def _destroy(context: Context, names: Sequence[str]) -> set[str]:
             return False
         return True
 
+    if not names:
+        return set()
     order = random.sample(names, len(names))
     with ThreadPoolExecutor(min(DESTROYERS, len(names)), thread_name_prefix="destroyer") as threads:
         gone = {name for name, done in zip(order, threads.map(destroy, order), strict=True) if done}

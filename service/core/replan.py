@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
-from models.spec import member_digest, prompt_key
+from models.spec import TrainingSpec, adapter_size, member_digest, prompt_key
 from service.artifacts import StoreUnavailable
 from service.core import layouts, relayout
 from service.core.context import Context, require_bound
@@ -19,6 +19,7 @@ from service.core.rebalance import rebalance
 from service.errors import Unavailable
 from service.registry import clusters, erasure_progress, erasures, layout_state, prompts, samples, state, states
 from service.registry.engine import Needless, ReadSession, WriteSession
+from service.registry.records import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -121,21 +122,41 @@ def _note_failure(context: Context, failure: str) -> None:
         erasure_progress.fail_unplanned(session)
 
 
-def key_of(context: Context, members: Sequence[samples.MemberRecord]) -> str:
-    """The key of a prompt that is trained on these members, in arrival order."""
+def key_of(context: Context, members: Sequence[samples.MemberRecord], training: TrainingSpec) -> str:
+    """The key of a prompt that is trained so on these members, in arrival order."""
     return prompt_key(
         backbone_digest=context.backbone.digest,
-        training=context.training,
+        training=training,
         members=[member_digest(member.digest, member.label) for member in members],
     )
 
 
 def _plan_keys(context: Context, session: WriteSession) -> None:
     """Compute the keys of clusters that have changed; serve prompts that are built already."""
+    adapter = clusters.adapter(session)
     for cluster_id in clusters.to_plan(session, context.clock()):
+        if adapter is not None and cluster_id == adapter.id:
+            _plan_adapter(context, session, adapter)
+            continue
         members = samples.members(session, cluster_id)
-        key = key_of(context, members)
+        key = key_of(context, members, context.training)
         clusters.plan(session, cluster_id, key, through=members[-1].seq if members else 0)
         if prompts.get(session, [key]):
             state.bump_epoch(session)
             clusters.adopt(session, cluster_id, key)
+
+
+def _plan_adapter(context: Context, session: WriteSession, adapter: Cluster) -> None:
+    """Compute the adapter's key; without core samples there is no adapter."""
+    members = samples.core(session, limit=adapter_size(samples.count_core(session)))
+    if not members:
+        for lease in clusters.delete(session, [adapter.id]):
+            prompts.destroy_unpublished(session, [lease.token], held_until=lease.until)
+        state.bump_epoch(session)
+        return
+    key = key_of(context, members, context.adapting)
+    clusters.plan(session, adapter.id, key, through=members[-1].seq)
+    if prompts.get(session, [key]):
+        if adapter.serving_key != key:
+            state.bump_epoch(session)
+        clusters.adopt(session, adapter.id, key)

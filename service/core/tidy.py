@@ -7,7 +7,17 @@ from datetime import timedelta
 
 from service.artifacts import born
 from service.core.context import Context
-from service.registry import destructions, idempotency, layout_state, leases, prompts, replicas, samples, workers
+from service.registry import (
+    adapted,
+    destructions,
+    idempotency,
+    layout_state,
+    leases,
+    prompts,
+    replicas,
+    samples,
+    workers,
+)
 from service.registry.engine import ReadSession
 
 log = logging.getLogger(__name__)
@@ -49,7 +59,16 @@ def destroy_unrecorded(context: Context, *, older_than: timedelta) -> int:
         doomed = sorted(unknown)
         for start in range(0, len(doomed), CHUNK):
             count += _destroy(context, prefix, doomed[start : start + CHUNK])
-    return count + context.store.sweep(older_than)
+    return count + _destroy_adapted(context) + context.store.sweep(older_than)
+
+
+def _destroy_adapted(context: Context) -> int:
+    """Delete adapted descriptors that belong to no row: a worker was killed while it recorded them."""
+    stored = list(context.store.names(adapted.PREFIX))
+    with context.registry.read() as session:
+        doomed = sorted(set(stored) - adapted.known_objects(session, stored))
+    parts = [doomed[start : start + CHUNK] for start in range(0, len(doomed), CHUNK)]
+    return sum(_destroy(context, adapted.PREFIX, part) for part in parts)
 
 
 def _destroy(context: Context, prefix: str, names: list[str]) -> int:
@@ -64,6 +83,8 @@ def _destroy(context: Context, prefix: str, names: list[str]) -> int:
 
 def _known(session: ReadSession, prefix: str, names: list[str]) -> set[str]:
     known = set(destructions.pending(session))  # a removed sample's may be needed yet (`destructions.due`)
+    if prefix == adapted.PREFIX:
+        return adapted.known_objects(session, names)
     if prefix == "samples":
         ids = [name.rsplit("/", 1)[1].split(".")[0] for name in names]
         return known | {samples.object_name(sample.id) for sample in samples.find(session, ids)}

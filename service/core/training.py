@@ -17,7 +17,7 @@ from models import checkpoint
 from models.training import TrainedPrompt, TrainingExample, train
 from service import tracing
 from service.artifacts import ObjectMissing, StoreUnavailable
-from service.core import sample_file
+from service.core import adapting, sample_file
 from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
@@ -156,11 +156,15 @@ def _put_aside(context: Context, session: WriteSession, claim: Claim) -> bool:
 @tracing.traced("build prompt")
 def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted) -> BuiltPrompt:
     with context.registry.read() as session:
-        rows = samples.members(session, claim.cluster, through=claim.through)
-    if key_of(context, rows) != claim.key:
+        if claim.is_adapter:
+            rows = samples.core(session, through=claim.through)
+        else:
+            rows = samples.members(session, claim.cluster, through=claim.through)
+    training = context.adapting if claim.is_adapter else context.training
+    if key_of(context, rows, training) != claim.key:
         raise LeaseLost
     members = [_load(context, claim, row) for row in rows]
-    epochs = context.training.epochs_of(len(members))
+    epochs = training.epochs_of(len(members))
     started = time.perf_counter()
 
     def progress(done: int, steps: int) -> None:
@@ -171,14 +175,15 @@ def _build(context: Context, claim: Claim, step: Step, interrupted: Interrupted)
             with suppress(Unavailable):  # the heartbeat goes on asking, and publishing needs the registry anyway
                 renew(context, claim)
 
-    prompt = train(context.backbone, context.training, key=claim.key, members=members, progress=progress)
+    prompt = train(context.backbone, training, key=claim.key, members=members, progress=progress)
     seconds = time.perf_counter() - started
-    if not prompt.is_finite:
-        raise CannotTrain("Training diverged. Lower training.prompt_lr or training.head_lr.")
+    if not prompt.is_finite or (claim.is_adapter and not adapting.says_something(context, prompt, members)):
+        rate = "core.prompt_lr" if claim.is_adapter else "training.prompt_lr"
+        raise CannotTrain(f"Training diverged. Lower {rate} or training.head_lr.")
     artifact = checkpoint.save(
         prompt,
         key=claim.key,
-        identity=context.identity,
+        identity=context.identity_of(training),
         fingerprint=fingerprint(context),
         seconds=seconds,
     )

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
-
+from models import fusion
 from models.closed_form import accumulate
 from models.descent import Progress
 from models.descriptor import Descriptor
@@ -23,8 +22,6 @@ from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.method import BuiltModels, Method, Part, Setting, cost_of
 from service.evaluation.pool import Pool
 from service.evaluation.whole import Ridge
-
-LEAST = 1e-12  # of a probability, so that it has a logarithm
 
 
 class Pooled:
@@ -46,10 +43,8 @@ class Pooled:
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """The mean of their log-probabilities, as probabilities."""
         said = [method.answer(survivors, built, queries) for method in (self.prompts, self._beside)]
-        logs = np.log(np.maximum(said, LEAST)).mean(axis=0)
-        pooled = np.exp(logs - logs.max(axis=1, keepdims=True))
-        normalised: Probabilities = pooled / pooled.sum(axis=1, keepdims=True)
-        return normalised
+        labels = [str(place) for place in range(said[0].shape[1])]
+        return fusion.pool(labels, said[0], labels, said[1])
 
 
 def core(setting: Setting) -> Pooled:

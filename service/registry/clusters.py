@@ -16,6 +16,7 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Cluster, Page
 from service.registry.tables import ClusterRow, UtcDateTime
 
+END = 2**63 - 1  # of the line
 NO_LEASE = {"lease_token": None, "leased_by": None, "leased_until": None}
 # The state of a cluster whose prompt is up to date; `settles_at` stays: members may have come during the training.
 UP_TO_DATE = {"urgent": False, "unsettled_since": None, "withdrawn_at": None, "retrain_at": None}
@@ -41,18 +42,26 @@ def _record(row: ClusterRow) -> Cluster:
         attempts=row.attempts,
         failure=row.failure,
         leased_until=row.leased_until,
+        is_adapter=row.is_adapter,
     )
 
 
 def every(session: ReadSession) -> list[Cluster]:
-    """All clusters, along the line."""
-    rows = session.execute(sa.select(ClusterRow).order_by(ClusterRow.lo)).scalars()
+    """All clusters, along the line; without the adapter, which no position leads to."""
+    rows = session.execute(sa.select(ClusterRow).where(~ClusterRow.is_adapter).order_by(ClusterRow.lo)).scalars()
     return [_record(row) for row in rows]
 
 
 def count_samples(session: ReadSession) -> int:
     """The number of samples, by the clusters' own counts: fast, however many there are."""
-    return session.execute(sa.select(sa.func.coalesce(sa.func.sum(ClusterRow.samples), 0))).scalar_one()
+    counted = sa.select(sa.func.coalesce(sa.func.sum(ClusterRow.samples), 0)).where(~ClusterRow.is_adapter)
+    return session.execute(counted).scalar_one()
+
+
+def adapter(session: ReadSession) -> Cluster | None:
+    """The adapter, as a cluster of all core samples; None while there is none of them."""
+    row = session.execute(sa.select(ClusterRow).where(ClusterRow.is_adapter)).scalar_one_or_none()
+    return _record(row) if row is not None else None
 
 
 def get(session: ReadSession, cluster_id: str) -> Cluster | None:
@@ -63,7 +72,7 @@ def get(session: ReadSession, cluster_id: str) -> Cluster | None:
 
 def page(session: ReadSession, *, limit: int, cursor: str | None = None) -> Page[Cluster]:
     """A page of clusters, oldest first."""
-    statement = sa.select(ClusterRow).order_by(ClusterRow.id).limit(limit + 1)
+    statement = sa.select(ClusterRow).where(~ClusterRow.is_adapter).order_by(ClusterRow.id).limit(limit + 1)
     if cursor is not None:
         statement = statement.where(ClusterRow.id > paging.decode_id(cursor))
     rows = session.execute(statement).scalars().all()
@@ -88,12 +97,26 @@ def covering(session: ReadSession, positions: Sequence[int]) -> list[str | None]
     ]
 
 
-def create(session: WriteSession, *, lo: int, hi: int, now: datetime, serving_key: str | None = None) -> str:
+def create_adapter(session: WriteSession, *, now: datetime) -> str:
+    """Create the adapter; its id. In an exclusive transaction: there is to be one."""
+    return create(session, lo=END, hi=END, now=now, is_adapter=True)
+
+
+def create(
+    session: WriteSession,
+    *,
+    lo: int,
+    hi: int,
+    now: datetime,
+    serving_key: str | None = None,
+    is_adapter: bool = False,
+) -> str:
     """Create a cluster without members; its id."""
     row = ClusterRow(
         id=str(uuid7()),
         lo=lo,
         hi=hi,
+        is_adapter=is_adapter,
         samples=0,
         unplanned=True,
         planned_through=0,
@@ -263,13 +286,14 @@ class Census:
 def census(session: ReadSession, *, now: datetime, attempts: int) -> list[Census]:
     """All clusters, counted by the database: a few rows, however many clusters and samples there are."""
     leased = sa.and_(ClusterRow.leased_until.is_not(None), ClusterRow.leased_until > now)
-    told = sa.select(
+    of_regions = sa.select(
         (ClusterRow.samples == 0).label("empty"),
         sa.and_(ClusterRow.attempts >= attempts, sa.or_(ClusterRow.unplanned, differs())).label("failing"),
         ClusterRow.serving_key.is_not(None).label("serving"),
         sa.and_(ClusterRow.withdrawn_at.is_not(None), ~leased).label("withdrawn"),
         ClusterRow.samples.label("samples"),
-    ).subquery()  # grouped outside: PostgreSQL treats two equal parameters as different
+    ).where(~ClusterRow.is_adapter)
+    told = of_regions.subquery()  # grouped outside: PostgreSQL treats two equal parameters as different
     by = (told.c.empty, told.c.failing, told.c.serving, told.c.withdrawn)
     counts = (sa.func.count(), sa.func.sum(told.c.samples))
     return [Census(*row) for row in session.execute(sa.select(*by, *counts).group_by(*by))]
@@ -304,9 +328,11 @@ def rebuild(session: WriteSession, prompt_keys: Sequence[str]) -> None:
     session.execute(sa.update(ClusterRow).where(ClusterRow.serving_key.in_(prompt_keys)).values(rebuild=True))
 
 
-def forget_plans(session: WriteSession) -> None:
-    """Discard every plan, since the settings have changed. Trainings under way will not be published."""
-    session.execute(sa.update(ClusterRow).values(desired_key=None, unplanned=True))
+def forget_plans(session: WriteSession, *, of_adapter: bool = False) -> None:
+    """Discard every plan, since settings have changed; or that `of_adapter` alone. No training under way is
+    published."""
+    statement = sa.update(ClusterRow).values(desired_key=None, unplanned=True)
+    session.execute(statement.where(ClusterRow.is_adapter) if of_adapter else statement)
 
 
 def _to_plan(now: datetime) -> sa.ColumnElement[bool]:

@@ -69,24 +69,33 @@ def note_additions(session: WriteSession, sample_ids: Sequence[str]) -> None:
         session.execute(sa.update(SampleRow).where(SampleRow.id.in_(chunk)).values(addition=mark))
 
 
-def note_removals(session: WriteSession, objects: Sequence[str], *, undescribed: int) -> None:
+def note_removals(
+    session: WriteSession, objects: Sequence[str], *, undescribed: int, beside: Sequence[str] = ()
+) -> None:
     """Number removed samples, by their objects, which are scheduled for deletion. To be called late, as additions.
 
     undescribed  how many of them had no descriptor of the wanted kind.
+    beside       further objects that stay as long: the samples' adapted descriptors.
     """
     statement = sa.update(StateRow).values(
         removals=StateRow.removals + len(objects), additions=StateRow.additions + undescribed
     )
     mark = session.execute(statement.returning(StateRow.removals)).scalar_one()
-    for chunk in chunked(objects):
+    for chunk in chunked([*objects, *beside]):
         session.execute(sa.update(DestructionRow).where(DestructionRow.object_name.in_(chunk)).values(removal=mark))
 
 
 def since(session: ReadSession, then: Marks, *, kind: str) -> Changes:
     """The changes since those marks."""
     added = session.execute(_described(kind).where(SampleRow.addition > then.additions)).all()
-    removed = sa.select(DestructionRow.object_name).where(DestructionRow.removal > then.removals)
-    return Changes(then, marks(session), tuple(Added(*row) for row in added), tuple(session.execute(removed).scalars()))
+    gone = removed_since(session, then.removals)
+    return Changes(then, marks(session), tuple(Added(*row) for row in added), gone)
+
+
+def removed_since(session: ReadSession, removals: int) -> tuple[str, ...]:
+    """Objects of samples that were removed since that count of removals, and are kept."""
+    samples = sa.and_(DestructionRow.removal > removals, DestructionRow.object_name.startswith("samples/"))
+    return tuple(session.execute(sa.select(DestructionRow.object_name).where(samples)).scalars())
 
 
 def everything(session: ReadSession, *, kind: str) -> Changes:

@@ -100,6 +100,7 @@ class Claim:
 
     through   the last member that the key covers, in the order of arrival.
     replaced  the token of the expired lease that this one replaces.
+    is_adapter  whether it is the adapter, whose members are core samples.
     """
 
     cluster: str
@@ -107,6 +108,7 @@ class Claim:
     through: int
     token: str
     replaced: str | None
+    is_adapter: bool = False
 
 
 def claim(
@@ -118,7 +120,13 @@ def claim(
     Clusters that another transaction is changing are passed over: a claim waits for no lock, so it cannot deadlock.
     """
     candidate = (
-        sa.select(ClusterRow.id, ClusterRow.desired_key, ClusterRow.planned_through, ClusterRow.lease_token)
+        sa.select(
+            ClusterRow.id,
+            ClusterRow.desired_key,
+            ClusterRow.planned_through,
+            ClusterRow.lease_token,
+            ClusterRow.is_adapter,
+        )
         .where(_waiting(now, patience, urgent=urgent), ClusterRow.desired_key.is_not(None))
         .order_by(ClusterRow.urgent.desc(), ClusterRow.serving_key.is_not(None), ClusterRow.settles_at, ClusterRow.lo)
         .limit(1)
@@ -127,12 +135,12 @@ def claim(
     found = session.execute(candidate).one_or_none()
     if found is None:
         return None
-    cluster_id, key, through, replaced = found
+    cluster_id, key, through, replaced, is_adapter = found
     assert key is not None  # by the condition above
     token = str(uuid7())
     values = {"lease_token": token, "leased_by": worker, "leased_until": now + lease}
     session.execute(sa.update(ClusterRow).where(ClusterRow.id == cluster_id).values(**values))
-    return Claim(cluster_id, key, through, token, replaced)
+    return Claim(cluster_id, key, through, token, replaced, is_adapter)
 
 
 def renew(session: WriteSession, claim: Claim, *, until: datetime) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-Role = Literal["training", "evaluation"]  # of a sample
+Role = Literal["training", "core", "evaluation"]  # of a sample
 
 SCOPES = ("samples", "predict", "erase", "read", "admin")  # that an API key can have
 
@@ -86,7 +86,7 @@ class LayoutInForce:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A region of the partition's line."""
+    """A region of the partition's line; or, with `is_adapter`, the adapter, which all core samples belong to."""
 
     id: str
     lo: int
@@ -105,6 +105,7 @@ class Cluster:
     attempts: int
     failure: str | None
     leased_until: datetime | None
+    is_adapter: bool = False
 
     @property
     def differs(self) -> bool:
@@ -211,11 +212,14 @@ class Replica(Process):
     digest               of the tier at rest; None while it starts from the survivors, or has yet to choose lambda and
                          temperature.
     evaluation_removals  of so many evaluation samples nothing is in its memory; None: it computes nothing from any.
+    adapted_marks        of its tier of adapted descriptors, with `adapted_digest`; None while it has none.
     """
 
     marks: Marks
     digest: str | None
     evaluation_removals: int | None = None
+    adapted_marks: Marks | None = None
+    adapted_digest: str | None = None
 
 
 @dataclass(frozen=True)

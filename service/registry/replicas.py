@@ -51,6 +51,16 @@ def report(session: WriteSession, replica: Replica) -> None:
     upsert(session, ReplicaRow, {"name": replica.name, **values}, key=["name"], otherwise=values)
 
 
+def report_adapted(session: WriteSession, *, name: str, marks: Marks | None, digest: str | None) -> None:
+    """Record which changes a replica's tier of adapted descriptors has applied, and its digest; None without one."""
+    values = {
+        "adapted_additions": marks.additions if marks is not None else None,
+        "adapted_removals": marks.removals if marks is not None else None,
+        "adapted_digest": digest,
+    }
+    session.execute(sa.update(ReplicaRow).where(ReplicaRow.name == name).values(**values))
+
+
 def beat(session: WriteSession, *, name: str, now: datetime) -> None:
     """Record that a replica is alive while it still reads the survivors."""
     session.execute(sa.update(ReplicaRow).where(ReplicaRow.name == name).values(beat_at=now))
@@ -70,9 +80,23 @@ def every(session: ReadSession) -> list[Replica]:
     """All recorded replicas."""
     rows: Sequence[ReplicaRow] = session.execute(sa.select(ReplicaRow).order_by(ReplicaRow.name)).scalars().all()
     return [
-        Replica(row.name, row.beat_at, Marks(row.additions, row.removals), row.digest, row.evaluation_removals)
+        Replica(
+            row.name,
+            row.beat_at,
+            Marks(row.additions, row.removals),
+            row.digest,
+            row.evaluation_removals,
+            _adapted_marks(row),
+            row.adapted_digest,
+        )
         for row in rows
     ]
+
+
+def _adapted_marks(row: ReplicaRow) -> Marks | None:
+    if row.adapted_additions is None or row.adapted_removals is None:
+        return None
+    return Marks(row.adapted_additions, row.adapted_removals)
 
 
 class Applied(NamedTuple):

@@ -1,7 +1,8 @@
-"""What a sample is for: to be learned from, or to measure with.
+"""What a sample is for: to be learned from, to adapt the backbone as well, or to measure with.
 
-A sample with the role `evaluation` is held out: no cluster has it, no position, no number in the feed of the closed
-form. A constraint of the table keeps it so, and most queries of learners find none of these samples by that alone.
+A sample with the role `core` is learned from like any other; the adapter is trained on these alone. One with the role
+`evaluation` is held out: no cluster has it, no position, no number in the feed of the closed form. A constraint of the
+table keeps it so, and most queries of learners find none of these samples by that alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from service.registry.records import Role
 from service.registry.tables import SampleRow
 
 TRAINING: Role = "training"
+CORE: Role = "core"
 EVALUATION: Role = "evaluation"
-ROLES: tuple[Role, ...] = (TRAINING, EVALUATION)
+ROLES: tuple[Role, ...] = (TRAINING, CORE, EVALUATION)
 
 
 def check_role(text: str) -> Role:

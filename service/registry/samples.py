@@ -12,7 +12,7 @@ from uuid6 import uuid7
 from service.registry import paging
 from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Page, Role, Sample
-from service.registry.roles import EVALUATION, TRAINING, held_out, learned
+from service.registry.roles import CORE, EVALUATION, TRAINING, check_role, held_out, learned
 from service.registry.statements import chunked, insert_or_ignore
 from service.registry.tables import OwnerRow, SampleRow
 
@@ -37,16 +37,17 @@ class SurvivorRecord:
     label: str
     position: int
     cluster: str
+    role: Role = TRAINING
 
 
 def every(session: ReadSession) -> list[SurvivorRecord]:
     """All samples that are learned from, in arrival order."""
     row = SampleRow
-    columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id)
+    columns = (row.id, OwnerRow.ref, row.digest, row.label, row.position, row.cluster_id, row.role)
     statement = sa.select(*columns).join(OwnerRow, row.owner_id == OwnerRow.id).where(learned()).order_by(row.seq)
     return [
-        SurvivorRecord(sample_id, owner, digest, label, position, cluster)
-        for sample_id, owner, digest, label, position, cluster in session.execute(statement)
+        SurvivorRecord(sample_id, owner, digest, label, position, cluster, check_role(role))
+        for sample_id, owner, digest, label, position, cluster, role in session.execute(statement)
         if position is not None and cluster is not None  # as the table's constraint has it
     ]
 
@@ -84,7 +85,7 @@ def _record(row: sa.Row[SampleRow, str]) -> Sample:
         cluster=sample.cluster_id,
         created_at=sample.created_at,
         position=sample.position,
-        role=EVALUATION if sample.role == EVALUATION else TRAINING,
+        role=check_role(sample.role),
     )
 
 
@@ -212,6 +213,20 @@ def members(session: ReadSession, cluster_id: str, *, through: int | None = None
     if through is not None:
         statement = statement.where(SampleRow.seq <= through)
     return [MemberRecord(*row) for row in session.execute(statement)]
+
+
+def core(session: ReadSession, *, limit: int | None = None, through: int | None = None) -> list[MemberRecord]:
+    """Core samples in arrival order: the first `limit`, or those that came no later than `through`."""
+    columns = (SampleRow.seq, SampleRow.id, SampleRow.digest, SampleRow.label)
+    statement = sa.select(*columns).where(SampleRow.role == CORE).order_by(SampleRow.seq).limit(limit)
+    if through is not None:
+        statement = statement.where(SampleRow.seq <= through)
+    return [MemberRecord(*row) for row in session.execute(statement)]
+
+
+def count_core(session: ReadSession) -> int:
+    """The number of core samples."""
+    return session.execute(sa.select(sa.func.count()).where(SampleRow.role == CORE)).scalar_one()
 
 
 def alike(session: ReadSession, pictures: Iterable[tuple[str, str, str, Role]]) -> list[Sample]:

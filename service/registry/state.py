@@ -8,6 +8,8 @@ from service.registry.engine import ReadSession, WriteSession
 from service.registry.records import Fence, Marks
 from service.registry.tables import StateRow
 
+COUNTS = ("additions", "removals", "adapted_additions", "evaluation_additions", "evaluation_removals")
+
 
 def epoch(session: ReadSession) -> int:
     """The serving epoch: it changes whenever anything that is served may have changed."""
@@ -30,8 +32,8 @@ def bump_epoch(session: WriteSession) -> int:
 
 
 def made_with(session: ReadSession) -> tuple[str | None, ...]:
-    """Digests of backbone, partition and training settings, and the kind of descriptors; () for a new registry."""
-    digests = (StateRow.backbone_digest, StateRow.partition_digest, StateRow.training_digest)
+    """Digests of backbone, partition, training and adapter, and the kind of descriptors; () for a new registry."""
+    digests = (StateRow.backbone_digest, StateRow.partition_digest, StateRow.training_digest, StateRow.adapter_digest)
     columns = (*digests, StateRow.descriptor_kind)
     row = session.execute(sa.select(*columns)).one_or_none()
     return tuple(row) if row is not None else ()
@@ -41,7 +43,8 @@ def ensure(session: WriteSession) -> StateRow:
     """The state row, created in a new registry."""
     row = session.get(StateRow, 1, with_for_update=True)
     if row is None:
-        row = StateRow(id=1, epoch=0, additions=0, removals=0, evaluation_additions=0, evaluation_removals=0)
+        counts = dict.fromkeys(COUNTS, 0)
+        row = StateRow(id=1, epoch=0, **counts)
         session.add(row)
         session.flush()
     return row

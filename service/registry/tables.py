@@ -81,9 +81,11 @@ class StateRow(Base):
     layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # how to restore it: spec, object, checksum
     layout_failure: Mapped[str | None] = mapped_column(Text)  # why the relayout is blocked
     training_digest: Mapped[str | None] = mapped_column(_Digest)
+    adapter_digest: Mapped[str | None] = mapped_column(_Digest)  # of the settings of its training
     descriptor_kind: Mapped[str | None] = mapped_column(_Kind)  # that is wanted
     additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
     removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
+    adapted_additions: Mapped[int] = mapped_column(BigInteger)  # samples ever described by the adapter of the time
     evaluation_additions: Mapped[int] = mapped_column(BigInteger)  # evaluation samples, which the two do not count
     evaluation_removals: Mapped[int] = mapped_column(BigInteger)
 
@@ -128,9 +130,12 @@ class SampleRow(Base):
     descriptor_kind: Mapped[str | None] = mapped_column(
         _Kind, index=True
     )  # in its file; NULL: one of an earlier release
+    adapted_by: Mapped[str | None] = mapped_column(_Id, index=True)  # publication of the adapter (registry.adapted)
+    adapted_addition: Mapped[int | None] = mapped_column(BigInteger, index=True)  # state.adapted_additions by then
     __table_args__ = (
         Index(None, "cluster_id", "seq"),
         Index(None, "digest", "owner_id"),
+        Index("ix_samples_core", "seq", sqlite_where=text("role = 'core'"), postgresql_where=text("role = 'core'")),
         CheckConstraint(LEARNED_OR_HELD_OUT, "learned_or_held_out"),
         {"sqlite_autoincrement": True},
     )
@@ -163,6 +168,9 @@ class PromptMemberRow(Base):
 class ClusterRow(Base):
     """One region of the partition's line, the key that its survivors imply, and the key that it serves.
 
+    One row at most is the adapter: it stands behind the end of the line, and its members are core samples, which belong
+    to the cluster of their position as well.
+
     Work to do: desired_key differs from serving_key. `unplanned`: members have come or gone since desired_key was
     computed. If a member was erased, desired_key is NULL; after additions alone, a training under way may finish.
     """
@@ -171,6 +179,7 @@ class ClusterRow(Base):
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     lo: Mapped[int] = mapped_column(BigInteger, index=True)
     hi: Mapped[int] = mapped_column(BigInteger)
+    is_adapter: Mapped[bool]
     samples: Mapped[int] = mapped_column(Integer)
     unplanned: Mapped[bool]
     desired_key: Mapped[str | None] = mapped_column(_Digest)
@@ -251,10 +260,11 @@ class ErasureClusterRow(Base):
 class DestructionRow(Base):
     """An object that is to be deleted from the store, the serving epoch at which that was scheduled, and its erasure.
 
-    `removal`: of a sample's object, state.removals after the sample was removed; the object stays until every live
-    replica has applied that removal. `evaluation_removal`: the same of an evaluation sample's object, which stays until
-    every live replica has let go of what it has computed from the sample. `held_until`: of what an ended training may
-    have stored; until then, or until the worker has said that it let go, the erased samples may be in its memory.
+    `removal`: of a sample's object, and of its adapted descriptor, state.removals after the sample was removed; the
+    object stays until every live replica has applied that removal. `evaluation_removal`: the same of an evaluation
+    sample's object, which stays until every live replica has let go of what it has computed from the sample.
+    `held_until`: of what an ended training may have stored; until then, or until the worker has said that it let go,
+    the erased samples may be in its memory.
     """
 
     __tablename__ = "destructions"
@@ -284,7 +294,7 @@ class ReplicaRow(Base):
     """An API process, the changes that its closed-form tier has applied, and the digest that they have led to.
 
     `evaluation_removals`: nothing is in its memory that was computed from these evaluation samples; NULL: it computes
-    nothing from any.
+    nothing from any. `adapted_*`: the same of its tier of adapted descriptors; NULL without one.
     """
 
     __tablename__ = "replicas"
@@ -293,6 +303,9 @@ class ReplicaRow(Base):
     removals: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str | None] = mapped_column(_Digest)  # None while it starts from the survivors
     evaluation_removals: Mapped[int | None] = mapped_column(BigInteger)
+    adapted_additions: Mapped[int | None] = mapped_column(BigInteger)
+    adapted_removals: Mapped[int | None] = mapped_column(BigInteger)
+    adapted_digest: Mapped[str | None] = mapped_column(_Digest)
     beat_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

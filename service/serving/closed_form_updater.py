@@ -6,8 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-
-from service.serving.closed_form import ClosedFormTier
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +16,25 @@ REST = (
 LONGEST_REST = 2.0  # seconds
 
 
+class Tier(Protocol):
+    """What an updater keeps up to date: the closed-form tier, or that of adapted descriptors."""
+
+    unsolved: Callable[[], object]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it answers with all that it is to know."""
+        ...
+
+    def is_behind(self) -> bool:
+        """Whether a removed sample is still in the sums."""
+        ...
+
+    def keep(self) -> bool:
+        """Bring it up to date; whether more objects may be deleted now."""
+        ...
+
+
 class ClosedFormUpdater:
     """A thread that keeps a closed-form tier up to date: soon after it is woken, and from a timer.
 
@@ -24,7 +42,7 @@ class ClosedFormUpdater:
     removed sample ends the pause; while only the quick head answers, the pause is as long as the update.
     """
 
-    def __init__(self, tier: ClosedFormTier, seconds: float) -> None:
+    def __init__(self, tier: Tier, seconds: float) -> None:
         self.afterwards: Callable[[], None] = lambda: None  # called when more objects may be deleted
         self._tier = tier
         self._seconds = seconds

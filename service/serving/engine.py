@@ -18,12 +18,24 @@ import torch
 from torch import Tensor
 
 from models import bank, fusion
-from models.embedding import SHAPES, DegenerateEmbedding, Described, Embedding, check, describe
+from models.closed_form import ClosedFormHead
+from models.descriptor import Descriptor
+from models.embedding import (
+    SHAPES,
+    DegenerateEmbedding,
+    Described,
+    Embedding,
+    Keep,
+    check,
+    describe,
+    describe_activations,
+)
 from service.core import layouts
 from service.core.context import Context
 from service.errors import Invalid, ServiceError, Unavailable
 from service.registry import state
 from service.registry.records import Marks
+from service.serving.adapted import Adapted, AdaptedTier
 from service.serving.closed_form import ClosedFormTier, Solved
 from service.serving.jobs import Answer, Description, Job, Outcome, Query
 from service.serving.snapshot import Snapshot, take_snapshot
@@ -33,18 +45,28 @@ ROUNDS = 10  # withdrawals during one batch before it is given up
 
 
 class _Asked(NamedTuple):
-    """A query as prompts and partitions see it: what the bank is asked about, and the image's digest."""
+    """A query as prompts and partitions see it: what the bank is asked about, the image's digest, and the activations
+    of its views at the cut, if they are known."""
 
     shown: Tensor
     digest: str
+    views: tuple[Tensor, ...] = ()
+
+
+def _views(keep: Keep | None, place: int) -> tuple[Tensor, ...]:
+    """The activations of an image, and of its mirror image, as the adapter is to see them."""
+    return tuple(kept[place] for kept in (keep.activations, keep.mirrored) if kept) if keep is not None else ()
 
 
 class Engine:
     """Answers batches, on as many threads as call it."""
 
-    def __init__(self, context: Context, closed_form: ClosedFormTier | None = None) -> None:
+    def __init__(
+        self, context: Context, closed_form: ClosedFormTier | None = None, adapted: AdaptedTier | None = None
+    ) -> None:
         self._context = context
         self._closed_form = closed_form
+        self._adapted = adapted
         self._snapshot: Snapshot | None = None
         self._refreshing = threading.Lock()
 
@@ -84,17 +106,25 @@ class Engine:
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
         queries = [(place, job) for place, job in enumerate(jobs) if isinstance(job, Query)]
         exact = len(queries) < len(jobs)  # a new sample's description is recorded
-        keep = bank.kept_for(self._context.training)
+        keep = self._kept() if queries else None
         described = describe(self._context.backbone, [job.image for job in jobs], exact=exact, keep=keep)
-        shown = [job.image for job in jobs] if keep is None else keep.activations
+        images = [job.image for job in jobs]
+        is_shown_activations = keep is not None and bank.kept_for(self._context.training) is not None
+        shown = keep.activations if keep is not None and is_shown_activations else images
         outcomes: list[Outcome] = [Description(*of) for of in zip(*described, strict=True)]
         if queries:
             places = [place for place, _ in queries]
             theirs = Described(described.embeddings[places], described.descriptors[places])
-            asked = [_Asked(shown[place], query.digest) for place, query in queries]
+            asked = [_Asked(shown[place], query.digest, _views(keep, place)) for place, query in queries]
             for place, answer in zip(places, self._answer(asked, theirs), strict=True):
                 outcomes[place] = answer
         return outcomes
+
+    def _kept(self) -> Keep | None:
+        """What describing queries is to keep: activations at the one cut of feature prompts and of the adapter."""
+        if self._adapted is not None and self._adapted.is_ready:
+            return Keep(self._context.adapting.prompt.cut)
+        return bank.kept_for(self._context.training)
 
     # ------------------------------------------------------------------------------------------------- answering
 
@@ -113,7 +143,15 @@ class Engine:
     def _now(self) -> Moment:
         with self._context.registry.read_one() as session:
             fence = state.fence(session)
-        return Moment(self.refresh(fence.epoch), self._solved(fence.marks))
+        snapshot, solved = self.refresh(fence.epoch), self._solved(fence.marks)
+        return Moment(snapshot, solved, self._adapted_at(snapshot, solved, fence.marks))
+
+    def _adapted_at(self, snapshot: Snapshot, solved: Solved | None, now: Marks) -> Adapted | None:
+        """The adapted tier, if it can answer: with the adapter in force, and half of the samples or more."""
+        if self._adapted is None or solved is None:
+            return None
+        found = self._adapted.current(snapshot.adapter, now.removals)
+        return found if found is not None and 2 * found.samples >= solved.samples else None
 
     def refresh(self, epoch: int | None = None) -> Snapshot:
         """The snapshot of what is served now; prompts that are not are dropped from memory."""
@@ -141,7 +179,22 @@ class Engine:
             for (place, vote, row), said in zip(asked, probabilities.tolist(), strict=True):
                 of_labels = dict(zip(row.labels, said, strict=False))
                 votes[place] = replace(vote, is_computed=True, probabilities=of_labels)
-        return Round(now, votes, fuse(votes, described.descriptors, now.solved))
+        now, beside = self._beside(now, queries)
+        constant = self._context.closed_form.temperature
+        return Round(now, votes, fuse(votes, described.descriptors, now.solved, beside=beside, temperature=constant))
+
+    def _beside(
+        self, now: Moment, queries: Sequence[_Asked]
+    ) -> tuple[Moment, tuple[ClosedFormHead, Descriptor] | None]:
+        """The adapted head and what it is asked about; and the moment, without it where activations were not kept."""
+        if now.adapted is None:
+            return now, None
+        if not all(query.views for query in queries):
+            return replace(now, adapted=None), None
+        views = list(zip(*(query.views for query in queries), strict=True))
+        late = self._context.backbone.cuts.at(self._context.adapting.prompt.cut)
+        seen = describe_activations(self._context.backbone, late, now.adapted.values, views)
+        return now, (now.adapted.head, seen)
 
     # --------------------------------------------------------------------------------------------------- routing
 

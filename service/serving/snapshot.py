@@ -21,7 +21,7 @@ from models.training import TrainedPrompt
 from service.artifacts import ObjectMissing, StoreUnavailable
 from service.core import layouts
 from service.core.context import Context
-from service.registry import clusters, layout_state, prompts, state
+from service.registry import adapted, clusters, layout_state, prompts, state
 from service.registry.records import Cluster, Prompt
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Snapshot:
     layout: Layout | None  # None while positions mean nothing
     complete: bool  # False if a prompt or the layout could not be read, and may be next time
     again: float = 0.0  # when to try that again, monotonic seconds
+    adapter: str | None = None  # publication of the adapter in force
 
     @property
     def keys(self) -> frozenset[str]:
@@ -86,6 +87,7 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
         existing = clusters.every(session)
         built = prompts.get(session, [c.serving_key for c in existing if c.serving_key is not None])
         record = layout_state.current(session)
+        adapter = adapted.publication_in_force(session)
     layout = layouts.restore(context, record)
     known = previous.loaded if previous is not None else {}
     read, try_again, again = _read(context, [p for p in built.values() if p.object_name not in known])
@@ -94,7 +96,7 @@ def take_snapshot(context: Context, previous: Snapshot | None, *, epoch: int | N
     row_of = {row.key: row for row in loaded.values()}
     rows = tuple(row_of.get(cluster.serving_key or "") for cluster in existing)
     complete = not try_again and (layout is not None or record.digest is None)
-    return Snapshot(epoch, tuple(existing), rows, bank, loaded, layout, complete, again)
+    return Snapshot(epoch, tuple(existing), rows, bank, loaded, layout, complete, again, adapter)
 
 
 def _exchange(

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from models import fusion
 from models.bank import BankRow
+from models.closed_form import ClosedFormHead
 from models.descriptor import Descriptor
 from service.errors import ServiceError
+from service.serving.adapted import Adapted
 from service.serving.closed_form import Solved
 from service.serving.jobs import Answer
 from service.serving.snapshot import Snapshot
@@ -31,10 +33,11 @@ class Vote:
 
 @dataclass(frozen=True)
 class Moment:
-    """The sources of answers at one moment: a snapshot, and the closed-form head, if it can answer."""
+    """The sources of answers at one moment: a snapshot, and the closed-form heads, frozen and adapted, that answer."""
 
     snapshot: Snapshot
     solved: Solved | None
+    adapted: Adapted | None = None
 
     @property
     def removals(self) -> int:
@@ -52,7 +55,8 @@ class Round:
 
     def is_valid(self, now: Moment) -> bool:
         """Whether the answers may be given now: nothing that they use has been withdrawn or taken out since."""
-        return None not in self.valid_votes(now) and self.moment.removals == now.removals
+        is_current = self.moment.adapted is None or is_same(self.moment.adapted, now.adapted)
+        return None not in self.valid_votes(now) and self.moment.removals == now.removals and is_current
 
     def valid_votes(self, now: Moment) -> list[Vote | ServiceError | None]:
         """The votes that may still be used; None in place of those that must be computed again.
@@ -65,23 +69,38 @@ class Round:
         return [None if rerouted or _is_withdrawn(vote, now.snapshot) else vote for vote in self.votes]
 
 
+def is_same(before: Adapted, now: Adapted | None) -> bool:
+    """Whether that adapter is still in force, and no sample was removed since."""
+    return now is not None and (before.publication, before.marks.removals) == (now.publication, now.marks.removals)
+
+
 def _is_withdrawn(vote: Vote | ServiceError, snapshot: Snapshot) -> bool:
     """Whether the vote's prompt is no longer served from the bank's row that the vote was read from."""
     return isinstance(vote, Vote) and vote.row is not None and not snapshot.serves(vote.row)
 
 
 def fuse(
-    votes: Sequence[Vote | ServiceError], descriptors: Descriptor, solved: Solved | None
+    votes: Sequence[Vote | ServiceError],
+    descriptors: Descriptor,
+    solved: Solved | None,
+    *,
+    beside: tuple[ClosedFormHead, Descriptor] | None = None,
+    temperature: float = 0.1,
 ) -> list[Answer | ServiceError]:
     """One answer a query: the prompt's probabilities, the closed-form head's, or a weighted mean of both.
 
     descriptors  [n, width], of the queries.
+    beside       the head of the adapted tier, if it is asked as well, and adapted descriptors of the queries.
     """
     places = [place for place, vote in enumerate(votes) if isinstance(vote, Vote)]
     scores: dict[int, dict[str, float]] = {}
     if solved is not None and solved.head is not None and places:
         labels = solved.head.labels
-        rows = solved.head.scores(descriptors[places], solved.choice.temperature).tolist()
+        said = solved.head.scores(descriptors[places], solved.choice.temperature)
+        if beside is not None:
+            head, seen = beside
+            said = fusion.pool(labels, said, head.labels, head.scores(seen[places], temperature))
+        rows = said.tolist()
         scores = {place: dict(zip(labels, row, strict=True)) for place, row in zip(places, rows, strict=True)}
     return [
         _answer(vote, scores.get(place), solved) if isinstance(vote, Vote) else vote for place, vote in enumerate(votes)

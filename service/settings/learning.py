@@ -86,8 +86,8 @@ class TrainingSettings(Group):
     cut: int | None = Field(
         None,
         ge=1,
-        description="Of feature prompts: how many of the backbone's stages or blocks are left as they are; default: "
-        "three sevenths.",
+        description="Of feature prompts and the adapter: how many of the backbone's stages or blocks are left as they "
+        "are; default: three sevenths.",
     )
     prompt_init_std: float = Field(0.0, ge=0, description="Noise that a prompt starts from; the reference code's is 1.")
     flip: bool = Field(True, description="Mirror images at random; turn it off where left and right differ.")
@@ -115,6 +115,23 @@ class TrainingSettings(Group):
             flip=self.flip,
             prompt=prompt,
             solved_below=SOLVED_BELOW if self.prompt_kind == FEATURE else 0,
+        )
+
+
+class CoreSettings(Group):
+    """The adapter: one feature prompt for the whole backbone, trained on the core samples, if there are any."""
+
+    prompt_lr: float = Field(FEATURE_LR, gt=0, description="Learning rate of the adapter, which core samples train.")
+
+    def spec(self, training: TrainingSettings) -> TrainingSpec:
+        """As a value of `models`: the learning rate aside, as with clusters. Its head is not used."""
+        return TrainingSpec(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            prompt_lr=self.prompt_lr,
+            head_lr=training.head_lr,
+            flip=training.flip,
+            prompt=PromptSpec(FEATURE, 0, cut=training.cut),
         )
 
 

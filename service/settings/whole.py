@@ -16,8 +16,15 @@ from pydantic_settings import (
 )
 
 from models.descriptor_kind import DescriptorKind
+from models.spec import TrainingSpec
 from service.settings.answering import ErasureSettings, HttpSettings, IntakeSettings, ServingSettings
-from service.settings.learning import ClosedFormSettings, PartitionSettings, QualitySettings, TrainingSettings
+from service.settings.learning import (
+    ClosedFormSettings,
+    CoreSettings,
+    PartitionSettings,
+    QualitySettings,
+    TrainingSettings,
+)
 from service.settings.running import RegistrySettings, S3Settings, WorkerSettings
 from service.variables import PREFIX
 
@@ -58,6 +65,7 @@ class Settings(BaseSettings):
     partition: PartitionSettings = PartitionSettings()
     training: TrainingSettings = TrainingSettings()
     serving: ServingSettings = ServingSettings()
+    core: CoreSettings = CoreSettings()
     closed_form: ClosedFormSettings = ClosedFormSettings()
     quality: QualitySettings = QualitySettings()
     intake: IntakeSettings = IntakeSettings()
@@ -90,6 +98,11 @@ class Settings(BaseSettings):
     def descriptor_kind(self) -> DescriptorKind:
         """The kind of descriptors. Where prompts may not learn from mirror images, descriptors do not see them."""
         return DescriptorKind(self.closed_form.features, mirrored=self.training.flip)
+
+    @property
+    def adapting(self) -> TrainingSpec:
+        """The training of the adapter."""
+        return self.core.spec(self.training)
 
     @property
     def database(self) -> str | Path:

@@ -8,7 +8,8 @@ from uuid6 import uuid7
 
 from service.cli import auditor
 from service.cli.failures import Misused
-from service.core.audit import Finding, Scope, audit
+from service.core.audit import Scope, audit
+from service.core.finding import Finding
 from service.core.opening import open_context
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Misconfigured

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ SETTINGS = {**layouts.KINDS, "tree": {"cap": 24, "min": 8}}  # for so many sampl
 KINDS = {kind: layouts.as_variables({**SETTINGS[kind], "kind": kind}) for kind in partition.KINDS}
 
 
+CORE = ("owner 0", "owner 3", "owner 6")  # owners whose samples are the core, where a test has one
 FEATURES = {"OUBLI_TRAINING__PROMPT_KIND": "feature"}
 
 
@@ -63,17 +65,19 @@ def fit_centroids(images: Images, backbone: Backbone, path: Path) -> Path:
 
 
 class Contributor:
-    """A client that contributes its pictures in order, some at a time."""
+    """A client that contributes its pictures in order, some at a time; those of some owners for the core."""
 
-    def __init__(self, service: Service, chance: random.Random) -> None:
-        self.service, self.chance = service, chance
+    def __init__(self, service: Service, chance: random.Random, core: Sequence[str] = ()) -> None:
+        self.service, self.chance, self.core = service, chance, core
 
     def give(self, given: Sequence[tuple[Picture, str]]) -> None:
         left = list(given)
         while left:
             count = self.chance.randint(1, 16)
             chunk, left = left[:count], left[count:]
-            self.service.contribute([picture for picture, _ in chunk], [owner for _, owner in chunk])
+            for is_core, run in groupby(chunk, key=lambda one: one[1].removesuffix(" again") in self.core):
+                pictures, theirs = zip(*run, strict=True)
+                self.service.contribute(pictures, theirs, role="core" if is_core else "training")
 
 
 def at_once(*tasks: Callable[[], object]) -> None:
@@ -106,12 +110,14 @@ def forget(service: Service, chance: random.Random, doomed: list[str], owner: st
     assert answer.status_code == 202, answer.text
 
 
-def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Picture, str]]) -> list[dict[str, Any]]:
+def forgetful(
+    service: Service, chance: random.Random, given: Sequence[tuple[Picture, str]], core: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Give all of S, by three clients at once, some of it late; forget D; the survivors in order of arrival."""
     late = len(given) * 3 // 4
     owner = chance.choice(given[:late])[1]
     shares = [given[i:late:3] for i in range(3)]
-    contributors = [Contributor(service, random.Random(chance.random())) for _ in range(3)]
+    contributors = [Contributor(service, random.Random(chance.random()), core) for _ in range(3)]
     at_once(*(lambda c=c, share=share: c.give(share) for c, share in zip(contributors, shares, strict=True)))
     listed = [sample for sample in service.pages("/samples") if sample["owner"] != owner]
     doomed = [sample["id"] for sample in chance.sample(listed, chance.randint(3, 18))]
@@ -122,14 +128,19 @@ def forgetful(service: Service, chance: random.Random, given: Sequence[tuple[Pic
     service.settle()
     survivors = service.pages("/samples")
     assert not {sample["id"] for sample in survivors} & set(doomed)
-    survivors = [sample for sample in survivors if sample["role"] == "training"]
+    survivors = [sample for sample in survivors if sample["role"] != "evaluation"]
     assert owner not in {sample["owner"] for sample in survivors}
     return survivors
 
 
-def innocent(service: Service, chance: random.Random, groups: Sequence[Sequence[tuple[Picture, str]]]) -> None:
+def innocent(
+    service: Service,
+    chance: random.Random,
+    groups: Sequence[Sequence[tuple[Picture, str]]],
+    core: Sequence[str] = (),
+) -> None:
     """Give S \\ D: the order within a group is kept, groups come at once."""
-    contributors = [Contributor(service, random.Random(chance.random())) for _ in groups]
+    contributors = [Contributor(service, random.Random(chance.random()), core) for _ in groups]
     at_once(*(lambda c=c, group=group: c.give(group) for c, group in zip(contributors, groups, strict=True)))
     service.settle()
 
@@ -157,7 +168,15 @@ def test_forgotten_by_feature_prompts_is_as_if_never_contributed(images: Images,
         compare(env, random.Random(f"features {number}"), images, tmp_path / str(number))
 
 
-def compare(env: dict[str, str], chance: random.Random, images: Images, folder: Path) -> None:
+@pytest.mark.thorough
+@pytest.mark.timeout(300 + 240 * ROUNDS)
+def test_forgotten_in_and_outside_the_core_is_as_if_never_contributed(images: Images, tmp_path: Path) -> None:
+    env = {**(REAL if ROUNDS > 1 else FAST), **KINDS["tree"]}
+    for number in range(ROUNDS):
+        compare(env, random.Random(f"core {number}"), images, tmp_path / str(number), core=CORE)
+
+
+def compare(env: dict[str, str], chance: random.Random, images: Images, folder: Path, core: Sequence[str] = ()) -> None:
     chosen = chance.sample(range(len(images.pixels) - 5), SAMPLES + HELD_OUT)
     everything = [(picture(images, index), f"owner {chance.randrange(OWNERS)}") for index in chosen]
     given, apart = everything[:SAMPLES], everything[SAMPLES:]
@@ -166,25 +185,41 @@ def compare(env: dict[str, str], chance: random.Random, images: Images, folder: 
         at_once(first.start, second.start)
         assert [service.client.get("/status").status_code for service in (first, second)] == [200, 200]
         first.contribute([picture for picture, _ in apart], [owner for _, owner in apart], role="evaluation")
-        survivors = forgetful(first, chance, given)
+        survivors = forgetful(first, chance, given, core)
         left = {sample["digest"] for sample in first.pages("/samples", role="evaluation")}
         pictures = [
             picture for digest, (picture, _) in zip(digests_of(first, apart), apart, strict=True) if digest in left
         ]
         second.contribute(pictures, "another owner", role="evaluation")
         by_digest = dict(zip(digests_of(first, given), given, strict=True))
-        # Only the order within a cluster counts, so clusters may come at once; anchors look at who came first of all.
+        # Only the order within a cluster counts, so clusters may come at once; anchors and the core look at all orders.
         groups: dict[str, list[tuple[Picture, str]]] = {}
         for sample in survivors:
-            group = "all" if env["OUBLI_PARTITION__KIND"] == "anchors" else sample["cluster"]
+            group = "all" if core or env["OUBLI_PARTITION__KIND"] == "anchors" else sample["cluster"]
             groups.setdefault(group, []).append((by_digest[sample["digest"]][0], sample["owner"]))
-        innocent(second, chance, list(groups.values()))
+        innocent(second, chance, list(groups.values()), core)
         assert len(first.digests()) > 1
         assert first.digests() == second.digests()
         known, expected = (service.status()["closed_form"] for service in (first, second))
         assert (known["digest"], known["samples"]) == (expected["digest"], expected["samples"])
         assert known["samples"] == len(survivors)
+        if core:
+            adapted = [adapted_of(service, len(survivors)) for service in (first, second)]
+            assert adapted[0] == adapted[1]
+            assert adapted[0]["samples"] == sum(sample["role"] == "core" for sample in survivors) > 0
         assert report_of(first, known["digest"], len(left)) == report_of(second, known["digest"], len(left))
+
+
+def adapted_of(service: Service, samples: int) -> dict[str, Any]:
+    """Its core, adapter and tier of adapted descriptors, once that has all samples."""
+    found: dict[str, Any] = {}
+
+    def is_whole() -> bool:
+        found.update(service.status()["core"])
+        return found["closed_form"] is not None and found["closed_form"]["samples"] == samples
+
+    until(is_whole, what="the tier of adapted descriptors")
+    return found
 
 
 def report_of(service: Service, digest: str, held_out: int) -> dict[str, Any]:

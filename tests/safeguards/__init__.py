@@ -5,6 +5,7 @@ changes a safeguard changes its row here. Tests are named on SQLite where that s
 only concurrent writers do.
 """
 
+from tests.safeguards.adapting import ADAPTING
 from tests.safeguards.asking import ASKING
 from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.holding_out import HOLDING_OUT
@@ -28,6 +29,7 @@ MUTANTS = [
     *MEASURING,
     *CHOOSING,
     *HOLDING_OUT,
+    *ADAPTING,
     *RESTORING,
     *TELLING,
     *STOPPING,

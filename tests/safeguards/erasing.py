@@ -72,7 +72,7 @@ ERASING = [  # at once, everywhere, for good
             "prompts.drop_unserved(session, among=seen_by, erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_accepting_withdraws_every_prompt_that_has_seen_the_sample[sqlite]"),
     mutant("owed", "accepting an erasure schedules the deletion of the sample's object", _ERASURE,
-            "destructions.schedule(session, objects, erasure_id=erasure_id)", "pass",
+            "destructions.schedule(session, [*objects, *described], erasure_id=erasure_id)", "pass",
             "contract/test_erasure.py::test_an_erasure_is_completed_when_bytes_are_gone_and_restored_when_a_prompt_"
             "without_it_serves[sqlite]"),
     mutant("owed-unpublished", "accepting an erasure schedules the deletion of what its training stored", _ERASURE,

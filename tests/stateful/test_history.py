@@ -29,14 +29,16 @@ from models.choice import Choice, constants, digest_of
 from models.embedding import Descriptor
 from models.quality import NOTHING
 from service.core import erasure, reconcile, relayout, replan
+from service.core.adapted_describer import AdaptedDescriber
 from service.core.context import Context
 from service.core.intake import WHOLE_LINE
 from service.errors import NotFound
-from service.registry import feed, prompts, replicas, samples
+from service.registry import adapted, feed, prompts, replicas, samples
 from service.registry.engine import ReadSession, Registry
 from service.registry.feed import Added
 from service.registry.records import Sample
 from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemberRow
+from service.serving.adapted import AdaptedTier
 from service.serving.closed_form import ClosedFormTier
 from service.serving.held_out import HeldOut
 from service.serving.quality import Quality
@@ -70,6 +72,7 @@ class History(RuleBasedStateMachine):
     tiers: dict[str, ClosedFormTier]
     qualities: dict[str, Quality]
     held_outs: dict[str, HeldOut]
+    adapteds: dict[str, AdaptedTier]
     server: str | None = None  # a PostgreSQL server; SQLite without one
     backbone = "tiny"
 
@@ -90,7 +93,7 @@ class History(RuleBasedStateMachine):
         registry = Registry(self.world.context.settings.database)
         self.stack.callback(registry.close)
         self.beside = replace(self.world.context, registry=registry)
-        self.tiers, self.qualities, self.held_outs = {}, {}, {}
+        self.tiers, self.qualities, self.held_outs, self.adapteds = {}, {}, {}, {}
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr("models.choice.FEWEST", FEWEST)
         for name in REPLICAS:
@@ -110,7 +113,10 @@ class History(RuleBasedStateMachine):
     def add(self, seed: int, count: int, owner: str) -> None:
         chance = random.Random(seed)
         chosen = [replace(gallery(self.backbone)[chance.randrange(PICTURES)], owner=owner) for _ in range(count)]
-        self.world.take_in([replace(new_sample, label=chance.choice(["cat", "dog"])) for new_sample in chosen])
+        roles = ["training", "training", "core"]
+        self.world.take_in(
+            [replace(one, label=chance.choice(["cat", "dog"]), role=chance.choice(roles)) for one in chosen]
+        )
 
     @rule(seed=seeds, count=st.integers(1, 6), owner=owners)
     def hold_out(self, seed: int, count: int, owner: str) -> None:
@@ -182,6 +188,12 @@ class History(RuleBasedStateMachine):
     def train(self, count: int) -> None:
         for _ in range(count):
             self.world.train()
+
+    @rule(count=st.integers(1, 3))
+    def describe_with_the_adapter(self, count: int) -> None:
+        describer = AdaptedDescriber(self.world.context)
+        for _ in range(count):
+            describer.portion()
 
     @rule(step=steps)
     def train_and_die(self, step: str) -> None:
@@ -264,6 +276,7 @@ class History(RuleBasedStateMachine):
     def keep(self, names: list[str]) -> None:
         for name in names:
             self.tiers[name].keep()
+            self.adapteds[name].keep()
             assert self.is_right(self.tiers[name])
 
     @rule(names=some_replicas)
@@ -281,7 +294,9 @@ class History(RuleBasedStateMachine):
         self.tiers[place] = tier = ClosedFormTier(self.beside, name=name)
         self.qualities[place] = quality = Quality(self.beside, tier)
         self.held_outs[place] = held_out = HeldOut(self.beside, tier)
-        tier.before_report, tier.let_go = quality.forget, held_out.let_go
+        self.adapteds[place] = adapted = AdaptedTier(self.beside, name=name)
+        tier.before_report = lambda: (adapted.let_go(), quality.forget())[1]
+        tier.let_go = held_out.let_go
 
     @rule(names=some_replicas)
     def measure_quality(self, names: list[str]) -> None:
@@ -405,6 +420,16 @@ class History(RuleBasedStateMachine):
                 assert measured.report.samples + measured.also_learned <= len(self.world.held_out)
 
     @invariant()
+    def no_adapted_head_knows_an_erased_sample_or_is_of_another_adapter(self) -> None:
+        known = {samples.object_name(sample_id) for sample_id in self.world.survivors}
+        with self.reading() as session:
+            publication, removals = adapted.publication_in_force(session), feed.marks(session).removals
+        for tier in self.adapteds.values():
+            if tier.current(publication, removals) is not None:
+                assert tier._sums is not None
+                assert set(tier._sums.labels) <= known
+
+    @invariant()
     def what_a_live_replica_has_not_applied_is_there(self) -> None:
         fresh = self.world.context.settings.worker.fresh
         with self.reading() as session:
@@ -413,7 +438,8 @@ class History(RuleBasedStateMachine):
             row = DestructionRow
             rows = session.execute(sa.select(row.object_name, row.removal, row.evaluation_removal)).all()
         for replica in live_replicas:
-            ahead = {name for name, removal, _ in rows if removal is not None and removal > replica.marks.removals}
+            late = {name for name, removal, _ in rows if removal is not None and removal > replica.marks.removals}
+            ahead = {name for name in late if name.startswith("samples/")}  # beside them are adapted descriptors
             assert len(ahead) == removals - replica.marks.removals
             assert replica.evaluation_removals is not None
             held = {name for name, _, removal in rows if removal is not None and removal > replica.evaluation_removals}
@@ -427,6 +453,7 @@ class History(RuleBasedStateMachine):
                 self.world.check()
                 self.check_quality()
                 self.check_at_rest()
+                self.check_adapted()
         finally:
             self.stack.close()
 
@@ -436,6 +463,13 @@ class History(RuleBasedStateMachine):
         at_rest = self.world.closed_form_digest(), len(self.world.survivors)
         assert {known(tier) for tier in self.tiers.values()} == {at_rest}
         assert findings(self.world) == []
+
+    def check_adapted(self) -> None:
+        """Settled, every replica's tier of adapted descriptors is what training and describing from nothing give."""
+        expected = self.world.adapted_digest()
+        for tier in self.adapteds.values():
+            found = tier.accumulated()
+            assert found == ((expected, len(self.world.survivors), 0) if expected is not None else None)
 
     def check_quality(self) -> None:
         """Settled, every replica's report is what the survivors alone give."""

@@ -21,7 +21,7 @@ from service import __version__
 from service.cli import auditor, printing, restore
 from service.cli.main import app
 from service.clock import system_clock
-from service.core.audit import Finding
+from service.core.finding import Finding
 from service.registry import workers
 from service.registry.engine import Registry
 from tests.answering import answering, said

@@ -13,8 +13,18 @@ from fastapi import Request, Response, status
 from service.api.deps import Running, Service, scope
 from service.api.front import front_router
 from service.api.problems import described, responses
-from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
-from service.registry import clusters, erasures, evaluation, samples, state, workers
+from service.api.schemas.model import (
+    AdaptedStatus,
+    BackboneStatus,
+    ClosedFormStatus,
+    CoreStatus,
+    Live,
+    Ready,
+    Status,
+    WorkerStatus,
+)
+from service.registry import adapted, clusters, erasures, evaluation, samples, state, workers
+from service.registry.engine import ReadSession
 from service.registry.states import cluster_state
 from service.serving.closed_form import ClosedFormTier
 
@@ -144,7 +154,27 @@ def get_status(service: Running) -> Status:
             device=context.settings.device,
             serving_epoch=state.epoch(session),
             closed_form=closed_form,
+            core=_core(service, session),
         )
+
+
+def _core(service: Service, session: ReadSession) -> CoreStatus | None:
+    context = service.context
+    adapter, prompt = clusters.adapter(session), adapted.in_force(session)
+    if adapter is None:
+        return None
+    attempts = context.settings.training.attempts
+    publication = adapted.publication_of(prompt.object_name) if prompt is not None else None
+    sums = service.adapted.summary(publication) if service.adapted is not None else None
+    return CoreStatus(
+        samples=adapter.samples,
+        members=prompt.members if prompt is not None else None,
+        digest=prompt.digest if prompt is not None else None,
+        state=cluster_state(adapter, now=context.clock(), attempts=attempts),
+        failure=adapter.failure,
+        described=adapted.count(session, publication) if publication is not None else 0,
+        closed_form=AdaptedStatus(digest=sums[0], samples=sums[1]) if sums is not None else None,
+    )
 
 
 def _closed_form(tier: ClosedFormTier) -> ClosedFormStatus | None:

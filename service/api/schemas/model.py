@@ -133,6 +133,27 @@ class ClosedFormStatus(BaseModel):
     )
 
 
+class AdaptedStatus(BaseModel):
+    """The tier of adapted descriptors of the replica that answers."""
+
+    digest: str = Field(description="SHA-256 of its accumulators.")
+    samples: int
+
+
+class CoreStatus(BaseModel):
+    """The core samples, the adapter that is trained on them, and what it has described."""
+
+    samples: int = Field(description="With the role `core`.")
+    members: int | None = Field(description="Samples that the adapter in force was trained on; null without one.")
+    digest: str | None = Field(description="SHA-256 of its tensors; null without one.")
+    state: Literal["training", "serving", "withdrawn", "failed"] = Field(description="Of the adapter.")
+    failure: str | None = Field(description="Why it could not be trained.")
+    described: int = Field(description="Samples to learn from that the adapter in force has described.")
+    closed_form: AdaptedStatus | None = Field(
+        description="The tier of adapted descriptors of the replica that answers; null until it has read them all."
+    )
+
+
 class Status(BaseModel):
     """Status of the service."""
 
@@ -147,6 +168,7 @@ class Status(BaseModel):
     device: str
     serving_epoch: int
     closed_form: ClosedFormStatus | None = Field(description="Null while it is off, or starts from the survivors.")
+    core: CoreStatus | None = Field(description="Null while there are no core samples.")
 
 
 class Live(BaseModel):

@@ -29,7 +29,7 @@ ADAPTING = [
             f"{_DESCRIBED}::test_an_erasure_destroys_the_samples_descriptor_and_no_other[sqlite]"),
     mutant("adapted-kept", "... once every replica has subtracted it", _ERASURE,
             "undescribed=len(undescribed), beside=described", "undescribed=len(undescribed)",
-            f"{_ANSWERS}::test_a_removed_sample_is_out_of_the_next_answer_and_the_tier_is_exact_again"),
+            f"{_ANSWERS}::test_an_erasure_waits_for_a_tier_that_still_knows_its_sample"),
     mutant("adapted-with-adapter", "an adapter's object goes after all that the adapter has described", _RECONCILE,
             "name for name in names if name not in left and name not in gone", "name for name in names",
             f"{_DESCRIBED}::test_the_erasure_of_a_core_sample_destroys_all_descriptors_before_it_is_completed[sqlite]"),

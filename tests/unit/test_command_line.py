@@ -221,11 +221,13 @@ def test_statuses_show_names_as_they_are() -> None:
         "samples": 1234, "evaluation_samples": 67, "owners": 5, "clusters": {"[x]": 1}, "erasures": {}, "device": "cpu",
         "closed_form": {"samples": 1, "digest": ID}, "workers": [{**worker, "heard_at": None, "claimed_at": None}],
         "backbone": {"name": ODD},
+        "core": {"samples": 7, "state": "failed", "failure": HIDDEN, "described": 3, "closed_form": None},
     }  # fmt: skip
     with answering(lambda _: said(status)) as url:
         done = command("status", "--url", url)
         assert json.loads(command("status", "--json", "--url", url).out) == status
     assert done.code == 0, done
-    for text in ("1,234 of 5", "1 [x]", r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never", ODD, ID):
+    shown = ("1,234 of 5", "7 samples; adapter failed", "3 described")
+    for text in (*shown, "1 [x]", r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never", ODD, ID):
         assert text in done.out
     assert "\x1b" not in done.out

@@ -127,7 +127,7 @@ def test_two_workers_at_once_describe_each_sample_once(adapting_world: World, mo
     counts.append(one.portion())
     assert counts == [16, 0]
     with world.context.registry.read() as session:
-        assert adapted.marks(session).additions == 16
+        assert adapted.marks(session).additions == 1 + 16  # its publication, and each sample once
 
 
 def test_a_sample_that_is_erased_while_it_is_described_leaves_nothing(
@@ -207,6 +207,26 @@ def test_the_erasure_of_a_core_sample_destroys_all_descriptors_before_it_is_comp
     assert not old & stored(world)
     world.settle()
     world.check()
+
+
+def test_what_a_worker_left_that_was_killed_in_its_first_portion_goes_with_the_adapter(
+    adapting_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = adapting_world
+
+    def die(*_given: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapted, "note", die)
+        with pytest.raises(Killed):
+            AdaptedDescriber(world.context).portion()
+    left = stored(world)
+    assert left
+    accepted = world.erase(next(one.id for one in world.survivors.values() if one.role == CORE))
+    while world.erasure(accepted.id).completed_at is None:
+        world.reconcile()
+    assert not left & stored(world)
 
 
 def test_what_a_killed_worker_left_of_a_sample_or_an_adapter_is_destroyed(adapting_world: World) -> None:

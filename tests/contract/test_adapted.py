@@ -271,6 +271,14 @@ def test_a_damaged_adapter_is_withdrawn_and_trained_again_to_the_same_bytes(adap
     assert again.object_name != before.object_name
 
 
+def test_a_worker_keeps_no_adapter_in_memory_once_it_does_something_else(adapting_world: World) -> None:
+    describer = AdaptedDescriber(adapting_world.context)
+    assert describer.work(until=lambda: waiting(adapting_world) <= 8)
+    assert (waiting(adapting_world), describer._loaded) == (8, None)
+    assert not describer.work(until=lambda: False)
+    assert (waiting(adapting_world), describer._loaded) == (0, None)
+
+
 def test_a_sample_that_cannot_be_read_delays_no_other(adapting_world: World) -> None:
     world = adapting_world
     victim = next(iter(world.survivors))

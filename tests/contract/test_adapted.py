@@ -223,9 +223,11 @@ def test_what_a_worker_left_that_was_killed_in_its_first_portion_goes_with_the_a
             AdaptedDescriber(world.context).portion()
     left = stored(world)
     assert left
-    accepted = world.erase(next(one.id for one in world.survivors.values() if one.role == CORE))
-    while world.erasure(accepted.id).completed_at is None:
-        world.reconcile()
+    world.add(1, "museum", CORE)  # and a larger core replaces it
+    while world.reconcile():
+        while world.train():
+            pass
+    world.reconcile()
     assert not left & stored(world)
 
 

@@ -65,8 +65,17 @@ def status(as_json: JsonOption = False, url: UrlOption = None, data: DataOption 
     table.add_row("closed form", known)
     if closed_form:
         table.add_row("", plain(settings_of(closed_form)))
+    if core := answer["core"]:
+        table.add_row("core", _core(core))
     table.add_row("backbone", plain(f"{answer['backbone']['name']} on {answer['device']}"))
     show(table)
+
+
+def _core(core: dict[str, Any]) -> str:
+    answers = core["closed_form"]
+    known = f"{answers['samples']:,} samples, {answers['digest']}" if answers else f"{core['described']:,} described"
+    failure = f" ({core['failure']})" if core["failure"] and core["state"] == "failed" else ""
+    return plain(f"{core['samples']:,} samples; adapter {core['state']}{failure}; {known}")
 
 
 def _worker(worker: dict[str, Any]) -> str:

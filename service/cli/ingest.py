@@ -26,7 +26,11 @@ def ingest(
     folder: Annotated[Path, typer.Argument(help="Folder of class folders: FOLDER/<label>/<image>.")],
     owner: Annotated[str, typer.Option(help="Your reference for the person whose images these are.")],
     role: Annotated[
-        Role, typer.Option(help="`evaluation`: never learned from; `oubli quality` measures with these pictures.")
+        Role,
+        typer.Option(
+            help="`core`: the adapter is trained on these pictures as well, and erasing one costs more. `evaluation`: "
+            "never learned from; `oubli quality` measures with these pictures."
+        ),
     ] = "training",
     most: InFlightOption = 2,
     as_json: JsonOption = False,

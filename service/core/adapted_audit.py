@@ -21,7 +21,7 @@ from service.registry.samples import SurvivorRecord
 
 
 @dataclass(frozen=True)
-class Described:
+class SamplesDescribed:
     """Samples that are learned from, and the ids of those that the adapter has not described yet."""
 
     survivors: Sequence[SurvivorRecord]
@@ -29,7 +29,7 @@ class Described:
 
 
 def audit_adapted(
-    context: Context, adapter: Prompt, of: Described, live: Sequence[Replica], marks: Marks, *, again: bool
+    context: Context, adapter: Prompt, of: SamplesDescribed, live: Sequence[Replica], marks: Marks, *, again: bool
 ) -> Iterator[Finding]:
     """Damaged files, on request (`again`) files of other numbers than the adapter gives, and replicas of other sums."""
     if of.missing:

@@ -42,13 +42,16 @@ class AdaptedDescriber:
 
         Also raises OSError and Unavailable, if the store or the registry is away: nothing is lost.
         """
-        while not until():
-            if not self.portion():
-                return False
-        return True
+        try:
+            while not until():
+                if not self.portion():
+                    return False
+            return True
+        finally:
+            self._loaded = None  # it knows the core: this worker may have something else to do for long
 
     def portion(self) -> int:
-        """Describe up to `PORTION` samples; how many. None while there is no adapter."""
+        """Describe up to `PORTION` samples; how many: 0 while there is no adapter."""
         adapter = self._adapter()
         if adapter is None:
             return 0

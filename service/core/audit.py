@@ -21,7 +21,7 @@ from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
-from service.core.adapted_audit import Described, audit_adapted
+from service.core.adapted_audit import SamplesDescribed, audit_adapted
 from service.core.context import Context
 from service.core.environment import fingerprint
 from service.core.finding import Finding
@@ -114,7 +114,7 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         yield from audit_adapted(
             context,
             adapter_prompt,
-            Described(survivors, unadapted),
+            SamplesDescribed(survivors, unadapted),
             [one for one in known_replicas if one.is_alive(context.clock(), context.settings.worker.fresh)],
             adapted_marks,
             again=scope.embeddings,

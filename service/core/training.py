@@ -22,7 +22,7 @@ from service.core.context import Context, require_bound
 from service.core.environment import fingerprint
 from service.core.replan import key_of
 from service.errors import DISK_FULL, STORE_AWAY, Unavailable, is_disk_full, is_store_away
-from service.registry import clusters, counters, destructions, leases, prompts, samples, state
+from service.registry import adapted, clusters, counters, destructions, leases, prompts, samples, state
 from service.registry.engine import WriteSession
 from service.registry.leases import Claim
 from service.registry.records import Prompt
@@ -249,6 +249,8 @@ def _publish(context: Context, claim: Claim, built: BuiltPrompt, step: Step) -> 
             # 3. Serve it.
             if not leases.publish(session, claim):
                 raise LeaseLost
+            if claim.is_adapter:
+                adapted.note_publication(session)
             # 4. Store the artifact.
             step("store")
             stored = True

@@ -61,8 +61,13 @@ def marks(session: ReadSession) -> Marks:
     return Marks(*session.execute(sa.select(StateRow.adapted_additions, StateRow.removals)).one())
 
 
+def note_publication(session: WriteSession) -> None:
+    """Count the publication of an adapter, as an addition that came and went: from now on it may describe samples."""
+    _count(session, 1)
+
+
 def was_ever_used(session: ReadSession) -> bool:
-    """Whether any sample was ever described by an adapter."""
+    """Whether an adapter was ever published, so that there may be objects of samples that it has described."""
     return session.execute(sa.select(StateRow.adapted_additions)).scalar_one() > 0
 
 

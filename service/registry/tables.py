@@ -85,7 +85,7 @@ class StateRow(Base):
     descriptor_kind: Mapped[str | None] = mapped_column(_Kind)  # that is wanted
     additions: Mapped[int] = mapped_column(BigInteger)  # samples ever added
     removals: Mapped[int] = mapped_column(BigInteger)  # samples ever removed
-    adapted_additions: Mapped[int] = mapped_column(BigInteger)  # samples ever described by the adapter of the time
+    adapted_additions: Mapped[int] = mapped_column(BigInteger)  # samples that an adapter has described, and adapters
     evaluation_additions: Mapped[int] = mapped_column(BigInteger)  # evaluation samples, which the two do not count
     evaluation_removals: Mapped[int] = mapped_column(BigInteger)
 

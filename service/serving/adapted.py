@@ -33,7 +33,7 @@ CHUNK = 64  # descriptors read at a time, while a report of this replica may hav
 PATIENCE = 5.0  # seconds before another attempt, after a failure of unknown cause
 
 
-class Lost(Exception):
+class AdaptedLost(Exception):
     """The sums cannot be brought up to date."""
 
 
@@ -117,11 +117,6 @@ class AdaptedTier:
         self._report()
         return False
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it answers."""
-        return self.is_ready
-
     def is_behind(self) -> bool:
         """Whether a removed sample is still in the sums."""
         sums = self._sums
@@ -172,13 +167,13 @@ class AdaptedTier:
             self._sums = _Sums(publication, values, state, survivors.now, waiting)
 
     def _subtract(self) -> None:
-        """Take removed samples out, and note described ones. Raises Lost."""
+        """Take removed samples out, and note described ones. Raises AdaptedLost."""
         with self._lock:
             if self._sums is not None:
                 self._apply(self._sums, self._changes(self._sums))
 
     def _advance(self) -> bool:
-        """Take removed samples out, and read a chunk of the others; whether some are left. Raises Lost."""
+        """Take removed samples out, and read a chunk of the others; whether some are left. Raises AdaptedLost."""
         with self._lock:
             sums = self._sums
             if sums is None:
@@ -199,9 +194,9 @@ class AdaptedTier:
     def _apply(self, sums: _Sums, changes: Changes) -> None:
         known = sums.labels.keys() | sums.waiting.keys()
         if not changes.complete(known):
-            raise Lost("changes are missing from the feed")
+            raise AdaptedLost("changes are missing from the feed")
         if any(samples.object_name(one.id) in known for one in changes.added):
-            raise Lost("a sample was described again that is in the sums")
+            raise AdaptedLost("a sample was described again that is in the sums")
         for name in changes.removed:
             if sums.waiting.pop(name, None) is None and (label := sums.labels.pop(name, None)) is not None:
                 sums.state.remove(self._removed(sums, name)[None], [label])
@@ -238,7 +233,7 @@ class AdaptedTier:
             )
 
     def _lose(self, failure: Exception) -> None:
-        if isinstance(failure, Lost):
+        if isinstance(failure, AdaptedLost):
             log.error("the tier of adapted descriptors starts again: %s", failure)
         else:
             log.error("the tier of adapted descriptors starts again", exc_info=failure)
@@ -248,20 +243,20 @@ class AdaptedTier:
     # ------------------------------------------------------------------------------------------------------- objects
 
     def _added(self, sums: _Sums, sample: Added) -> Descriptor:
-        """The adapted descriptor of a sample. Raises Lost; one that is missing or damaged is computed anew."""
+        """The adapted descriptor of a sample. Raises AdaptedLost; one that is missing or damaged is computed anew."""
         try:
             return self._read(sums, sample.id)
         except (ObjectMissing, adapting.DamagedDescriptor) as error:
             with self._context.registry.write_beside_plans() as session:
                 adapted.forget(session, sample.id, sums.publication)
-            raise Lost(f"adapted descriptor of sample {sample.id}: {sample_file.words(error)}") from None
+            raise AdaptedLost(f"adapted descriptor of sample {sample.id}: {sample_file.words(error)}") from None
 
     def _removed(self, sums: _Sums, name: str) -> Descriptor:
         sample_id = name.rsplit("/", 1)[1].split(".")[0]
         try:
             return self._read(sums, sample_id)
         except (ObjectMissing, adapting.DamagedDescriptor) as error:
-            raise Lost(f"adapted descriptor of removed sample {sample_id}: {sample_file.words(error)}") from None
+            raise AdaptedLost(f"adapted descriptor of removed sample {sample_id}: {sample_file.words(error)}") from None
 
     def _read(self, sums: _Sums, sample_id: str) -> Descriptor:
         data = self._context.store.get(adapted.object_name(sums.publication, sample_id))

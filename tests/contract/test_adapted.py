@@ -13,7 +13,7 @@ from service.core.adapted_describer import AdaptedDescriber
 from service.core.audit import Scope, audit
 from service.registry import adapted
 from service.registry.records import Prompt, Role
-from tests.world import DyingStore, Killed, MakeWorld, World
+from tests.world import DyingStore, Killed, MakeWorld, World, sqlite_only
 
 CORE: Role = "core"
 
@@ -75,6 +75,7 @@ def test_every_sample_that_is_learned_from_is_described_as_the_adapter_sees_it(a
     assert findings(world, Scope(embeddings=True)) == []
 
 
+@sqlite_only
 def test_no_descriptor_of_a_sample_depends_on_its_portion(adapting_world: World) -> None:
     world = adapting_world
     values = adapting.read(world.context, in_force(world))
@@ -127,7 +128,7 @@ def test_two_workers_at_once_describe_each_sample_once(adapting_world: World, mo
     counts.append(one.portion())
     assert counts == [16, 0]
     with world.context.registry.read() as session:
-        assert adapted.marks(session).additions == 16
+        assert adapted.marks(session).additions == 1 + 16  # its publication, and each sample once
 
 
 def test_a_sample_that_is_erased_while_it_is_described_leaves_nothing(
@@ -209,6 +210,29 @@ def test_the_erasure_of_a_core_sample_destroys_all_descriptors_before_it_is_comp
     world.check()
 
 
+def test_what_a_worker_left_that_was_killed_in_its_first_portion_goes_with_the_adapter(
+    adapting_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = adapting_world
+
+    def die(*_given: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapted, "note", die)
+        with pytest.raises(Killed):
+            AdaptedDescriber(world.context).portion()
+    left = stored(world)
+    assert left
+    world.add(1, "museum", CORE)  # and a larger core replaces it
+    while world.reconcile():
+        while world.train():
+            pass
+    world.reconcile()
+    assert not left & stored(world)
+
+
+@sqlite_only
 def test_what_a_killed_worker_left_of_a_sample_or_an_adapter_is_destroyed(adapting_world: World) -> None:
     world = adapting_world
     world.settle()
@@ -222,6 +246,7 @@ def test_what_a_killed_worker_left_of_a_sample_or_an_adapter_is_destroyed(adapti
     world.check()
 
 
+@sqlite_only
 def test_the_audit_notices_descriptors_that_are_missing_damaged_or_other(adapting_world: World) -> None:
     world = adapting_world
     world.settle()
@@ -235,10 +260,12 @@ def test_the_audit_notices_descriptors_that_are_missing_damaged_or_other(adaptin
     assert len(findings(world)) == 2
 
 
+@sqlite_only
 def test_the_audit_says_how_many_wait(adapting_world: World) -> None:
     assert findings(adapting_world) == ["adapter waits for 16 samples to be described"]
 
 
+@sqlite_only
 def test_a_damaged_adapter_is_withdrawn_and_trained_again_to_the_same_bytes(adapting_world: World) -> None:
     world = adapting_world
     before = in_force(world)
@@ -251,6 +278,16 @@ def test_a_damaged_adapter_is_withdrawn_and_trained_again_to_the_same_bytes(adap
     assert again.object_name != before.object_name
 
 
+@sqlite_only
+def test_a_worker_keeps_no_adapter_in_memory_once_it_does_something_else(adapting_world: World) -> None:
+    describer = AdaptedDescriber(adapting_world.context)
+    assert describer.work(until=lambda: waiting(adapting_world) <= 8)
+    assert (waiting(adapting_world), describer._loaded) == (8, None)
+    assert not describer.work(until=lambda: False)
+    assert (waiting(adapting_world), describer._loaded) == (0, None)
+
+
+@sqlite_only
 def test_a_sample_that_cannot_be_read_delays_no_other(adapting_world: World) -> None:
     world = adapting_world
     victim = next(iter(world.survivors))

@@ -290,10 +290,14 @@ def test_a_descriptor_that_cannot_be_read_is_computed_again(world: World) -> Non
 
 
 def test_an_erasure_waits_for_a_tier_that_still_knows_its_sample(world: World, replica: Replica) -> None:
-    accepted = world.erase(victim(world, "training"))
+    found, sample_id = replica.now(), victim(world, "training")
+    assert found is not None
+    name = adapted.object_name(found.publication, sample_id)
+    accepted = world.erase(sample_id)
     for _ in range(3):
         world.reconcile()
     assert world.erasure(accepted.id).completed_at is None
+    assert name in world.objects()  # it is yet to be subtracted
     replica.frozen.keep()
     known = replica.adapted.accumulated()
     assert known is not None
@@ -301,6 +305,7 @@ def test_an_erasure_waits_for_a_tier_that_still_knows_its_sample(world: World, r
     for _ in range(3):
         world.reconcile()
     assert world.erasure(accepted.id).completed_at is not None
+    assert name not in world.objects()
 
 
 def test_a_sample_that_is_removed_while_the_tier_still_reads_is_never_added(

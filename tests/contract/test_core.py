@@ -20,7 +20,7 @@ from service.registry import clusters, prompts
 from service.registry.records import Cluster, Prompt, Role
 from service.registry.tables import ClusterRow
 from service.serving.snapshot import take_snapshot
-from tests.world import STEPS, MakeWorld, World, settings
+from tests.world import MakeWorld, World, settings, sqlite_only
 
 CORE: Role = "core"
 
@@ -81,6 +81,7 @@ def test_the_adapter_is_what_the_core_alone_implies(make_world: MakeWorld) -> No
     assert findings(world, Scope(rebuild_all=True)) == []
 
 
+@sqlite_only
 def test_core_samples_are_learned_from_like_any_other(cored: World) -> None:
     assert sum(cluster.samples for cluster in cored.clusters()) == 30
     members = {sample.id for sample in cored.samples()}
@@ -94,6 +95,7 @@ def test_core_samples_are_learned_from_like_any_other(cored: World) -> None:
     assert seen == members
 
 
+@sqlite_only
 def test_without_a_core_there_is_no_adapter(make_world: MakeWorld) -> None:
     world = make_world()
     world.add(12)
@@ -124,6 +126,7 @@ def test_additions_to_the_core_train_it_again_in_steps(make_world: MakeWorld) ->
     assert published(world).members == 18
 
 
+@sqlite_only
 def test_while_a_larger_core_is_trained_the_adapter_of_the_smaller_one_serves(cored: World) -> None:
     before = adapter_of(cored).serving_key
     cored.add(3, "museum", CORE)
@@ -181,6 +184,7 @@ def test_the_last_core_sample_takes_the_adapter_with_it(cored: World) -> None:
     assert findings(cored) == []
 
 
+@sqlite_only
 @pytest.mark.parametrize("labels", [["cat"], ["cat", "cat", "cat"], ["cat", "okapi"]])
 def test_a_small_core_an_equal_one_and_one_of_foreign_labels_are_learned_from(
     make_world: MakeWorld, labels: list[str]
@@ -196,6 +200,7 @@ def test_a_small_core_an_equal_one_and_one_of_foreign_labels_are_learned_from(
     assert findings(world, Scope(rebuild_all=True)) == []
 
 
+@sqlite_only
 def test_an_adapter_that_diverges_is_a_failure_that_shows(make_world: MakeWorld) -> None:
     world = make_world(core={"prompt_lr": 1e30}, training={"head_lr": 1e30})
     world.add(12, "museum", CORE)
@@ -225,7 +230,10 @@ def test_an_adapter_with_which_the_backbone_sees_nothing_is_not_published(
     assert "core.prompt_lr" in (adapter_of(cored).failure or "")
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
+@pytest.mark.parametrize(
+    "step",
+    ["build", "store", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("epoch 1", "publish", "commit"))],
+)
 def test_a_worker_that_dies_while_it_trains_the_adapter_leaves_nothing(make_world: MakeWorld, step: str) -> None:
     world = make_world(partition={"cap": 40, "min": 8})
     world.add(12, "museum", CORE)
@@ -238,6 +246,7 @@ def test_a_worker_that_dies_while_it_trains_the_adapter_leaves_nothing(make_worl
     assert findings(world) == []
 
 
+@sqlite_only
 def test_another_learning_rate_of_the_adapter_trains_it_again_and_nothing_else(cored: World) -> None:
     before, old = {cluster.serving_key for cluster in cored.clusters()}, adapter_of(cored).serving_key
     cored.restart(core={"prompt_lr": 0.01})
@@ -247,6 +256,7 @@ def test_another_learning_rate_of_the_adapter_trains_it_again_and_nothing_else(c
     assert adapter_of(cored).serving_key != old
 
 
+@sqlite_only
 def test_processes_with_other_settings_of_the_core_do_not_work_side_by_side(cored: World, tmp_path: Path) -> None:
     other = settings(cored.folder, core={"prompt_lr": 0.01})
     stale = replace(cored.context, settings=other)
@@ -256,6 +266,7 @@ def test_processes_with_other_settings_of_the_core_do_not_work_side_by_side(core
     assert stale.adapting != cored.context.adapting
 
 
+@sqlite_only
 def test_a_quote_says_what_the_core_costs(cored: World) -> None:
     quoted = erasure.quote(cored.context, sample_ids=[core_of(cored)[0]])
     private = next(one.id for one in cored.survivors.values() if one.role != CORE)
@@ -267,6 +278,7 @@ def test_a_quote_says_what_the_core_costs(cored: World) -> None:
     assert adapter_of(cored).id not in cheap.clusters
 
 
+@sqlite_only
 def test_a_backbone_without_cuts_refuses_core_samples(cored: World) -> None:
     cored.restart(training={"cut": 1})
     unfit = settings(cored.folder, training={"cut": 99})
@@ -276,6 +288,7 @@ def test_a_backbone_without_cuts_refuses_core_samples(cored: World) -> None:
     assert "core" in refused.detail
 
 
+@sqlite_only
 @pytest.mark.parametrize("sabotage", ["count", "key", "row", "file"])
 def test_the_audit_notices(cored: World, sabotage: str) -> None:
     name = published(cored).object_name

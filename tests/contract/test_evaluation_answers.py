@@ -67,8 +67,36 @@ def test_a_sample_has_a_role_and_is_found_by_it(client: httpx.Client) -> None:
     assert [one["label"] for one in client.get("/labels").json()] == [plain["label"]]
 
 
+def test_a_core_sample_is_listed_by_its_role_and_the_adapter_is_shown_apart_from_clusters(client: httpx.Client) -> None:
+    plain, core = give(client, 2).json(), give(client, 3, role="core").json()
+    assert (core["role"], core["cluster"]) == ("core", plain["cluster"])
+    assert [item["id"] for item in client.get("/samples", params={"role": "core"}).json()["items"]] == [core["id"]]
+    status = client.get("/status").json()
+    assert status["samples"] == 2
+    assert status["core"] == {
+        "samples": 1,
+        "members": None,
+        "digest": None,
+        "state": "training",
+        "failure": None,
+        "described": 0,
+        "closed_form": None,
+    }
+    assert sum(cluster["samples"] for cluster in client.get("/clusters").json()["items"]) == 2
+    quotes = [
+        client.post("/erasures", json={"samples": [one["id"]], "validate_only": True}).json() for one in (plain, core)
+    ]
+    assert [(len(quote["clusters"]), quote["described"]) for quote in quotes] == [
+        (1, 0),
+        (2, 0),
+    ]  # nothing would be left
+    accepted = client.delete(f"/samples/{core['id']}").json()
+    (adapter,) = {one["cluster"] for one in accepted["clusters"]} - {core["cluster"]}
+    assert client.get(f"/clusters/{adapter}").status_code in (200, 404)  # until the plan
+
+
 def test_an_unknown_role_is_refused_naming_those_that_there_are(client: httpx.Client) -> None:
-    assert_problem(give(client, 0, role="core"), 422, ALLOWED, "role")
+    assert_problem(give(client, 0, role="cores"), 422, ALLOWED, "role")
     assert_problem(client.get("/samples", params={"role": "test"}), 422, ALLOWED)
     said = {"label": "1", "owner": "ada", "role": "held out"}
     raw = {"content-type": "image/png"}
@@ -85,15 +113,15 @@ def test_an_image_as_the_body_itself_has_its_role_in_the_query(client: httpx.Cli
 
 
 def test_each_image_of_a_batch_has_a_role_of_its_own(client: httpx.Client) -> None:
-    roles = ["evaluation", "core", None, "training"]
+    roles = ["evaluation", "cores", None, "core"]
     metadata = [{"label": "1", "owner": "ada", **({"role": role} if role else {})} for role in roles]
     answer = client.post(
         "/samples/batch", files=upload("images", PICTURES[:4]), data={"metadata": json.dumps(metadata)}
     )
     items = answer.json()["items"]
     assert [item["status"] for item in items] == [201, 422, 201, 201]
-    assert items[1]["problem"]["detail"] == "role must be one of training, evaluation."
-    assert [item["sample"]["role"] for item in items if "sample" in item] == ["evaluation", "training", "training"]
+    assert items[1]["problem"]["detail"] == "role must be one of training, core, evaluation."
+    assert [item["sample"]["role"] for item in items if "sample" in item] == ["evaluation", "training", "core"]
 
 
 def test_a_repeated_key_with_another_role_is_another_request(client: httpx.Client) -> None:

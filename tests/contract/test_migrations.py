@@ -169,6 +169,23 @@ def test_no_way_back_while_there_are_evaluation_samples(old: Registry, empty_dat
     old.close()
 
 
+def test_no_way_back_while_there_is_a_core(old: Registry, empty_database_url: str) -> None:
+    """The old release would not withdraw its adapter."""
+    migrate(empty_database_url)
+    with old.write() as session:
+        first, _ = samples.page(session, limit=9).items
+        core = replace(first, id=str(uuid7()), role="core")
+        samples.insert_all(session, [core], samples.ensure_owners(session, ["ann"]), kind="")
+    with pytest.raises(RuntimeError, match="role core"):
+        alembic.command.downgrade(_config(empty_database_url), "0014")
+    with old.write() as session:
+        samples.delete(session, [core.id])
+    alembic.command.downgrade(_config(empty_database_url), "0014")
+    migrate(empty_database_url)
+    assert count_rows(old)["samples"] == 2
+    old.close()
+
+
 def test_no_way_back_while_positions_mean_what_the_old_release_does_not_know(
     old: Registry, empty_database_url: str
 ) -> None:

@@ -107,6 +107,22 @@ def test_an_evaluation_sample_is_forgotten_again_and_no_prompt_is_withdrawn_for_
         assert samples.count_owners(session) == 1
 
 
+def test_an_adapter_that_comes_back_with_an_erased_core_sample_is_withdrawn_again(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    world = make_world(ledger_url=str(tmp_path / "ledger"))
+    world.add(8, "museum", "core")
+    settle(world, 10)
+    backup = Backup(world)
+    before = {name for name in world.objects() if name.startswith("adapted/")}
+    forget(world, backup, next(one.id for one in world.survivors.values() if one.role == "core"))
+    backup.restore()
+    assert before <= world.objects()
+    apply(world)
+    assert not before & world.objects()
+    sound(world, backup)
+
+
 def test_what_serves_in_the_end_is_what_served_before_the_restore(safe: World) -> None:
     backup = Backup(safe)
     forget(safe, backup, *list(safe.survivors)[:4])

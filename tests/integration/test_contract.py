@@ -245,7 +245,8 @@ def test_a_quote_changes_nothing(service: Service, pictures: list[Picture], owne
         answer = service.client.post("/erasures", json={**subject, "validate_only": True})
         assert answer.status_code == 200
         quote = answer.json()
-        assert set(quote) == {"samples", "clusters", "sample_epochs", "seconds", "full_sample_epochs"}
+        assert set(quote) == {"samples", "clusters", "sample_epochs", "seconds", "full_sample_epochs", "described"}
+        assert quote["described"] == 0
         assert quote["samples"] == (8 if "owner" in subject else 1)
         assert quote["clusters"]
         assert 0 <= quote["sample_epochs"] <= quote["full_sample_epochs"]

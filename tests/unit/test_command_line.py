@@ -222,6 +222,7 @@ def test_statuses_show_names_as_they_are() -> None:
         "closed_form": {"samples": 1, "digest": ID, "ridge": 0.03, "temperature": 0.07, "chosen_from": 2048,
                         "settled": False}, "workers": [{**worker, "heard_at": None, "claimed_at": None}],
         "backbone": {"name": ODD},
+        "core": {"samples": 7, "state": "failed", "failure": HIDDEN, "described": 3, "closed_form": None},
     }  # fmt: skip
     with answering(lambda _: said(status)) as url:
         done = command("status", "--url", url)
@@ -229,6 +230,8 @@ def test_statuses_show_names_as_they_are() -> None:
     assert done.code == 0, done
     for text in (
         "1,234 of 5",
+        "7 samples; adapter failed",
+        "3 described",
         "1 [x]",
         r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never",
         ODD,

@@ -119,13 +119,13 @@ def test_pictures_are_held_out_where_that_is_asked_for(album: Path) -> None:
             return super()._take(image, said)
 
     with answering(Told()) as url:
-        for more in ((), ("--role", "training"), ("--role", "evaluation")):
+        for more in ((), ("--role", "training"), ("--role", "evaluation"), ("--role", "core")):
             assert ingest(album, url, *more).code == 0
-        refused = ingest(album, url, "--role", "core")
+        refused = ingest(album, url, "--role", "cores")
     common = {"label": "cat", "owner": "ada", "unless_held": 1}  # as an earlier release knows it
-    assert told == [common, common, {**common, "role": "evaluation"}]
+    assert told == [common, common, {**common, "role": "evaluation"}, {**common, "role": "core"}]
     assert refused.code == 2
-    assert "'training', 'evaluation'" in refused.err
+    assert "'training', 'core', 'evaluation'" in refused.err
 
 
 @pytest.mark.parametrize("most", ["1", "8"])

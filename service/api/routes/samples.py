@@ -77,6 +77,7 @@ async def create_sample(
 ) -> Sample:
     """Decode, embed, route to the cluster that covers its position, and record. Training follows by itself.
 
+    With `role=core` the adapter is trained on it as well.
     With `role=evaluation` it is kept apart: never learned from, and measured with (`GET /quality`).
 
     The image may be the body itself: see "An image as the body itself", at the top of this page.

@@ -70,6 +70,7 @@ class ErasureQuote(Schema):
     sample_epochs: int = Field(description="Training that would be done again.")
     seconds: float | None = Field(description="Estimated training time; null before anything was trained.")
     full_sample_epochs: int = Field(description="What retraining everything would take.")
+    described: int = Field(description="Samples that another adapter would describe anew: 0 outside the core.")
 
 
 class ErasureRequest(BaseModel):

@@ -15,7 +15,8 @@ from service.registry.records import Role
 from service.registry.roles import ROLES, TRAINING
 
 ROLE: dict[str, Any] = {
-    "description": "`training`: to be learned from. `evaluation`: never learned from; `GET /quality` measures with it."
+    "description": "`training`: to be learned from. `core`: the adapter is trained on it as well, and erasing it "
+    "costs more. `evaluation`: never learned from; `GET /quality` measures with it."
 }
 
 
@@ -26,7 +27,7 @@ class Sample(Schema):
     owner: str = Field(description="The client's own reference for the person, in NFC.", examples=OWNER["examples"])
     label: str = Field(examples=LABEL["examples"])
     digest: str = Field(description="SHA-256 of the decoded pixels; metadata is dropped.")
-    role: Role = Field(description="What it is for: to be learned from, or to measure with.")
+    role: Role = Field(description="What it is for: to be learned from, the adapter's core, or to measure with.")
     state: Literal["active"] = "active"
     cluster: UUID | None = Field(
         description="The cluster it was routed to; a later re-cut may move it. Null with the role `evaluation`."

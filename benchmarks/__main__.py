@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import (
     accuracy,
     attacks,
+    choice,
     closed_form,
     decoders,
     deletion_streams,
@@ -40,6 +41,7 @@ MEASUREMENTS = {
     "heads": heads,
     "quality": quality,
     "features": features,
+    "choice": choice,
     "feature_prompts": feature_prompts,
     "tiers": tiers,
     "prompt_variants": prompt_variants,

@@ -77,7 +77,8 @@ def _running(has_worker: bool, settings: Mapping[str, str]) -> Iterator[Client]:
 
 
 def _wait_until_learned(client: Client, images: int) -> None:
-    while client.request("GET", "/status")["closed_form"]["samples"] != images:
+    """Until the closed form knows them all, and has chosen lambda and temperature."""
+    while (tier := client.request("GET", "/status")["closed_form"])["samples"] != images or not tier["settled"]:
         time.sleep(0.5)
 
 

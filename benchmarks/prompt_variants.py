@@ -91,7 +91,7 @@ def _described(members: Sequence[TrainingExample]) -> _Judged:
     pool = all_samples.take([row for row in range(len(members)) if row % 3])
     labels = sorted(set(pool.labels))
     ridge = learners.build_ridge(BUDGET.closed_form, pool)
-    heard = learners.onto(labels, ridge, learners.ask_ridge(BUDGET.closed_form, ridge, asked))
+    heard = learners.onto(labels, ridge, learners.ask_ridge(ridge, asked))
     return _Judged(backbone, pool, asked, labels, heard)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.cholesky import Cholesky
-from models.closed_form import Accumulators, Sums, quantise
-from models.descriptor import SCALE, Descriptor
+from models.closed_form import Accumulators, Rows, Sums, quantise
+from models.descriptor import SCALE
 
 
 class LeaveOneOut:
@@ -45,11 +45,22 @@ class LeaveOneOut:
         targets = np.stack([state.sums[label] for label in self.labels], axis=1) / SCALE
         self._weight = self._factor.solve(targets)
 
-    def scores(self, descriptors: Descriptor, labels: Sequence[str]) -> Sums:
+    def scores(self, descriptors: Rows, labels: Sequence[str]) -> Sums:
         """Probabilities [n, labels] of these samples, each from the head of all others; column i is `labels[i]`.
 
         descriptors  unit vectors [n, dim], as they were added, and their labels. Raises ValueError or KeyError for what
                      cannot be in the sums.
+        """
+        logits = self.outputs(descriptors, labels) / self._temperature
+        logits -= logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(logits)
+        probabilities: Sums = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def outputs(self, descriptors: Rows, labels: Sequence[str]) -> Sums:
+        """The regression's outputs [n, labels], of which `scores` is the softmax at a temperature.
+
+        Minus infinity for a label that no other sample has. Arguments and errors as of `scores`.
         """
         rows = quantise(descriptors) / SCALE  # [n, dim]
         own = np.array([self._columns[label] for label in labels], dtype=np.intp)
@@ -61,7 +72,10 @@ class LeaveOneOut:
         # Exactly, 1 - h >= lambda / (lambda + |x|^2). Rounding must not take it to zero where lambda is tiny.
         least = self._ridge / (self._ridge + np.einsum("nd,nd->n", rows, rows))
         outputs /= np.maximum(1.0 - hat, least)[:, None]
-        return self._probabilities(outputs * self._balance(own), own)
+        outputs *= self._balance(own)
+        gone = self._counts[own] == 1
+        outputs[np.flatnonzero(gone), own[gone]] = -np.inf
+        return outputs
 
     def _balance(self, own: npt.NDArray[np.intp]) -> Sums:
         """The scale of each label's targets [n, labels] without a sample of label `own` [n]; as in `solve`."""
@@ -71,13 +85,3 @@ class LeaveOneOut:
         left = self._counts.sum() - 1
         balance: Sums = np.sqrt(left / (known * np.maximum(counts, 1)))
         return balance
-
-    def _probabilities(self, outputs: Sums, own: npt.NDArray[np.intp]) -> Sums:
-        """Softmax over the labels that are left, as `ClosedFormHead.scores`."""
-        logits = outputs / self._temperature
-        gone = self._counts[own] == 1
-        logits[np.flatnonzero(gone), own[gone]] = -np.inf
-        logits -= logits.max(axis=1, keepdims=True)
-        exponentials = np.exp(logits)
-        probabilities: Sums = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return probabilities

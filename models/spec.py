@@ -112,10 +112,14 @@ class ClosedFormSpec:
 
     ridge        lambda of the ridge regression, for unit descriptors; it does not grow with the number of samples.
     temperature  by which the regression's outputs are divided before the softmax.
+    chooses_...  whether it is chosen by `models.choice` where there are samples enough; then the value above is the
+                 constant that holds meanwhile.
     """
 
     ridge: float = 0.1
     temperature: float = 0.1
+    chooses_ridge: bool = False
+    chooses_temperature: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from models import determinism, embedding
+from models.choice import Choice, choose, constants, digest_of, is_choosable, select
 from models.closed_form import Accumulators, accumulate, solve
 from models.descriptor import Descriptor
 from models.embedding import Embedding
@@ -280,14 +281,23 @@ class World:
         backbone = self.context.backbone
         return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
 
+    def choice(self, first: int | None = None) -> Choice:
+        """Lambda and temperature that the survivors imply, or those that came first; chosen from nothing."""
+        state = self.accumulators(first)
+        if not is_choosable(state.counts, self.context.closed_form):
+            return constants(self.context.closed_form)
+        chosen = select(list(self.survivors.values())[:first], state.counts)
+        rows, labels = np.stack([self.descriptors[one.digest] for one in chosen]), [one.label for one in chosen]
+        return choose(state, rows, labels, spec=self.context.closed_form)
+
     def closed_form_digest(self, first: int | None = None) -> str:
-        """Of the closed-form tier that the survivors imply, or those that came first."""
-        return self.accumulators(first).digest()
+        """Of the closed-form tier at rest that the survivors imply, or those that came first."""
+        return digest_of(self.accumulators(first).digest(), self.choice(first))
 
     def quality_report(self, first: int | None = None) -> QualityReport:
         """Of the survivors, or of those that came first, computed from nothing; at least two."""
-        spec = self.context.closed_form
-        head = LeaveOneOut(self.accumulators(first), ridge=spec.ridge, temperature=spec.temperature)
+        choice = self.choice(first)
+        head = LeaveOneOut(self.accumulators(first), ridge=choice.ridge, temperature=choice.temperature)
         tally = Tally(head.labels)
         chosen = sorted(list(self.survivors.values())[:first], key=lambda sample: (sample.digest, sample.label))
         for start in range(0, len(chosen), quality.CHUNK):

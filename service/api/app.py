@@ -222,7 +222,9 @@ def _load(settings: Settings, metrics: Metrics) -> Service:
 
 
 def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater[Quality] | None:
-    if tier is None or not context.settings.quality.enabled:
+    """None where nothing is to be computed by leave-one-out: no report, and nothing to choose."""
+    chooses = context.closed_form.chooses_ridge or context.closed_form.chooses_temperature
+    if tier is None or not (context.settings.quality.enabled or chooses):
         return None
     return QualityUpdater(Quality(context, tier), context.settings)
 
@@ -230,7 +232,7 @@ def _quality(context: Context, tier: ClosedFormTier | None) -> QualityUpdater[Qu
 def _held_out(
     context: Context, tier: ClosedFormTier | None, quality: QualityUpdater[Quality] | None
 ) -> QualityUpdater[HeldOut] | None:
-    if tier is None or quality is None:
+    if tier is None or quality is None or not context.settings.quality.enabled:
         return None
     return QualityUpdater(HeldOut(context, tier), context.settings, turn=quality.turn)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from service.cli.client import UrlOption, client_of
 from service.cli.folder import DataOption
 from service.cli.printing import JsonOption, plain, print_json, say, show
+from service.cli.quality import settings_of
 from service.errors import Invalid
 
 
@@ -62,6 +63,8 @@ def status(as_json: JsonOption = False, url: UrlOption = None, data: DataOption 
     closed_form = answer["closed_form"]
     known = f"{closed_form['samples']:,} samples, {closed_form['digest']}" if closed_form else "off, or starting"
     table.add_row("closed form", known)
+    if closed_form:
+        table.add_row("", plain(settings_of(closed_form)))
     table.add_row("backbone", plain(f"{answer['backbone']['name']} on {answer['device']}"))
     show(table)
 

@@ -13,7 +13,7 @@ from service.cli.client import Client
 from service.cli.demo_steps import POLL_SECONDS, prompt_digests, served_clusters
 from service.errors import ServiceError
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class NotProven(ServiceError):
@@ -30,7 +30,7 @@ class ServiceDigests:
 
     samples      how many are on record.
     prompts      one for each served prompt; equal prompts count once.
-    closed_form  of the closed-form sums.
+    closed_form  of the closed-form sums, and of the lambda and temperature chosen from them.
     """
 
     samples: int
@@ -41,7 +41,7 @@ class ServiceDigests:
 def learned_by(client: Client, *, patience: float = PATIENCE_SECONDS) -> ServiceDigests:
     """What a service at rest has learned.
 
-    patience  seconds that its closed-form sums may take to hold exactly the samples that the service holds.
+    patience  seconds that its closed form may take to know exactly the samples that the service holds.
 
     Raises NotProven if they take longer.
     """
@@ -49,7 +49,7 @@ def learned_by(client: Client, *, patience: float = PATIENCE_SECONDS) -> Service
     while True:
         status = client.request("GET", "/status")
         tier, samples = status["closed_form"], int(status["samples"])
-        if tier is not None and tier["samples"] == samples:
+        if tier is not None and tier["samples"] == samples and tier["settled"]:
             return ServiceDigests(samples, frozenset(prompt_digests(served_clusters(client))), str(tier["digest"]))
         if time.monotonic() > deadline:
             raise NotProven("The closed-form sums do not hold the samples that the service holds.")

@@ -42,6 +42,7 @@ def _show(answer: JsonAnswer) -> None:
     table.add_row("accuracy", f"{answer['accuracy']:.4f}")
     table.add_row("calibration error", f"{answer['calibration_error']:.4f}")
     table.add_row("closed form", plain(answer["digest"]))
+    table.add_row("", plain(settings_of(answer)))
     show(table)
     _show_details(answer)
 
@@ -91,3 +92,11 @@ def _show_labels(labels: list[JsonAnswer]) -> None:
         precision = "-" if one["precision"] is None else f"{one['precision']:.3f}"
         table.add_row(plain(one["label"]), f"{one['samples']:,}", f"{one['recall']:.3f}", precision)
     show(table)
+
+
+def settings_of(closed_form: JsonAnswer) -> str:
+    """Lambda and temperature of a report or of the tier, and how they came about."""
+    count = closed_form["chosen_from"]
+    origin = f"chosen from {count:,} samples" if count else "not chosen"
+    later = "" if closed_form.get("settled", True) else "; to be chosen anew"
+    return f"lambda {closed_form['ridge']}, temperature {closed_form['temperature']}, {origin}{later}"

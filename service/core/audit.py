@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from models import checkpoint
-from models.closed_form import Accumulators, quantise
+from models.closed_form import quantise
 from models.embedding import Embedding, describe
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.context import Context
 from service.core.environment import fingerprint
+from service.core.implied import ImpliedClosedForm
 from service.core.plan import PlannedCluster, Survivor, locate, plan
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
@@ -84,13 +85,12 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         learned_from = rows.seen(session, [one.id for one in held_out])
     yield from _undescribed(survivors, held_out, undescribed)
     vectors: dict[str, Embedding] = {}
-    sums = Accumulators(context.backbone.descriptor_width, kind=context.backbone.kind.name)
-    yield from _objects(context, survivors, scope, advance, vectors, sums, undescribed)
+    implied = ImpliedClosedForm(context, [one for one in survivors if one.id not in undescribed])
+    yield from _objects(context, survivors, scope, advance, vectors, implied, undescribed)
     yield from _objects(context, held_out, scope, advance, {}, None, undescribed)
     for sample_id in sorted(learned_from):
         yield Finding(f"sample {sample_id}", "is of the evaluation set, and a prompt has seen it")
-    described = sum(sample.id not in undescribed for sample in survivors)
-    yield from _replicas(context, known_replicas, marks, sums if sums.samples == described else None)
+    yield from _replicas(context, known_replicas, marks, implied)
     places = _places(context, survivors, vectors)
     yield from _layout(context, survivors, served, record, anchors)
     yield from _positions(survivors, served, places)
@@ -167,12 +167,12 @@ def _objects(
     scope: Scope,
     advance: Advance,
     vectors: dict[str, Embedding],
-    sums: Accumulators | None,
+    implied: ImpliedClosedForm | None,
     undescribed: set[str],
 ) -> Iterator[Finding]:
     """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
 
-    Adds recorded embeddings to `vectors`, and recorded descriptors to `sums`; None: to no sums.
+    Adds recorded embeddings to `vectors`, and recorded descriptors to `implied`; None: to nothing.
     """
     for done, sample in enumerate(survivors, start=1):
         advance("samples", done, len(survivors))
@@ -204,23 +204,24 @@ def _objects(
             try:
                 if quantise(descriptor[None]).shape[1] != context.backbone.descriptor_width:
                     raise ValueError
-                if sums is not None:
-                    sums.add(descriptor[None], [sample.label])
+                if implied is not None:
+                    implied.add(sample, descriptor)
             except ValueError:
                 yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
-def _replicas(context: Context, known: Sequence[Replica], marks: Marks, sums: Accumulators | None) -> Iterator[Finding]:
-    """Live replicas whose closed-form tier does not know exactly the survivors.
-
-    sums  of the survivors that are described; None if some descriptor cannot be read.
-    """
-    expected = sums.digest() if sums is not None else None
-    for replica in known:
-        if not replica.is_alive(context.clock(), context.settings.worker.fresh):
-            continue
-        if replica.marks != marks or replica.digest is None:
+def _replicas(
+    context: Context, known: Sequence[Replica], marks: Marks, implied: ImpliedClosedForm
+) -> Iterator[Finding]:
+    """Live replicas whose closed-form tier does not know exactly the survivors, or answers with other settings."""
+    alive = [one for one in known if one.is_alive(context.clock(), context.settings.worker.fresh)]
+    ready = [one for one in alive if one.marks == marks and one.digest is not None]
+    expected = implied.digest() if ready else None
+    for replica in alive:
+        if replica.marks != marks:
             yield Finding(f"replica {replica.name}", "has not applied all changes yet")
+        elif replica.digest is None:
+            yield Finding(f"replica {replica.name}", "has yet to start, or to choose its lambda and temperature")
         elif expected is None:
             yield Finding(f"replica {replica.name}", "cannot be compared: see the samples", False)
         elif replica.digest != expected:

@@ -7,6 +7,7 @@ describes all samples anew, which no sample-epochs count. Nothing is deleted fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -70,8 +71,8 @@ class _Adapted:
         prompt = self._of_others(setting.core) if setting.core is not None else self._of_the_first(survivors)
         key = prompt.key
         digests = "\n".join(sorted(setting.pool.member_digests(survivors))).encode()
-        settings = canonical_json([spec.ridge, spec.temperature])
-        ridge = sha256(b"oubli/core-ridge/1", key.encode(), settings, digests)
+        settings = canonical_json(asdict(spec))
+        ridge = sha256(b"oubli/core-ridge/2", key.encode(), settings, digests)
         return [prompt, Part(ridge, tuple(survivors), 0, after=key)]
 
     def _of_the_first(self, survivors: Sequence[int]) -> Part:
@@ -94,14 +95,14 @@ class _Adapted:
             return learners.build_prompt(setting.backbone, self._training, part.key, members, progress=progress)
         descriptors = self._describe(built[part.after], samples)
         sums = accumulate(descriptors.shape[1], [(descriptors, samples.labels)], kind="adapted")
-        return learners.ridge_of(setting.budget.closed_form, sums)
+        return learners.chosen_ridge(setting.budget.closed_form, samples, descriptors, sums)
 
     def answer(self, survivors: Sequence[int], built: BuiltModels, queries: Pool) -> Probabilities:
         """The closed form's."""
         prompt, ridge = self.parts(survivors)
         learned = built[ridge.key]
         descriptors = self._describe(built[prompt.key], queries)
-        said = learners.ask_solved(self._setting.budget.closed_form, learned, descriptors)
+        said = learners.ask_solved(learned, descriptors)
         return learners.onto(self._setting.labels, learned, said)
 
     def _describe(self, prompt: Learned, samples: Pool) -> Descriptor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor
 from models import head
 from models.backbone import Backbone
 from models.bank import shown_to, stack
+from models.choice import Choice, choose, constants, is_choosable, select
 from models.closed_form import Accumulators, ClosedFormHead, accumulate, solve
 from models.descent import Batch, Order, Progress, descend
 from models.descriptor import Descriptor
@@ -193,27 +195,50 @@ def accumulators(samples: Pool) -> Accumulators:
     return accumulate(width, [(samples.descriptors, samples.labels)] if len(samples) else [], kind=samples.kind)
 
 
+class _Chooser(NamedTuple):
+    """A sample of a pool, by its place there."""
+
+    place: int
+    digest: str
+    label: str
+
+
 def build_ridge(spec: ClosedFormSpec, samples: Pool) -> Learned:
-    """The service's closed form; what is kept are its sums, of which it is solved."""
-    return ridge_of(spec, accumulators(samples))
+    """The service's closed form; what is kept are its sums, of which it is solved, lambda and temperature."""
+    return chosen_ridge(spec, samples, samples.descriptors, accumulators(samples))
 
 
-def ridge_of(spec: ClosedFormSpec, sums: Accumulators) -> Learned:
+def chosen_ridge(spec: ClosedFormSpec, samples: Pool, descriptors: Descriptor, sums: Accumulators) -> Learned:
+    """Solved from the sums of these descriptors, with the lambda and temperature that they choose."""
+    if not is_choosable(sums.counts, spec):
+        return ridge_of(constants(spec), sums)
+    numbered = zip(range(len(samples)), samples.digests, samples.labels, strict=True)
+    chosen = select([_Chooser(*one) for one in numbered], sums.counts)
+    rows, labels = descriptors[[one.place for one in chosen]], [one.label for one in chosen]
+    return ridge_of(choose(sums, rows, labels, spec=spec), sums)
+
+
+def ridge_of(choice: Choice, sums: Accumulators) -> Learned:
     """Solved from its sums."""
-    solved = solve(sums, ridge=spec.ridge)
+    solved = solve(sums, ridge=choice.ridge)
     kept = np.concatenate([sums.gram.ravel(), *(sums.sums[label] for label in solved.labels)]) + 0.0
-    tensors = {"sums": torch.from_numpy(kept), "weight": torch.from_numpy(np.ascontiguousarray(solved.weight))}
+    tensors = {
+        "sums": torch.from_numpy(kept),
+        "weight": torch.from_numpy(np.ascontiguousarray(solved.weight)),
+        "settings": torch.tensor([choice.ridge, choice.temperature], dtype=torch.float64),
+    }
     return Learned(solved.labels, tensors, 0)
 
 
-def ask_ridge(spec: ClosedFormSpec, learned: Learned, queries: Pool) -> Probabilities:
+def ask_ridge(learned: Learned, queries: Pool) -> Probabilities:
     """From the descriptors that came with routing."""
-    return ask_solved(spec, learned, queries.descriptors)
+    return ask_solved(learned, queries.descriptors)
 
 
-def ask_solved(spec: ClosedFormSpec, learned: Learned, descriptors: Descriptor) -> Probabilities:
+def ask_solved(learned: Learned, descriptors: Descriptor) -> Probabilities:
     """From descriptors of whatever kind the ridge was built of."""
-    return ClosedFormHead(learned.labels, learned.tensors["weight"].numpy()).scores(descriptors, spec.temperature)
+    solved = ClosedFormHead(learned.labels, learned.tensors["weight"].numpy())
+    return solved.scores(descriptors, learned.tensors["settings"][1].item())
 
 
 def onto(labels: Sequence[str], learned: Learned, said: Probabilities) -> Probabilities:

@@ -30,12 +30,14 @@ from service.evaluation.learners import Learned, Probabilities
 from service.evaluation.pool import Pool
 
 BuiltModels = Mapping[str, Learned]  # by key
+CHOSEN = ClosedFormSpec(chooses_ridge=True, chooses_temperature=True)
 
 
 @dataclass(frozen=True)
 class Budget:
     """The budget of every method, and how each divides it.
 
+    closed_form          lambda and temperature: chosen by leave-one-out, as the service does.
     cap, min             of the tree's clusters; smaller than the service's, so that on 10,000 images a deletion costs
                          no more than with the paper's clusters, and accuracies can be compared.
     clusters             of `random_part_tuning`; None for as many as the tree has.
@@ -48,7 +50,7 @@ class Budget:
     """
 
     training: TrainingSpec = field(default_factory=TrainingSpec)
-    closed_form: ClosedFormSpec = field(default_factory=ClosedFormSpec)
+    closed_form: ClosedFormSpec = CHOSEN
     cap: int = 250
     min: int = 50
     clusters: int | None = None

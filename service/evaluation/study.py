@@ -17,6 +17,7 @@ import numpy as np
 
 from models import determinism
 from models.backbone import Backbone, load_backbone
+from models.choice import constants
 from models.descriptor_kind import DescriptorKind
 from models.image import pixel_digest
 from models.meta_prompt import read_meta_prompt
@@ -222,14 +223,14 @@ class Bench:
         return float(np.mean(right))
 
     def _subtracting(self, name: str, pool: Pool, gone: str) -> float:
-        """Seconds to take samples out of the closed form and solve it again, where there is one."""
+        """Seconds to take samples out of the closed form and solve it again with the constants, where there is one."""
         if name not in ("ridge", "tree", "feature_tree", "feature_prompt", "core"):
             return 0.0
         count = forgetting.OWNED if gone == "owner" else int(gone)
         sums = learners.accumulators(pool)
         started = time.perf_counter()
         sums.remove(pool.descriptors[:count], pool.labels[:count])
-        learners.ridge_of(self._study.budget.closed_form, sums)
+        learners.ridge_of(constants(self._study.budget.closed_form), sums)
         return time.perf_counter() - started
 
 

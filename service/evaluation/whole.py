@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from models.descent import Progress
 from models.spec import PromptSpec, TrainingSpec, canonical_json, sha256
@@ -94,13 +94,13 @@ class Ridge(Whole):
             "ridge",
             TrainingSpec(epochs=0),
             lambda part, samples, progress: learners.build_ridge(spec, samples),
-            lambda learned, queries: learners.ask_ridge(spec, learned, queries),
+            learners.ask_ridge,
         )
 
     def parts(self, survivors: Sequence[int]) -> list[Part]:
         """One part, named by its members, in whatever order."""
         members = sorted(self._setting.pool.member_digests(survivors))
-        settings = canonical_json([self._spec.ridge, self._spec.temperature])
+        settings = canonical_json(asdict(self._spec))
         backbone = self._setting.backbone.digest.encode()
-        key = sha256(b"oubli/ridge/1", backbone, settings, "\n".join(members).encode())
+        key = sha256(b"oubli/ridge/2", backbone, settings, "\n".join(members).encode())
         return [Part(key, tuple(survivors), 0)]

@@ -208,7 +208,8 @@ class Worker(Process):
 class Replica(Process):
     """An API process, and how far its closed-form tier has come.
 
-    digest               None while it starts from the survivors.
+    digest               of the tier at rest; None while it starts from the survivors, or has yet to choose lambda and
+                         temperature.
     evaluation_removals  of so many evaluation samples nothing is in its memory; None: it computes nothing from any.
     """
 

@@ -6,6 +6,10 @@ updater's thread, off the threads that answer. Added samples are read and summed
 and are answered with once the whole head is solved: a thread that answers only ever subtracts. A tier consists of
 recorded descriptors of one kind: while samples wait to be described anew (`core.redescribe`), it knows the others.
 
+Lambda and temperature are chosen from the survivors in the background (`serving.quality`, `models.choice`). A choice
+that knows a removed sample dies with it: the quick and the whole head answer with the constants until another choice is
+adopted. Additions leave it in use until it is made anew.
+
 A replica is recorded from before it reads the survivors until it leaves; during that time the objects of samples that
 are removed are kept for it to subtract. If anything goes wrong (a change is missing from the feed, an object cannot be
 read, there are too many samples), the tier drops its state, needs no objects any more, and starts again from the
@@ -25,6 +29,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
+from models.choice import Choice, constants, digest_of, is_choosable
 from models.closed_form import Accumulators, ClosedFormHead, TooManySamples, accumulate, solve, summarise
 from models.descriptor import Descriptor
 from service.core.context import Context
@@ -44,13 +49,15 @@ PATIENCE = timedelta(minutes=1)  # between two attempts to start from the surviv
 class Solved:
     """The solved tier at these marks; without a head while there are no samples.
 
-    whole  whether the head knows all entries of a descriptor; if not, it is the quick head.
+    whole   whether the head knows all entries of a descriptor; if not, it is the quick head.
+    choice  the temperature that it answers with, and the lambda of a whole head; of no removed sample.
     """
 
     marks: Marks
     samples: int
     head: ClosedFormHead | None
     whole: bool
+    choice: Choice
 
     @property
     def head_name(self) -> Literal["quick", "whole"] | None:
@@ -58,6 +65,21 @@ class Solved:
         if self.head is None:
             return None
         return "whole" if self.whole else "quick"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The tier with all added and without all removed samples.
+
+    digest   of the sums and the choice.
+    choice   lambda and temperature in force.
+    settled  whether that is what these samples imply, and the head answers with it: nothing is to be chosen anew.
+    """
+
+    digest: str
+    samples: int
+    choice: Choice
+    settled: bool
 
 
 def replica_name() -> str:
@@ -88,7 +110,9 @@ class ClosedFormTier:
         self._sums: SurvivorSums | None = None  # while they are None, so is `_solved`
         self._solved: Solved | None = None  # may lack additions that are in the sums, never a removal
         self._quick = Stopwatch()
-        self._reported: tuple[Marks, str] | None = None  # the last reported marks and digest
+        self._chosen: tuple[Marks, Choice] | None = None  # the choice, and the marks of the sums that it was made from
+        self._digest: tuple[Marks, str] | None = None  # of the last sums that were hashed
+        self._reported: Marks | None = None
         self._let_go_of: int | None = None  # so many evaluation samples, as last reported
         self._failed: tuple[float, int] | None = None  # when starting failed (monotonic seconds), at how many removals
 
@@ -141,11 +165,13 @@ class ClosedFormTier:
                 changes = feed.since(session, sums.marks, kind=self._context.backbone.kind.name)
             try:
                 if sums.remove(changes):
+                    self._chosen = None  # it knows them
                     self._answer_with(self._for_the_meantime(sums))
                     self.unsolved()
                 elif changes.removed:  # passed over: the head knows none of them
                     marks = Marks(self._solved.marks.additions, sums.marks.removals)
                     self._solved = replace(self._solved, marks=marks)
+                    self._chosen = _without_passed(self._chosen, sums.marks)
             except Exception as failure:  # whatever it is: half a change is no state
                 self._lose(failure)
                 return None
@@ -185,16 +211,41 @@ class ClosedFormTier:
         """Solve the whole head of the present sums, from a copy: threads that answer do not wait meanwhile."""
         with self._solving:
             with self._lock:
-                solved, sums = self._solved, self._sums
-                if sums is None or solved is None or (solved.whole and solved.marks == sums.marks):
+                solved, sums, choice = self._solved, self._sums, self._choice()
+                if sums is None or solved is None:
+                    return
+                if solved.whole and solved.marks == sums.marks and solved.choice == choice:
                     return
                 marks, copy = sums.marks, sums.state.copy()
             count = copy.samples
-            head = solve(copy, ridge=self._context.closed_form.ridge, overwrite=True) if count else None
+            head = solve(copy, ridge=choice.ridge, overwrite=True) if count else None
             with self._lock:
                 now = self._solved
                 if now is not None and now.marks.removals == marks.removals:
-                    self._answer_with(Solved(marks, count, head, whole=True))
+                    self._answer_with(Solved(marks, count, head, whole=True, choice=choice))
+
+    def adopt(self, choice: Choice, marks: Marks) -> None:
+        """Answer with a choice that was made from the sums at these marks, unless a sample has been removed since."""
+        with self._lock:
+            if self._sums is None or marks.removals != self._sums.marks.removals:
+                return
+            self._chosen = (marks, choice)
+        self.unsolved()
+
+    def is_settled(self, now: Marks) -> bool:
+        """Whether nothing is to be chosen anew at the registry's present marks; True while the tier is lost."""
+        with self._lock:
+            return self._sums is None or (self._sums.marks == now and self._is_chosen(self._sums))
+
+    def _choice(self) -> Choice:
+        """Lambda and temperature in force: of the present sums, or of sums that only lack added samples."""
+        return self._chosen[1] if self._chosen is not None else constants(self._context.closed_form)
+
+    def _is_chosen(self, sums: SurvivorSums) -> bool:
+        """Whether the choice in force is what the present sums imply."""
+        if self._chosen is not None and self._chosen[0] == sums.marks:
+            return True
+        return not is_choosable(sums.state.counts, self._context.closed_form)
 
     def start(self) -> Solved | None:
         """Start from the survivors, unless the tier has started; None if that is not possible now."""
@@ -210,9 +261,10 @@ class ClosedFormTier:
                 beating = self._beating(survivors.added)
                 state = accumulate(backbone.descriptor_width, beating, kind=backbone.kind.name)
                 with self._lock:
-                    head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-                    self._sums = SurvivorSums(state, survivors, self._files)
-                    self._answer_with(Solved(survivors.now, state.samples, head, whole=True))
+                    choice = constants(self._context.closed_form)
+                    head = solve(state, ridge=choice.ridge) if state.samples else None
+                    self._sums, self._chosen = SurvivorSums(state, survivors, self._files), None
+                    self._answer_with(Solved(survivors.now, state.samples, head, whole=True, choice=choice))
                 self._failed = None
             except Exception as failure:
                 self._failed = (time.monotonic(), survivors.now.removals)
@@ -228,40 +280,46 @@ class ClosedFormTier:
         after = self._reported
         if after is None:
             return False
-        return before is None or after[0].removals > before[0].removals or (self._let_go_of or 0) > (held or 0)
+        return before is None or after.removals > before.removals or (self._let_go_of or 0) > (held or 0)
 
     def report(self) -> None:
-        """Record that this replica is alive, and which changes it has applied."""
-        with self._solving, self._folding, self._lock:  # no other thread has samples in memory that these marks remove
-            if self._sums is None or self._solved is None:
-                return
-            marks = self._sums.marks
-            state = self._sums.state.copy() if self._reported is None or self._reported[0] != marks else None
-        if state is not None:
-            self._reported = (marks, state.digest())
-        known = self._reported
-        if known is not None:
-            self.before_report()
-            self._let_go_of = self.let_go()
-            with self._context.registry.write_beside_plans() as session:
-                replicas.report(session, Replica(self._name, self._context.clock(), *known, self._let_go_of))
+        """Record that this replica is alive, and which changes it has applied; with its digest once it is settled."""
+        found = self._summarise()
+        if found is None:
+            return
+        marks, summary = found
+        with self._solving, self._folding:  # then no other thread has samples in memory that these marks remove
+            pass
+        self.before_report()
+        self._let_go_of = self.let_go()
+        digest = summary.digest if summary.settled else None
+        known = Replica(self._name, self._context.clock(), marks, digest, self._let_go_of)
+        with self._context.registry.write_beside_plans() as session:
+            replicas.report(session, known)
+        self._reported = marks
 
     def leave(self) -> None:
         """Stop: removed samples' objects are no longer kept for this replica."""
         self._lose(None)
 
-    def summary(self) -> tuple[str, int] | None:
-        """(digest, number of samples) of the tier, brought up to date; None while it is lost."""
-        known = self._reported
-        if not self._is_folded():
-            return None
+    def summary(self) -> Summary | None:
+        """The tier, brought up to date; None while it is lost."""
+        found = self._summarise() if self._is_folded() else None
+        return found[1] if found is not None else None
+
+    def _summarise(self) -> tuple[Marks, Summary] | None:
+        """The tier as it is, and its marks; None while it is lost."""
         with self._lock:
-            if self._sums is None:
+            if self._sums is None or self._solved is None:
                 return None
-            if known is not None and known[0] == self._sums.marks:
-                return known[1], self._sums.state.samples
-            state = self._sums.state.copy()
-        return state.digest(), state.samples
+            marks, choice, samples, known = self._sums.marks, self._choice(), self._sums.state.samples, self._digest
+            settled = self._is_chosen(self._sums) and self._solved.choice == choice
+            sums = known[1] if known is not None and known[0] == marks else self._sums.state.copy()
+        if isinstance(sums, Accumulators):  # hashed while others may answer
+            sums = sums.digest()
+            with self._lock:
+                self._digest = (marks, sums)
+        return marks, Summary(digest_of(sums, choice), samples, choice, settled)
 
     def accumulated(self) -> tuple[Marks, Accumulators] | None:
         """The marks and a copy of the sums, brought up to date; None while it is lost."""
@@ -280,11 +338,11 @@ class ClosedFormTier:
 
     def _for_the_meantime(self, sums: SurvivorSums) -> Solved:
         """What answers until the whole head is solved: the quick head, where a descriptor has more entries."""
-        entries, state = self._context.backbone.depths.summary, sums.state
+        entries, state, choice = self._context.backbone.depths.summary, sums.state, self._choice()
         if not state.samples or entries is None:
-            head = solve(state, ridge=self._context.closed_form.ridge) if state.samples else None
-            return Solved(sums.marks, state.samples, head, whole=True)
-        return Solved(sums.marks, state.samples, summarise(state, entries), whole=False)
+            head = solve(state, ridge=choice.ridge) if state.samples else None
+            return Solved(sums.marks, state.samples, head, whole=True, choice=choice)
+        return Solved(sums.marks, state.samples, summarise(state, entries), whole=False, choice=choice)
 
     def _lose(self, failure: Exception | None) -> None:
         """Drop the state and the replica's row. If the row cannot be deleted, it expires."""
@@ -293,7 +351,7 @@ class ClosedFormTier:
         elif failure is not None:
             log.error("the closed-form tier is lost and starts again from the survivors", exc_info=failure)
         self._answer_with(None)
-        self._sums, self._reported = None, None
+        self._sums, self._chosen, self._digest, self._reported = None, None, None, None
         with suppress(Exception), self._context.registry.write_beside_plans() as session:
             replicas.leave(session, name=self._name)
 
@@ -314,3 +372,8 @@ class ClosedFormTier:
                 with self._context.registry.write_beside_plans() as session:
                     replicas.beat(session, name=self._name, now=self._context.clock())
             yield part
+
+
+def _without_passed(chosen: tuple[Marks, Choice] | None, now: Marks) -> tuple[Marks, Choice] | None:
+    """The same choice once removed samples were passed over, which it does not know."""
+    return (Marks(chosen[0].additions, now.removals), chosen[1]) if chosen is not None else None

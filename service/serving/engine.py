@@ -141,8 +141,7 @@ class Engine:
             for (place, vote, row), said in zip(asked, probabilities.tolist(), strict=True):
                 of_labels = dict(zip(row.labels, said, strict=False))
                 votes[place] = replace(vote, is_computed=True, probabilities=of_labels)
-        temperature = self._context.closed_form.temperature
-        return Round(now, votes, fuse(votes, described.descriptors, now.solved, temperature=temperature))
+        return Round(now, votes, fuse(votes, described.descriptors, now.solved))
 
     # --------------------------------------------------------------------------------------------------- routing
 

@@ -86,7 +86,7 @@ class HeldOut(Quality):
     def is_done(self, now: Marks) -> bool:
         """Whether nothing is to be computed: there is no evaluation set, or a report of it and of what serves."""
         measured = self.current(now)
-        return not self.size() or (measured is not None and measured.digest == self._serving()[0])
+        return not self.size() or (measured is not None and measured.digest == self._serving())
 
     def let_go(self) -> int:
         """Drop all that knows removed samples; of how many evaluation samples nothing is in memory any more."""
@@ -103,19 +103,22 @@ class HeldOut(Quality):
             marks = self._at = self.marks()
         if not self.size():
             return None
-        solved, (digest, learned) = self._tier.catch_up(), self._serving()
+        solved, summary = self._tier.catch_up(), self._tier.summary()
         chosen = self._chosen(marks, solved)
-        if solved is None or solved.head is None or chosen is None:
+        if solved is None or solved.head is None or summary is None or chosen is None:
             return None
-        head = _Asked(solved.head, self._context.closed_form.temperature, {one.label for one in chosen.counted})
+        if solved.choice != summary.choice:  # it was adopted between the two looks
+            raise Outdated
+        head = _Asked(solved.head, solved.choice.temperature, {one.label for one in chosen.counted})
         unknown = sorted({one.label for one in chosen.counted} - set(solved.head.labels))
         measured = HeldOutMeasured(
             marks=marks,
-            digest=digest,
+            digest=summary.digest,
+            choice=solved.choice,
             as_of=as_of,
             computed_at=self._context.clock(),
             report=self._report_of(head, marks, chosen.counted),
-            learned=learned,
+            learned=summary.samples,
             also_learned=chosen.also_learned,
             unknown_labels=tuple(unknown),
         )
@@ -147,9 +150,10 @@ class HeldOut(Quality):
     def _report_of(self, head: _Asked, marks: Marks, counted: Sequence[Added]) -> QualityReport:
         return self._report(head, marks, counted) if counted else NOTHING
 
-    def _serving(self) -> tuple[str, int]:
-        """Digest of the closed form that answers, and the samples in it; "" while it is lost."""
-        return self._tier.summary() or ("", 0)
+    def _serving(self) -> str:
+        """Digest of the closed form that answers; "" while it is lost."""
+        summary = self._tier.summary()
+        return summary.digest if summary is not None else ""
 
 
 def _sum(marks: MeasuringMarks) -> Marks:

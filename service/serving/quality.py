@@ -1,4 +1,5 @@
-"""The quality of the closed-form tier of one replica: a report by leave-one-out, of the survivors alone.
+"""What leave-one-out says of the closed-form tier of one replica, of the survivors alone: lambda and temperature, which
+the tier then answers with (`models.choice`), and a report of its quality with them.
 
 It is computed in the background, from a copy of the tier's sums and the descriptors in the survivors' objects, and
 kept in memory alone. A report carries the marks that it was computed at. A request for it is answered by the
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+import numpy as np
+
+from models.choice import Choice, choose, constants, digest_of, is_choosable, select
 from models.closed_form import Accumulators, Sums
 from models.descriptor import Descriptor
 from models.leave_one_out import LeaveOneOut
@@ -54,6 +58,7 @@ class Measured:
 
     marks: Marks
     digest: str
+    choice: Choice
     as_of: datetime
     computed_at: datetime
     report: QualityReport
@@ -87,14 +92,15 @@ class Quality:
         return measured if measured is not None and measured.marks.removals == now.removals else None
 
     def is_done(self, now: Marks) -> bool:
-        """Whether nothing is to be computed at the present marks."""
-        return self.current(now) is not None
+        """Whether nothing is to be computed at the present marks: no report, and no choice for the tier."""
+        wanted = self._context.settings.quality.enabled
+        return (not wanted or self.current(now) is not None) and self._tier.is_settled(now)
 
     def compute(self) -> Measured | None:
-        """Compute the report of the present survivors, and keep it.
+        """Choose lambda and temperature from the present survivors, compute their report, and keep it.
 
         None, and the words are in the log if there is a fault, while there is nothing to report: fewer than two
-        samples, a tier that is lost, a sample removed meanwhile.
+        samples, a tier that is lost, a sample removed meanwhile, `quality.enabled` is off.
         """
         with self._computing:
             self._outdated.clear()
@@ -140,13 +146,15 @@ class Quality:
         with self._context.registry.read() as session:
             survivors = feed.survivors(session, additions=marks.additions, kind=self._context.backbone.kind.name)
         self._check(marks)
-        digest, count = state.digest(), state.samples
-        chosen = self._context.closed_form
-        head = LeaveOneOut(state, ridge=chosen.ridge, temperature=chosen.temperature)
+        if len(survivors) != state.samples:
+            raise Lost(f"{len(survivors)} samples are on record, and {state.samples} are in the sums")
+        choice = self._choose(state, marks, survivors)
+        if not self._context.settings.quality.enabled:
+            return None
+        digest = digest_of(state.digest(), choice)
+        head = LeaveOneOut(state, ridge=choice.ridge, temperature=choice.temperature)
         report = self._report(head, marks, sorted(survivors, key=lambda one: (one.digest, one.label)))
-        if report.samples != count:
-            raise Lost(f"{report.samples} samples are on record, and {count} are in the sums")
-        measured = Measured(marks, digest, as_of, self._context.clock(), report)
+        measured = Measured(marks, digest, choice, as_of, self._context.clock(), report)
         with self._taking:
             self._check(marks)
             self._measured = measured
@@ -157,6 +165,38 @@ class Quality:
             taken = self._tier.accumulated()
             self._at = taken[0] if taken is not None else None
             return taken
+
+    def _choose(self, state: Accumulators, marks: Marks, survivors: Sequence[Added]) -> Choice:
+        """Lambda and temperature that the sums imply. The tier answers with them before the report is done."""
+        spec = self._context.closed_form
+        if not is_choosable(state.counts, spec):
+            return constants(spec)
+        descriptors, labels = self._read(select(survivors, state.counts), marks)
+        began = time.perf_counter()
+
+        def pause() -> None:
+            nonlocal began
+            self._check(marks)
+            self._pause(time.perf_counter() - began)
+            began = time.perf_counter()
+
+        choice = choose(state, descriptors, labels, spec=spec, pause=pause)
+        with self._taking:
+            self._check(marks)
+            self._tier.adopt(choice, marks)
+        return choice
+
+    def _read(self, chosen: Sequence[Added], marks: Marks) -> tuple[Descriptor, list[str]]:
+        """Descriptors [n, dim] and labels of these samples."""
+        parts: list[Descriptor] = []
+        try:
+            for descriptors, _ in self._tier.descriptors(chosen):
+                parts.append(descriptors)
+                self._check(marks)
+        except Lost:  # perhaps of an object that was destroyed meanwhile, which is no fault
+            self._check(marks)
+            raise
+        return np.concatenate(parts), [one.label for one in chosen]
 
     def _report(self, head: Scorer, marks: Marks, survivors: Sequence[Added]) -> QualityReport:
         tally = Tally(head.labels)

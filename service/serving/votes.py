@@ -71,7 +71,7 @@ def _is_withdrawn(vote: Vote | ServiceError, snapshot: Snapshot) -> bool:
 
 
 def fuse(
-    votes: Sequence[Vote | ServiceError], descriptors: Descriptor, solved: Solved | None, *, temperature: float
+    votes: Sequence[Vote | ServiceError], descriptors: Descriptor, solved: Solved | None
 ) -> list[Answer | ServiceError]:
     """One answer a query: the prompt's probabilities, the closed-form head's, or a weighted mean of both.
 
@@ -81,7 +81,7 @@ def fuse(
     scores: dict[int, dict[str, float]] = {}
     if solved is not None and solved.head is not None and places:
         labels = solved.head.labels
-        rows = solved.head.scores(descriptors[places], temperature).tolist()
+        rows = solved.head.scores(descriptors[places], solved.choice.temperature).tolist()
         scores = {place: dict(zip(labels, row, strict=True)) for place, row in zip(places, rows, strict=True)}
     return [
         _answer(vote, scores.get(place), solved) if isinstance(vote, Vote) else vote for place, vote in enumerate(votes)

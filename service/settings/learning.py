@@ -128,14 +128,23 @@ class ClosedFormSettings(Group):
         "unless `training.flip` is off.",
     )
     ridge: float | None = Field(
-        None, gt=0, description="Lambda of its ridge regression; default: 0.3 for `quick` features, 0.1 for the others."
+        None,
+        gt=0,
+        description="Lambda of its ridge regression; default: chosen by leave-one-out likelihood, in the background; "
+        "0.3 for `quick` features and 0.1 for the others until then, and below 200 samples.",
     )
-    temperature: float = Field(0.1, gt=0, description="Of its softmax; smaller is surer.")
+    temperature: float | None = Field(
+        None, gt=0, description="Of its softmax, smaller is surer; default: chosen after lambda; 0.1 until then."
+    )
 
     def spec(self) -> ClosedFormSpec:
         """As a value of `models`."""
-        ridge = RIDGES[self.features] if self.ridge is None else self.ridge
-        return ClosedFormSpec(ridge=ridge, temperature=self.temperature)
+        return ClosedFormSpec(
+            ridge=RIDGES[self.features] if self.ridge is None else self.ridge,
+            temperature=ClosedFormSpec.temperature if self.temperature is None else self.temperature,
+            chooses_ridge=self.ridge is None,
+            chooses_temperature=self.temperature is None,
+        )
 
 
 class QualitySettings(Group):
@@ -144,8 +153,10 @@ class QualitySettings(Group):
     enabled: bool = Field(
         True, description="Compute the closed form's quality by leave-one-out (`GET /quality`), in each API process."
     )
-    settle_seconds: float = Field(5.0, ge=0, description="Quiet time after a change before quality is computed anew.")
+    settle_seconds: float = Field(
+        5.0, ge=0, description="Quiet time after a change before lambda, temperature and quality are computed anew."
+    )
     settle_max_seconds: float = Field(60.0, ge=0, description="Longest time that changes can put that off.")
     share: float = Field(
-        0.25, gt=0, le=1, description="Share of a core that computing quality may take; it pauses for the rest."
+        0.25, gt=0, le=1, description="Share of a core that computing them may take; it pauses for the rest."
     )

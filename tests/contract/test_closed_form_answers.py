@@ -93,7 +93,7 @@ def test_a_prompt_and_the_closed_form_answer_as_one(idle: World) -> None:
     assert solved is not None
     assert solved.head is not None
     rows = describe(idle.context.backbone, [one.image for one in asked]).descriptors
-    heard = solved.head.scores(rows, idle.context.closed_form.temperature)
+    heard = solved.head.scores(rows, solved.choice.temperature)
     with idle.context.registry.read() as session:
         seen = {key: built.members for key, built in prompts.get(session, idle.serving_keys()).items()}
     for prompt, closed, answer in zip(alone, heard.tolist(), together, strict=True):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from threading import Barrier, Thread
+from threading import Barrier, BrokenBarrierError, Thread
+from typing import Any
 
 import pytest
 
 from service.core import intake
-from service.core.duplicates import AlreadyRecorded
+from service.core.duplicates import AlreadyRecorded, DuplicateCheck
 from service.errors import Conflict, Invalid, ServiceError
+from service.registry.engine import ReadSession
 from service.registry.records import Role, Sample
-from tests.world import World, accepted
+from tests.world import World, accepted, postgres_only
 
 pytestmark = pytest.mark.sql
+
+MOMENT = 1.0  # seconds: enough for another thread to do what it can, if nothing blocks it
 
 Outcome = Sample | AlreadyRecorded | ServiceError
 
@@ -115,3 +120,36 @@ def test_the_same_picture_that_comes_at_once_is_recorded_once(first: bool, role:
     assert sum(isinstance(result, AlreadyRecorded) for result in results) == 9
     assert len(world.samples(role)) == 3 + 3 * (not first)
     assert len(world.objects()) == len(world.samples(role))
+
+
+@postgres_only
+@pytest.mark.parametrize("role", ["training", "evaluation"])
+def test_what_two_requests_have_both_found_to_be_new_is_recorded_once(
+    role: Role, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked before either records, and neither commits before the other has recorded, if it can."""
+    world.add(1)
+    picture = replace(world.new_sample(role=role), unless_held=1)
+    looked, recorded, first_time = Barrier(2), Barrier(2), [1, 2]
+    results: list[Outcome] = []
+    refuse_copies, is_outdated = intake._refuse_copies, DuplicateCheck.is_outdated
+
+    def both_have_looked(*arguments: Any) -> Any:
+        if first_time:
+            first_time.pop()
+            looked.wait(30)
+        return refuse_copies(*arguments)
+
+    def both_have_recorded(self: DuplicateCheck, session: ReadSession) -> bool:
+        with suppress(BrokenBarrierError):  # the other waits for a lock, and comes when this one has committed
+            recorded.wait(MOMENT)
+        return is_outdated(self, session)
+
+    monkeypatch.setattr(intake, "_refuse_copies", both_have_looked)
+    monkeypatch.setattr(DuplicateCheck, "is_outdated", both_have_recorded)
+    threads = [Thread(target=lambda: results.extend(intake.take_in(world.context, [picture]))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(type(result).__name__ for result in results) == ["AlreadyRecorded", "Sample"]

@@ -18,11 +18,12 @@ FRONT: dict[str, Any] = {
     "worker": {"heartbeat_seconds": 0.05},
 }
 EMPTY = dict.fromkeys(
-    ("samples", "digest", "as_of", "computed_at", "added_since", "accuracy", "calibration_error", "reliability",
-     "labels", "confusion")
+    ("samples", "digest", "ridge", "temperature", "chosen_from", "as_of", "computed_at", "added_since", "accuracy",
+     "calibration_error", "reliability", "labels", "confusion")
 )  # fmt: skip
 NO_SET = {"state": "none", **dict.fromkeys((*EMPTY, "also_learned", "learned", "interval", "unknown_labels"))}
 PICTURES = 24
+CHOSEN = ("digest", "samples", "ridge", "temperature", "chosen_from")
 
 
 def give(client: httpx.Client, count: int, owner: str) -> list[str]:
@@ -74,6 +75,7 @@ def test_it_is_of_the_samples_on_record_and_an_erasure_ends_it_at_once(front: Fr
     first = ready(client, PICTURES)
     assert first["state"] == "ready"
     assert first["digest"] == client.get("/status").json()["closed_form"]["digest"]
+    assert (first["ridge"], first["temperature"], first["chosen_from"]) == (0.1, 0.1, 0)
     assert first["as_of"] <= first["computed_at"]
     assert (first["added_since"], 0 <= first["accuracy"] <= 1, 0 <= first["calibration_error"] <= 1) == (0, True, True)
     counted = {label["label"]: label["samples"] for label in first["labels"]}
@@ -115,6 +117,30 @@ def assert_erased(front: Front) -> None:
     service: Service = front.app.state.service
     assert service.quality is not None
     assert service.quality.quality._measured is None
+
+
+def test_lambda_and_temperature_are_told_and_the_constants_with_any_erasure(
+    front: Front, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.choice.FEWEST", PICTURES - 2)
+    ids = give(client, PICTURES, "cyd")
+    until(lambda: report(client)["chosen_from"], what="a choice")
+    until(lambda: tier(client)["settled"], what="a head that is solved with it")
+    found = report(client)
+    assert {name: found[name] for name in CHOSEN} == {name: tier(client)[name] for name in CHOSEN}
+    assert (found["ridge"], found["temperature"]) != (0.1, 0.1)
+    with nothing_is_computed(front):
+        assert client.delete(f"/samples/{ids[0]}").status_code == 202
+        assert tier(client) == {**tier(client), "ridge": 0.1, "temperature": 0.1, "chosen_from": 0, "settled": False}
+    until(lambda: tier(client)["settled"], what="another choice")
+    assert tier(client)["chosen_from"] > 0
+    assert client.delete("/owners/cyd").status_code == 202
+    assert tier(client)["settled"]  # of nothing there is nothing to choose
+
+
+def tier(client: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/status").json()["closed_form"]
+    return found
 
 
 def test_it_is_for_keys_with_the_scope_read(front: Front) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.choice import constants, digest_of
 from models.closed_form import accumulate
 from models.descriptor_kind import QUICK
 from models.embedding import describe
@@ -20,7 +21,7 @@ from service.registry import descriptions, samples
 from service.registry.records import Sample
 from service.serving.closed_form import ClosedFormTier
 from service.serving.engine import Answer, Engine, Query
-from tests.replicas import live_replicas, start
+from tests.replicas import known, live_replicas, start
 from tests.world import Killed, MakeWorld, World, opened
 
 EARLIER = Path(__file__).parents[1] / "earlier" / "quick-descriptors.tar.xz"
@@ -62,7 +63,8 @@ def implied(world: World) -> tuple[str, int]:
     found = [sample for sample in world.samples() if sample.id not in waiting]
     resized = [backbone.preprocessing.resize(contents(world, sample).pixels) for sample in found]
     chunks = [(describe(backbone, resized).descriptors, [sample.label for sample in found])] if found else []
-    return accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name).digest(), len(found)
+    sums = accumulate(backbone.descriptor_width, chunks, kind=backbone.kind.name)
+    return digest_of(sums.digest(), constants(world.context.closed_form)), len(found)
 
 
 def findings(world: World) -> list[str]:
@@ -82,7 +84,9 @@ def test_with_quick_features_a_folder_of_an_earlier_release_goes_on_as_it_was(ea
         files = {name: world.context.store.get(name) for name in world.objects()}
         assert settle(world) == 23
         tier = start(world)
-        assert tier.summary() == (CLOSED_FORM, 23)
+        taken = tier.accumulated()
+        assert taken is not None
+        assert (taken[1].digest(), taken[1].samples) == (CLOSED_FORM, 23)
         assert {name: world.context.store.get(name) for name in world.objects()} == files
         assert findings(world) == []
 
@@ -100,12 +104,12 @@ def test_a_folder_of_an_earlier_release_is_described_anew(earlier: Path) -> None
         assert tier_of(engine.run([asked])[0]) == "prompt"
         assert "closed-form tier is without 23 samples, which wait to be described anew" in findings(world)
         assert Redescriber(world.context).portion() == redescribe.PORTION
-        assert tier.summary() == implied(world)
-        assert tier.summary()[1] == redescribe.PORTION
+        assert known(tier) == implied(world)
+        assert implied(world)[1] == redescribe.PORTION
         assert tier_of(engine.run([asked])[0]) in ("fused", "closed_form")
         assert settle(world) == 23 - redescribe.PORTION
         tier.keep()
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         assert tier_of(engine.run([asked])[0]) in ("fused", "closed_form")
         for sample in world.samples():
             after = contents(world, sample)
@@ -125,10 +129,10 @@ def test_who_is_erased_before_being_described_anew_is_gone_and_who_is_erased_aft
         assert settle(world) == 22
         tier = ClosedFormTier(world.context, name="one")
         tier.keep()
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         world.erase(two.id)
         assert tier.current() is not None  # not lost: its file says what the tier has in
-        assert tier.summary() == implied(world)
+        assert known(tier) == implied(world)
         tier.keep()
         world.settle()
         assert not {samples.object_name(erased.id) for erased in (one, two)} & world.objects()
@@ -148,13 +152,13 @@ def test_other_features_make_it_that_of_a_service_that_always_had_them(
     tier.leave()
     world.restart(**changed)
     tier = start(world, "two")
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     new = world.add(3)  # of the wanted kind already
-    assert tier.summary() == implied(world)
-    assert tier.summary()[1] == 3
+    assert known(tier) == implied(world)
+    assert implied(world)[1] == 3
     assert settle(world) == 20
     tier.keep()
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     assert contents(world, new[0]).kind == world.context.backbone.kind.name
 
 
@@ -164,7 +168,7 @@ def test_without_flips_in_training_descriptors_see_no_mirror_images(world: World
     assert world.context.backbone.kind.name == "rich/1"
     assert settle(world) == 4
     tier = start(world)
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
 
 
 def test_a_worker_with_settings_that_are_no_longer_wanted_describes_nobody(world: World) -> None:
@@ -208,13 +212,11 @@ def test_a_worker_that_is_killed_loses_the_portion_under_way(
         Redescriber(world.context).portion()
     monkeypatch.undo()
     tier = start(world, "two")
-    assert tier.summary() == (
-        accumulate(world.context.backbone.descriptor_width, [], kind=world.context.backbone.kind.name).digest(),
-        0,
-    )
+    assert known(tier) == implied(world)
+    assert implied(world)[1] == 0
     assert settle(world) == 20
     tier.keep()
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     world.settle()
     tier.report()
     assert findings(world) == []
@@ -247,13 +249,13 @@ def test_a_sample_that_cannot_be_read_is_named_and_the_others_are_described(
         assert [redescriber.portion() for _ in range(3)] == [7, 0, 0]
     assert caplog.text.count(f"sample {victim.id} cannot be described anew") == 1
     tier = start(world, "two")
-    assert tier.summary() == implied(world)
-    assert tier.summary()[1] == 7
+    assert known(tier) == implied(world)
+    assert implied(world)[1] == 7
     world.context.store.put(name, whole)
     monkeypatch.setattr(redescribe, "PATIENCE", 0.0)
     assert settle(world) == 1
-    assert tier.summary() == implied(world)
-    assert tier.summary()[1] == 8
+    assert known(tier) == implied(world)
+    assert implied(world)[1] == 8
 
 
 def test_two_workers_leave_what_one_would(world: World) -> None:
@@ -263,7 +265,7 @@ def test_two_workers_leave_what_one_would(world: World) -> None:
     assert two.portion() == 0
     assert two.work(until=lambda: True) is True  # it has not looked
     tier = start(world, "two")
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     assert set(live_replicas(world)) == {"two"}
 
 
@@ -282,10 +284,10 @@ def test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_no
             world.erase(waiting[0])
             world.erase(done[0])
             world.add(1)
-            assert tier.summary() == implied(world)
+            assert known(tier) == implied(world)
         settle(world)
-        assert tier.summary() == implied(world)
-    assert tier.summary()[1] == 38
+        assert known(tier) == implied(world)
+    assert implied(world)[1] == 38
 
 
 def test_what_another_worker_has_described_meanwhile_keeps_its_file(
@@ -303,7 +305,7 @@ def test_what_another_worker_has_described_meanwhile_keeps_its_file(
 
     monkeypatch.setattr(redescribe, "describe", overtaken)
     assert second.portion() == 0
-    assert tier.summary() == implied(world)
+    assert known(tier) == implied(world)
     world.settle()
     tier.report()
     assert findings(world) == []
@@ -316,7 +318,7 @@ def test_a_sample_that_is_described_anew_though_a_replica_knows_it_makes_the_rep
     with world.context.registry.write() as session:
         descriptions.note(session, [sample.id], None)  # as a replica does that cannot read it
     assert settle(world) == 1
-    assert tier.summary() is None
+    assert known(tier) is None
     tier.keep()
-    assert tier.summary() == implied(world)
-    assert tier.summary()[1] == 5
+    assert known(tier) == implied(world)
+    assert implied(world)[1] == 5

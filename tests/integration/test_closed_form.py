@@ -23,13 +23,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from models.choice import constants, digest_of
 from models.closed_form import Accumulators
 from models.descriptor_kind import DescriptorKind
+from models.spec import ClosedFormSpec
 from service.clock import system_clock
 from service.core.access import ensure_admin_key
 from service.registry.engine import Registry, migrate
 from tests.conftest import Images
-from tests.integration.harness import READY_SECONDS, TINY, Picture, Service, launch, until, upload
+from tests.integration.harness import READY_SECONDS, TINY, Picture, Service, digit_pictures, launch, until, upload
 from tests.integration.test_counterfactual import REAL, picture
 
 ROUNDS = int(os.environ.get("OUBLI_COUNTERFACTUALS", "1"))
@@ -63,9 +65,9 @@ class Process(Service):
         return False
 
     def tier(self) -> Any:
-        """{digest, samples}; None while it starts from the survivors."""
+        """As `/status` shows it, but for the head; None while it starts from the survivors."""
         found = self.status()["closed_form"]
-        return {name: found[name] for name in ("digest", "samples")} if found is not None else None
+        return {name: value for name, value in found.items() if name != "head"} if found is not None else None
 
     def give(self, given: Sequence[Given]) -> list[str]:
         """One by itself, more in a batch; the ids."""
@@ -113,12 +115,23 @@ def processes(folder: Path, env: dict[str, str], count: int) -> Iterator[list[Pr
 
 
 def recomputed(replica: Process) -> dict[str, Any]:
-    """From the files of the samples on record, by nothing of the service's books but its list of samples."""
+    """From the files of the samples on record, by nothing of the service's books but its list of samples.
+
+    They are too few to choose lambda and temperature from.
+    """
     remaining = replica.pages("/samples")
     rows = np.stack([load(replica.file(sample["id"]).read_bytes())["descriptor"] for sample in remaining])
     state = Accumulators(rows.shape[1], kind=DescriptorKind().name)
     state.add(rows, [sample["label"] for sample in remaining])
-    return {"digest": state.digest(), "samples": len(remaining)}
+    fixed = constants(ClosedFormSpec())
+    return {
+        "digest": digest_of(state.digest(), fixed),
+        "samples": len(remaining),
+        "ridge": fixed.ridge,
+        "temperature": fixed.temperature,
+        "chosen_from": 0,
+        "settled": True,
+    }
 
 
 def chunks(given: Sequence[Given], chance: random.Random, most: int) -> Iterator[list[Given]]:
@@ -215,6 +228,39 @@ def test_the_closed_form_answers_first_and_whenever_no_prompt_does(pictures: lis
         assert_alone(service, pictures)
         worker.start()
         assert not set(assert_fused(service, pictures).values()) & set(prompts.values())
+
+
+@pytest.mark.thorough
+def test_lambda_and_temperature_are_chosen_as_if_the_erased_had_never_come(tmp_path: Path) -> None:
+    """Two replicas forget, one of which was killed meanwhile; one service never saw the erased."""
+    given = [(shown, OWNERS[i % 4]) for i, shown in enumerate(digit_pictures(280))]
+    env = {**QUICK, "OUBLI_QUALITY__SETTLE_SECONDS": "0.2", "OUBLI_QUALITY__SHARE": "1"}
+    with processes(tmp_path / "forgets", env, 2) as (a1, a2), processes(tmp_path / "never saw", env, 1) as (b,):
+        ids = [sample for start in range(0, 280, 70) for sample in a1.give(given[start : start + 70])]
+        until(lambda: all(one.tier()["settled"] for one in (a1, a2)), what="a choice on both replicas")
+        assert a1.tier() == a2.tier()
+        known = a1.tier()
+        assert known["chosen_from"] == 280
+        a1.forget(f"/samples/{ids[0]}")
+        a1.forget(ids[1:50])
+        for replica in (a2, a1):
+            fewer = replica.tier()
+            assert (fewer["samples"], fewer["digest"] != known["digest"]) == (230, True)
+            assert fewer["settled"] == (
+                fewer["chosen_from"] == 230
+            )  # else the constants, with the erasure's own answer
+        a2.process.kill()
+        a2.process.wait()
+        until(a2.start().is_ready, what="another API")
+        chance = random.Random(5)
+        for chunk in chunks(chance.sample(given[50:], 230), chance, 80):
+            b.give(chunk)
+        until(lambda: all(one.tier()["settled"] for one in (a1, a2, b)), what="a choice without the erased")
+        assert a1.tier() == a2.tier() == b.tier()
+        assert a1.tier()["chosen_from"] == 230
+        for replica in (a1, a2, b):
+            assert LOST not in replica.log, replica.log
+            assert "Traceback" not in replica.log, replica.log
 
 
 def assert_alone(service: Process, pictures: Sequence[Picture]) -> None:

@@ -10,7 +10,7 @@ from tests.safeguards.erasing import ERASING, RESTORING, SUBTRACTING
 from tests.safeguards.holding_out import HOLDING_OUT
 from tests.safeguards.keeping import KEEPING
 from tests.safeguards.learning import LEARNING, LOADING
-from tests.safeguards.measuring import MEASURING
+from tests.safeguards.measuring import CHOOSING, MEASURING
 from tests.safeguards.mutant import ROOT, Mutant
 from tests.safeguards.naming import NAMING
 from tests.safeguards.pacing import PACING
@@ -26,6 +26,7 @@ MUTANTS = [
     *DIVIDING,
     *SUBTRACTING,
     *MEASURING,
+    *CHOOSING,
     *HOLDING_OUT,
     *RESTORING,
     *TELLING,

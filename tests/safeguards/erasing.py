@@ -100,7 +100,7 @@ ERASING = [  # at once, everywhere, for good
             "            destructions.let_go(session, prompts.unpublished_name(claim.token))", "            pass",
             "contract/test_memory.py::test_an_erasure_waits_until_the_worker_has_let_go_of_the_sample[sqlite]"),
     mutant("replica-memory", "a replica reports once withdrawn prompts have left its memory", _TIER,
-            "            self.before_report()\n", "",
+            "        self.before_report()\n", "",
             "contract/test_memory.py::test_a_replica_reports_once_withdrawn_prompts_have_left_its_memory[sqlite]"),
     mutant("owed-order", "bytes are destroyed no sooner than their erasure is planned", _DESTRUCTIONS,
             "sa.select(DestructionRow.object_name).where(~unplanned, is_let_go)",
@@ -201,7 +201,7 @@ SUBTRACTING = [
             "service/registry/feed.py", "additions=StateRow.additions + undescribed", "additions=StateRow.additions",
             "contract/test_redescribe.py::test_removals_among_those_that_wait_and_those_that_are_done_cost_the_tier_nothing"
             "[sqlite]"),
-    mutant("added-twice", "no sample is added twice", "service/serving/survivor_sums.py",
+    mutant("added-twice", "no sample is added twice", _SUMS,
             "        if any(samples.object_name(one.id) in self._labels for one in changes.added):",
             "        if False:",
             "contract/test_redescribe.py::test_a_sample_that_is_described_anew_though_a_replica_knows_it_makes_the_"
@@ -217,7 +217,7 @@ SUBTRACTING = [
             "return self._solved if is_current else None", "return self._solved",
             f"{_HEADS}::test_a_tier_that_starts_while_it_is_asked_is_not_taken_for_up_to_date[sqlite]"),
     mutant("reading-first", "a replica reports a removal when no thread reads the removed sample any more", _TIER,
-            "with self._solving, self._folding, self._lock:", "with self._lock:",
+            "with self._solving, self._folding:", "with self._lock:",
             f"{_HEADS}::test_nothing_is_reported_while_another_thread_reads_what_is_removed[sqlite]"),
     mutant("removed-meanwhile", "a sample that is removed while it is read is in no sum", _SUMS,
             "self._take_out([name for name in labels if name in self._passed])", "pass",

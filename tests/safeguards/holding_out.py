@@ -31,8 +31,8 @@ HOLDING_OUT = [  # never learned from
             f"{_ROLES}::test_contributing_and_erasing_them_changes_nothing_that_is_learned[sqlite-tree]"),
     mutant("held-out-twice", "an evaluation picture that comes at once from two sides is recorded once", _INTAKE,
             "    evaluation.note_additions(session, len(accepted) - len(learned))\n", "",
-            "contract/test_duplicates.py::test_the_same_picture_that_comes_at_once_is_recorded_once"
-            "[postgres-later-evaluation]"),
+            "contract/test_duplicates.py::test_what_two_requests_have_both_found_to_be_new_is_recorded_once"
+            "[evaluation-postgres]"),
     mutant("held-out-seen", "an audit finds a prompt that has seen an evaluation sample", "service/core/audit.py",
             "for sample_id in sorted(learned_from):", "for sample_id in []:",
             f"{_ROLES}::test_an_audit_finds_their_damaged_files_and_prompts_that_have_seen_one[sqlite]"),

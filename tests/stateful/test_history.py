@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from models.choice import Choice, constants, digest_of
 from models.embedding import Descriptor
 from models.quality import NOTHING
 from service.core import erasure, reconcile, relayout, replan
@@ -39,6 +40,7 @@ from service.registry.tables import DestructionRow, ErasureSampleRow, PromptMemb
 from service.serving.closed_form import ClosedFormTier
 from service.serving.held_out import HeldOut
 from service.serving.quality import Quality
+from tests.replicas import findings, known
 from tests.servers import fresh_database, postgres
 from tests.stateful.material import (
     EXAMPLES,
@@ -56,6 +58,7 @@ from tests.stateful.material import (
 )
 from tests.world import World, lease, opened
 
+FEWEST = 16  # samples from which on lambda and temperature are chosen here
 LINE_ENDS = (16 << 48, 1000 << 48, 1 << 15, WHOLE_LINE[1])  # leaves of each backbone; ordinals; before the first cut
 
 
@@ -88,6 +91,8 @@ class History(RuleBasedStateMachine):
         self.stack.callback(registry.close)
         self.beside = replace(self.world.context, registry=registry)
         self.tiers, self.qualities, self.held_outs = {}, {}, {}
+        patch = self.stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("models.choice.FEWEST", FEWEST)
         for name in REPLICAS:
             self.start_a_replica(name, name)
         for owner in range(populations):
@@ -259,13 +264,13 @@ class History(RuleBasedStateMachine):
     def keep(self, names: list[str]) -> None:
         for name in names:
             self.tiers[name].keep()
-            assert self.tiers[name].summary() == self.known_to_survivors()
+            assert self.is_right(self.tiers[name])
 
     @rule(names=some_replicas)
     def look_without_a_word(self, names: list[str]) -> None:
         """A prediction: what is applied is not reported."""
         for name in names:
-            assert self.tiers[name].summary() in (None, self.known_to_survivors())
+            assert self.tiers[name].summary() is None or self.is_right(self.tiers[name])
 
     @rule(name=st.sampled_from(REPLICAS), same_name=st.booleans())
     def kill_a_replica(self, name: str, same_name: bool) -> None:
@@ -291,13 +296,16 @@ class History(RuleBasedStateMachine):
             assert (self.held_outs[name].compute() is not None) == bool(known)
 
     @precondition(lambda self: self.world.survivors)
-    @rule(name=st.sampled_from(REPLICAS), place=places)
-    def erase_while_quality_is_measured(self, name: str, place: int) -> None:
-        tier, pending = self.tiers[name], [place]
+    @rule(name=st.sampled_from(REPLICAS), place=places, reads=st.integers(0, 1))
+    def erase_while_quality_is_measured(self, name: str, place: int, reads: int) -> None:
+        """While lambda and temperature are chosen, or while the report is computed."""
+        tier, pending, left = self.tiers[name], [place], [0] * reads
         read = tier.descriptors
 
         def hook(of: Sequence[Added]) -> Iterator[tuple[Descriptor, list[str]]]:
-            if pending:
+            if left:
+                left.pop()
+            elif pending:
                 self.erase_a_sample(pending.pop())
             return read(of)
 
@@ -310,9 +318,30 @@ class History(RuleBasedStateMachine):
     def shut_a_replica_down(self, name: str) -> None:
         self.tiers[name].leave()
 
-    def known_to_survivors(self) -> tuple[str, int]:
-        """Digest and samples of a tier that is right."""
-        return self.world.closed_form_digest(), len(self.world.survivors)
+    def is_right(self, tier: ClosedFormTier) -> bool:
+        """Whether it knows the survivors alone, and has chosen what it answers with from survivors alone."""
+        summary, solved = tier.summary(), tier.current()
+        assert summary is not None
+        assert solved is not None
+        sums = self.world.accumulators().digest()
+        return (
+            summary.digest == digest_of(sums, summary.choice)
+            and summary.samples == len(self.world.survivors)
+            and self.is_of_survivors(summary.choice)
+            and self.is_of_survivors(solved.choice)
+            and (not summary.settled or summary.digest == self.world.closed_form_digest())
+            and (not summary.settled or solved.choice == summary.choice)
+        )
+
+    def is_of_survivors(self, choice: Choice) -> bool:
+        """Whether those imply it that came first, as many as there were: no sample has been erased since.
+
+        One of them may be alone with its label, and was not compared.
+        """
+        if not choice.samples:
+            return choice == constants(self.world.context.closed_form)
+        counts = range(choice.samples, min(choice.samples + 1, len(self.world.survivors)) + 1)
+        return choice in [self.world.choice(first=count) for count in counts]
 
     # ----------------------------------------------------------------------------------------- what always holds
 
@@ -397,8 +426,16 @@ class History(RuleBasedStateMachine):
                 self.keep(REPLICAS)
                 self.world.check()
                 self.check_quality()
+                self.check_at_rest()
         finally:
             self.stack.close()
+
+    def check_at_rest(self) -> None:
+        """With lambda and temperature chosen, every replica answers as the survivors alone imply, and has said so."""
+        self.keep(REPLICAS)
+        at_rest = self.world.closed_form_digest(), len(self.world.survivors)
+        assert {known(tier) for tier in self.tiers.values()} == {at_rest}
+        assert findings(self.world) == []
 
     def check_quality(self) -> None:
         """Settled, every replica's report is what the survivors alone give."""

@@ -219,13 +219,21 @@ def test_statuses_show_names_as_they_are() -> None:
     worker = {"name": f"w[/]{HIDDEN}", "device": "cpu [0]", "queues": ["[b]"], "alive": False}
     status = {
         "samples": 1234, "evaluation_samples": 67, "owners": 5, "clusters": {"[x]": 1}, "erasures": {}, "device": "cpu",
-        "closed_form": {"samples": 1, "digest": ID}, "workers": [{**worker, "heard_at": None, "claimed_at": None}],
+        "closed_form": {"samples": 1, "digest": ID, "ridge": 0.03, "temperature": 0.07, "chosen_from": 2048,
+                        "settled": False}, "workers": [{**worker, "heard_at": None, "claimed_at": None}],
         "backbone": {"name": ODD},
     }  # fmt: skip
     with answering(lambda _: said(status)) as url:
         done = command("status", "--url", url)
         assert json.loads(command("status", "--json", "--url", url).out) == status
     assert done.code == 0, done
-    for text in ("1,234 of 5", "1 [x]", r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never", ODD, ID):
+    for text in (
+        "1,234 of 5",
+        "1 [x]",
+        r"SILENT, w[/]\x1b[2J\x07\u202e: cpu [0], [b]; notified never",
+        ODD,
+        ID,
+        "lambda 0.03, temperature 0.07, chosen from 2,048 samples; to be chosen anew",
+    ):
         assert text in done.out
     assert "\x1b" not in done.out

@@ -19,14 +19,18 @@ class FakeClient:
 
     key = "key"
 
-    def __init__(self, learned: ServiceDigests, *, counted: list[int] | None = None) -> None:
+    def __init__(self, learned: ServiceDigests, *, counted: list[int] | None = None, unsettled: int = 0) -> None:
         self.learned = learned
+        self.unsettled = unsettled  # so many times its lambda and temperature are yet to be chosen
         self.counted = counted if counted is not None else [learned.samples]
 
     def request(self, method: str, path: str, **_: Any) -> Mapping[str, Any]:
         assert (method, path) == ("GET", "/status")
         counted = self.counted.pop(0) if len(self.counted) > 1 else self.counted[0]
-        tier = {"digest": self.learned.closed_form, "samples": counted} if counted >= 0 else None
+        self.unsettled -= 1
+        settled = self.unsettled < 0
+        digest = self.learned.closed_form if settled else "of the constants"
+        tier = {"digest": digest, "samples": counted, "settled": settled} if counted >= 0 else None
         return {"samples": self.learned.samples, "closed_form": tier, "clusters": {"serving": 3}}
 
     def pages(self, path: str) -> list[dict[str, Any]]:
@@ -72,6 +76,8 @@ def test_the_closed_form_is_asked_once_it_holds_what_the_service_holds(monkeypat
     monkeypatch.setattr("service.cli.demo_proof.POLL_SECONDS", 0.0)
     client: Any = FakeClient(LEARNED, counted=[-1, 1200, 1192])
     assert learned_by(client) == LEARNED
+    choosing: Any = FakeClient(LEARNED, unsettled=3)
+    assert learned_by(choosing) == LEARNED
     behind: Any = FakeClient(LEARNED, counted=[1200])
     with pytest.raises(NotProven, match="closed-form sums"):
         learned_by(behind, patience=0.0)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec import PromptSpec, TrainingSpec
+from models.closed_form import solve
+from models.spec import ClosedFormSpec, PromptSpec, TrainingSpec
 from service.core.plan import Survivor, locate, plan
-from service.evaluation import forgetting, trial
+from service.evaluation import forgetting, learners, trial
 from service.evaluation.clustered import Fused
 from service.evaluation.data_sets import load_data_set
 from service.evaluation.forgetting import costs, expected_cost
 from service.evaluation.membership import attack, rmia
-from service.evaluation.method import Budget, Part, Setting
+from service.evaluation.method import CHOSEN, Budget, Part, Setting
 from service.evaluation.methods import METHODS, make_method
 from service.evaluation.pool import describe_pool
 from service.evaluation.sharded import _sisa_epochs
@@ -173,6 +174,19 @@ def test_two_that_are_pooled_are_heard_alike(make, pool, queries, works):
 def test_what_learns_everything_at_once_starts_again(name, make, pool):
     (one, *_) = costs(make(name)(pool), COUNT, seed=0)
     assert one.sample_epochs == (COUNT - 1) * BUDGET.training.epochs
+
+
+def test_the_ridge_answers_with_the_lambda_and_temperature_that_its_samples_choose(samples, queries):
+    learned = learners.build_ridge(CHOSEN, samples)
+    order = np.random.default_rng(1).permutation(len(samples)).tolist()
+    assert learners.build_ridge(CHOSEN, samples.take(order)).digest == learned.digest
+    fixed = learners.build_ridge(ClosedFormSpec(), samples)
+    assert fixed.tensors["settings"].tolist() == [0.1, 0.1]
+    ridge, temperature = learned.tensors["settings"].tolist()
+    assert (ridge, temperature) != (0.1, 0.1)
+    solved = solve(learners.accumulators(samples), ridge=ridge)
+    expected = solved.scores(queries.descriptors, temperature)
+    np.testing.assert_allclose(learners.ask_ridge(learned, queries), expected, rtol=1e-9)
 
 
 def test_the_ridge_trains_nothing(make, pool):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from models.choice import Choice
 from models.quality import QualityReport
 from service.api.metrics import Collector, Metrics
 from service.clock import system_clock
@@ -45,7 +46,7 @@ def exposed() -> set[str]:
     metrics.batch(3, 0.1)
     queue: Any = SimpleNamespace(depth=1, max_queue=2, refused=0, late=0)
     report = QualityReport(2, 0.5, 0.5, (), (), ())
-    measured = Measured(Marks(2, 0), "0" * 64, system_clock(), system_clock(), report)
+    measured = Measured(Marks(2, 0), "0" * 64, Choice(0.1, 0.1), system_clock(), system_clock(), report)
     metrics.registry.register(Collector(stats, lambda: 0, queue, lambda: measured, lambda: measured))
     families = prometheus_client.parser.text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return {sample.name for family in families for sample in family.samples}

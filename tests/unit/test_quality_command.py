@@ -14,7 +14,8 @@ from tests.answering import Request, answering, said
 from tests.commands import HIDDEN, ODD, Done, assert_one_line, command
 
 REPORT: dict[str, Any] = {
-    "state": "ready", "samples": 12_345, "digest": "ab" * 32, "as_of": "2026-11-29T10:00:00Z",
+    "state": "ready", "samples": 12_345, "digest": "ab" * 32, "ridge": 0.03,
+    "temperature": 0.07, "chosen_from": 2048, "as_of": "2026-11-29T10:00:00Z",
     "computed_at": "2026-11-29T10:00:07Z", "added_since": 0, "accuracy": 0.81234, "calibration_error": 0.0456,
     "reliability": [{"confidence": 0.55, "accuracy": 0.5, "samples": 2345}, {"confidence": 0.97, "accuracy": 0.95,
                     "samples": 10_000}],
@@ -53,7 +54,16 @@ def asked(answer: dict[str, Any], *arguments: str) -> Iterator[Done]:
 def test_a_report_is_told_in_tables_worst_label_first() -> None:
     with asked(REPORT) as done:
         assert done.code == 0, done
-    for words in ("12,345 as of 2026-11-29T10:00:00Z", "0.8123", "0.0456", "ab" * 32, "0.970", "0.950", "10,000"):
+    for words in (
+        "12,345 as of 2026-11-29T10:00:00Z",
+        "0.8123",
+        "0.0456",
+        "ab" * 32,
+        "0.970",
+        "0.950",
+        "10,000",
+        "lambda 0.03, temperature 0.07, chosen from 2,048 samples",
+    ):
         assert words in done.out
     assert "added since" not in done.out
     assert done.out.index(ODD) < done.out.index("gnu ")  # shown as they are, and recognised worst

@@ -25,11 +25,8 @@ class Reports:
     def marks(self) -> Marks:
         return self.now
 
-    def current(self, now: Marks) -> Any:
-        return self if self.works and self.computed and self.computed[-1].removals == now.removals else None
-
     def is_done(self, now: Marks) -> bool:
-        return self.current(now) is not None
+        return self.works and bool(self.computed) and self.computed[-1].removals == now.removals
 
     def compute(self) -> Any:
         self.computed.append(self.now)

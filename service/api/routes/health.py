@@ -16,6 +16,7 @@ from service.api.problems import described, responses
 from service.api.schemas.model import BackboneStatus, ClosedFormStatus, Live, Ready, Status, WorkerStatus
 from service.registry import clusters, erasures, evaluation, samples, state, workers
 from service.registry.states import cluster_state
+from service.serving.closed_form import ClosedFormTier
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def get_status(service: Running) -> Status:
     """Counts by state, and the workers."""
     context = service.context
     now, attempts = context.clock(), context.settings.training.attempts
-    closed_form = _closed_form(service)
+    closed_form = _closed_form(service.closed_form) if service.closed_form is not None else None
     with context.registry.read() as session:
         existing = clusters.every(session)
         oldest = erasures.oldest_unfinished(session)
@@ -146,9 +147,17 @@ def get_status(service: Running) -> Status:
         )
 
 
-def _closed_form(service: Service) -> ClosedFormStatus | None:
-    summary = service.closed_form.summary() if service.closed_form is not None else None
-    if service.closed_form is None or summary is None:
+def _closed_form(tier: ClosedFormTier) -> ClosedFormStatus | None:
+    summary = tier.summary()
+    if summary is None:
         return None
-    solved = service.closed_form.current()
-    return ClosedFormStatus(digest=summary[0], samples=summary[1], head=solved.head_name if solved else None)
+    solved = tier.current()
+    return ClosedFormStatus(
+        digest=summary.digest,
+        samples=summary.samples,
+        head=solved.head_name if solved else None,
+        ridge=summary.choice.ridge,
+        temperature=summary.choice.temperature,
+        chosen_from=summary.choice.samples,
+        settled=summary.settled,
+    )

@@ -18,7 +18,7 @@ def get_quality(service: Running) -> Quality:
     Both are computed in the background some seconds after the last change, and by each replica for itself.
     """
     evaluation = _evaluation(service)
-    if service.quality is None:
+    if service.quality is None or not service.context.settings.quality.enabled:
         return Quality(state="off", evaluation=evaluation)
     quality = service.quality.quality
     now = quality.marks()

@@ -114,10 +114,22 @@ class BackboneStatus(BaseModel):
 class ClosedFormStatus(BaseModel):
     """The closed-form tier of the replica that answers, with all samples on record."""
 
-    digest: str = Field(description="SHA-256 of its accumulators: equal wherever the same samples survive.")
+    digest: str = Field(
+        description="SHA-256 of its accumulators, lambda and temperature: equal wherever the same samples survive, "
+        "once it is settled."
+    )
     samples: int
     head: Literal["quick", "whole"] | None = Field(
         description="The head that answers now, as in a prediction; null while there are no samples."
+    )
+    ridge: float = Field(description="Lambda of its ridge regression, in force now.")
+    temperature: float = Field(description="Of its softmax, in force now.")
+    chosen_from: int = Field(
+        description="Samples whose leave-one-out likelihood chose both; 0: constants, as from the 202 of an erasure "
+        "on, or settings."
+    )
+    settled: bool = Field(
+        description="False while lambda and temperature are to be chosen anew, seconds after samples came or went."
     )
 
 

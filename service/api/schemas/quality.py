@@ -89,6 +89,11 @@ class Quality(BaseModel):
     )
     samples: int | None = Field(None, description="Samples that are counted. All fields are null while it waits.")
     digest: str | None = Field(None, description="Of the closed form that was measured, as `/status` names it.")
+    ridge: float | None = Field(None, description="Lambda of the head that was measured.")
+    temperature: float | None = Field(None, description="Of its softmax.")
+    chosen_from: int | None = Field(
+        None, description="Samples whose leave-one-out likelihood chose both; 0: constants, or settings."
+    )
     as_of: datetime | None = Field(None, description="Samples on record then are counted.")
     computed_at: datetime | None = Field(None, description="When the report was done.")
     added_since: int | None = Field(None, description="Samples that have come since and are not counted.")
@@ -133,6 +138,9 @@ def quality_of(measured: Measured, now: Marks, evaluation: Evaluation) -> Qualit
         state="ready",
         samples=report.samples,
         digest=measured.digest,
+        ridge=measured.choice.ridge,
+        temperature=measured.choice.temperature,
+        chosen_from=measured.choice.samples,
         as_of=measured.as_of,
         computed_at=measured.computed_at,
         added_since=now.additions - measured.marks.additions,

@@ -348,8 +348,8 @@ class World:
 
     def held_out_report(self, first: int | None = None) -> QualityReport:
         """Of the evaluation samples whose pictures nobody learned from, asked of the head that `solve` gives."""
-        spec = self.context.closed_form
-        head = solve(self.accumulators(first), ridge=spec.ridge)
+        choice = self.choice(first)
+        head = solve(self.accumulators(first), ridge=choice.ridge)
         learned = {sample.digest for sample in list(self.survivors.values())[:first]}
         counted = [sample for sample in self.held_out.values() if sample.digest not in learned]
         counted.sort(key=lambda sample: (sample.digest, sample.label))
@@ -357,7 +357,7 @@ class World:
         tally = Tally(labels)
         for start in range(0, len(counted), quality.CHUNK):
             chunk = counted[start : start + quality.CHUNK]
-            found = head.scores(np.stack([self.descriptors[one.digest] for one in chunk]), spec.temperature)
+            found = head.scores(np.stack([self.descriptors[one.digest] for one in chunk]), choice.temperature)
             known = dict(zip(head.labels, found.T, strict=True))
             columns = [known.get(label, np.zeros(len(chunk))) for label in labels]
             tally.add([one.label for one in chunk], np.stack(columns, axis=1))

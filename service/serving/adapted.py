@@ -117,6 +117,11 @@ class AdaptedTier:
         self._report()
         return False
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it answers."""
+        return self.is_ready
+
     def is_behind(self) -> bool:
         """Whether a removed sample is still in the sums."""
         sums = self._sums

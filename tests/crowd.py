@@ -71,8 +71,8 @@ def new_sample(context: Context, number: int) -> NewSample:
 COLUMNS = {
     "prompts": "key, object_name, digest, labels, members, sample_epochs, seconds, fingerprint, published_epoch, "
     "trained_at",
-    "clusters": "id, lo, hi, samples, unplanned, desired_key, planned_through, serving_key, rebuild, urgent, setbacks, "
-    "attempts, created_at",
+    "clusters": "id, is_adapter, lo, hi, samples, unplanned, desired_key, planned_through, serving_key, rebuild, "
+    "urgent, setbacks, attempts, created_at",
     "owners": "id, ref, leaving",
     "samples": "seq, id, owner_id, label, digest, role, position, cluster_id, created_at, addition",
     "prompt_members": "prompt_key, sample_id",
@@ -94,7 +94,7 @@ def _clusters(
     regions: Sequence[tuple[int, int]], ids: Sequence[str], keys: Sequence[str], sizes: Numbers, through: int
 ) -> Iterator[tuple[Any, ...]]:
     for (lo, hi), cluster, key, size in zip(regions, ids, keys, sizes.tolist(), strict=True):
-        yield cluster, lo, hi, size, False, key, through, key, False, False, 0, 0, NOW
+        yield cluster, False, lo, hi, size, False, key, through, key, False, False, 0, 0, NOW
 
 
 def _samples(

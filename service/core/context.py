@@ -71,8 +71,10 @@ def require_bound(context: Context, session: ReadSession) -> None:
         kind,
     )
     if made_with != ours:
-        names = ("backbone", "partition", "training", "training or core", "closed_form.features or training.flip")
-        differ = [name for name, old, new in zip(names, made_with, ours, strict=False) if old != new]
+        names = ("backbone", "partition", "training", "core", "closed_form.features or training.flip")
+        differ = [name for name, old, new in zip(names, made_with, ours, strict=True) if old != new]
+        if "training" in differ and "core" in differ:
+            differ.remove("core")  # the adapter's settings contain those of every training
         raise Misconfigured(
             f"This registry was made with other settings ({', '.join(differ)}). Set the variables that its service "
             "runs with; nothing has been changed."

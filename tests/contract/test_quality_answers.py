@@ -21,7 +21,11 @@ EMPTY = dict.fromkeys(
     ("samples", "digest", "ridge", "temperature", "chosen_from", "as_of", "computed_at", "added_since", "accuracy",
      "calibration_error", "reliability", "labels", "confusion")
 )  # fmt: skip
-NO_SET = {"state": "none", **dict.fromkeys((*EMPTY, "also_learned", "learned", "interval", "unknown_labels"))}
+NO_SET = {
+    "state": "none",
+    **dict.fromkeys((*EMPTY.keys() - {"ridge", "temperature", "chosen_from"}, "also_learned", "learned", "interval")),
+    "unknown_labels": None,
+}
 PICTURES = 24
 CHOSEN = ("digest", "samples", "ridge", "temperature", "chosen_from")
 

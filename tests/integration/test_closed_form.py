@@ -209,6 +209,7 @@ def test_whoever_was_erased_leaves_no_bit_in_the_closed_form(images: Images, tmp
             assert "Traceback" not in replica.log, replica.log
 
 
+@pytest.mark.thorough
 def test_the_closed_form_answers_first_and_whenever_no_prompt_does(pictures: list[Picture], tmp_path: Path) -> None:
     given = [(shown, OWNERS[i % 4]) for i, shown in enumerate(pictures[:30])]
     worker = Process(tmp_path / "worker", QUICK, role="worker", data=tmp_path / "data")
@@ -306,6 +307,7 @@ def pause(replica: Process) -> None:
             replica.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.thorough
 def test_a_killed_replica_holds_a_file_up_until_it_is_given_up(pair: list[Process], pictures: list[Picture]) -> None:
     first, second = pair
     ids = first.give([(shown, "ada") for shown in pictures[:12]])

@@ -64,6 +64,7 @@ def test_the_admin_key_is_in_no_log_which_says_where_it_is(careless: Service) ->
     assert f"made an admin key: it is kept in {careless.data / 'admin-key'}" in careless.log
 
 
+@pytest.mark.thorough
 def test_a_revoked_admin_key_is_not_replaced_while_another_one_is_valid(careless: Service) -> None:
     def keys(*arguments: str) -> str:
         done = oubli("keys", *arguments, "--data", careless.data)

@@ -74,6 +74,7 @@ def test_a_killed_worker_is_replaced_and_its_work_done(slow: Service, pictures: 
     assert len(slow.objects("prompts")) == len(clusters)
 
 
+@pytest.mark.thorough
 def test_a_stopped_worker_is_replaced_and_its_work_done(slow: Service) -> None:
     worker = slow.child("worker")
     slow.contribute(digit_pictures(130)[100:], "gus")
@@ -172,6 +173,7 @@ def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.thorough
 def test_it_stops_in_time_and_comes_back_as_it_was(slow: Service, pictures: list[Picture]) -> None:
     slow.contribute(pictures[26:38], [f"owner-{i % 3}" for i in range(12)])
     before = {cluster["id"]: cluster["prompt"] for cluster in slow.settle()}

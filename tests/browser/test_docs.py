@@ -85,6 +85,7 @@ def authorize(page: Page, key: str) -> None:
     dialog.locator("button.btn-done").click()
 
 
+@pytest.mark.thorough
 def test_every_call_and_its_errors_are_shown(page: Page, desk: Service, screenshot: None) -> None:
     paths = desk.client.get("/openapi.json").json()["paths"]
     calls = {(method, path) for path, operations in paths.items() for method in operations}

@@ -501,6 +501,7 @@ def test_any_history_ends_where_its_survivors_lead_with_the_real_backbone() -> N
     run(Real, 2, steps=15)
 
 
+@pytest.mark.thorough
 @pytest.mark.postgres
 @pytest.mark.timeout(60 + 20 * EXAMPLES)
 def test_any_history_ends_where_its_survivors_lead_on_postgresql() -> None:

@@ -61,6 +61,7 @@ def test_a_task_that_is_done_is_not_done_again(bench, figures, monkeypatch):
     assert json.dumps(again) == json.dumps(figures)
 
 
+@pytest.mark.thorough
 def test_a_task_that_fails_is_named_and_the_others_are_kept(study, tmp_path):
     study = dataclasses.replace(study, out=tmp_path)
     tasks = [Task("crystal_ball", 0), Task("ridge", 0), Task("linear", 0)]
@@ -76,6 +77,7 @@ def endless(study, tmp_path):
     return dataclasses.replace(study, out=tmp_path, budget=dataclasses.replace(study.budget, training=training))
 
 
+@pytest.mark.thorough
 def test_what_is_broken_off_ends_at_once(endless):
     def broken_off(task, spent):
         raise KeyboardInterrupt
@@ -86,6 +88,7 @@ def test_what_is_broken_off_ends_at_once(endless):
     assert not list(endless.out.glob("runs/*"))
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_killed_is_no_reason_to_wait(endless):
     """As the kernel does where memory runs out."""
 

@@ -18,7 +18,10 @@ from tests.integration.harness import READY_SECONDS, Picture, Service, free_port
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
 OWNER = "metrics-owner"
-PER_PROCESS = ("oubli_request", "oubli_batch", "oubli_queue", "oubli_time_to_withdraw", "oubli_epoch_lag", "process_")
+PER_PROCESS = (
+    "oubli_request", "oubli_batch", "oubli_queue", "oubli_time_to_withdraw", "oubli_epoch_lag", "oubli_quick_head",
+    "oubli_quality", "oubli_evaluation", "process_",
+)  # fmt: skip
 
 
 def parse(text: str) -> Samples:

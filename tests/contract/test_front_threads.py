@@ -141,11 +141,11 @@ def test_whoever_keeps_the_line_full_does_not_have_others_refused() -> None:
 
 def test_callers_take_turns_and_none_has_all_threads() -> None:
     async def scene() -> None:
-        threads, gate, begun = Threads(3, waiting=20), threading.Event(), []
+        threads, gate, begun = Threads(3, waiting=20), threading.Semaphore(0), []
 
         def upload(name: str) -> str:
             begun.append(name)
-            assert gate.wait(60)
+            assert gate.acquire(timeout=60)
             return name
 
         def send(name: str) -> asyncio.Task[str]:
@@ -160,7 +160,10 @@ def test_callers_take_turns_and_none_has_all_threads() -> None:
             await asyncio.sleep(0.001)
         sent += [send("b1"), send("c0")]
         await in_line(threads, 9)
-        gate.set()
+        for ended in range(1, 10):  # one after the other: threads that begin at once say so in any order
+            gate.release()
+            while sum(task.done() for task in sent) < ended or len(begun) < ended + threads._running.total():
+                await asyncio.sleep(0.001)
         assert await asyncio.gather(*sent) == ["a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1", "c0"]
         assert begun[2] == "b0"
         assert max(begun.index("b1"), begun.index("c0")) < begun.index("a5")

@@ -347,7 +347,7 @@ class World:
         return tally.report()
 
     def held_out_report(self, first: int | None = None) -> QualityReport:
-        """Of the evaluation samples whose pictures nobody learned from, asked of the head that `solve` gives."""
+        """Of the evaluation samples whose pictures nothing was learned from, asked of the head that `solve` gives."""
         choice = self.choice(first)
         head = solve(self.accumulators(first), ridge=choice.ridge)
         learned = {sample.digest for sample in list(self.survivors.values())[:first]}

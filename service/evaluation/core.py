@@ -1,6 +1,6 @@
 """A core: samples that are not meant to be withdrawn adapt the backbone once, for the closed form of all samples.
 
-Whoever is not in the core is forgotten by a subtraction; a deletion in the core trains its feature prompt again, and
+A sample outside the core is forgotten by a subtraction; a deletion in the core trains its feature prompt again, and
 describes all samples anew, which no sample-epochs count. Nothing is deleted from a core of other pictures.
 """
 

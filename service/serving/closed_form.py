@@ -93,7 +93,7 @@ class ClosedFormTier:
     before_report  called before a report: then this replica must hold nothing else of removed samples either.
     let_go         the same for evaluation samples: of how many removed ones this replica then holds nothing; None if it
                    computes nothing from any.
-    unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers nobody.
+    unsolved       called when the whole head waits to be solved: by `catch_up`, on a thread that answers no client.
     """
 
     def __init__(self, context: Context, *, name: str) -> None:

@@ -120,7 +120,7 @@ def test_a_label_that_is_not_learned_counts_as_wrong_and_is_said(world: World, h
 
 @pytest.mark.parametrize("learned_first", [True, False])
 def test_a_picture_that_is_learned_as_well_is_counted_apart_while_it_is(world: World, learned_first: bool) -> None:
-    """Whichever came first, whichever owner's it is, under whatever label; and it counts again once the other is erased."""
+    """Whichever came first, of whichever owner, under whatever label; it counts again once the other is erased."""
     give(world, 10)
     hold_out(world, 4)
     picture = world.new_sample("cat", "bob")

@@ -9,24 +9,24 @@ mentions an erased sample? Samples of the evaluation set are in no plan and no s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from models import checkpoint
-from models.closed_form import quantise
-from models.embedding import Embedding, describe
+from models.embedding import Embedding
 from models.training import TrainingExample, train
 from service.artifacts import ObjectMissing, born
 from service.core import layouts, ledger, sample_file
 from service.core.adapted_audit import SamplesDescribed, audit_adapted
 from service.core.context import Context
 from service.core.environment import fingerprint
-from service.core.finding import Finding
+from service.core.finding import Advance, Finding
 from service.core.implied import ImpliedClosedForm
 from service.core.plan import PlannedAdapter, PlannedCluster, Survivor, locate, plan, plan_adapter
+from service.core.sample_audit import SampleAudit, audit_descriptions
 from service.core.tidy import UNRECORDED_KEPT
 from service.errors import Unavailable
 from service.registry import (
@@ -47,8 +47,6 @@ from service.registry.feed import Added
 from service.registry.records import Cluster, LayoutInForce, Marks, Prompt, Replica
 from service.registry.roles import CORE
 from service.registry.samples import SurvivorRecord
-
-Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,12 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         unadapted = {one.id for one in adapted.missing(session, publication)} if publication is not None else set()
         adapted_marks = adapted.marks(session)
         learned_from = rows.seen(session, [one.id for one in held_out])
-    yield from _undescribed(survivors, held_out, undescribed)
+    yield from audit_descriptions(survivors, held_out, undescribed)
     vectors: dict[str, Embedding] = {}
     implied = ImpliedClosedForm(context, [one for one in survivors if one.id not in undescribed])
-    yield from _objects(context, survivors, scope, advance, vectors, implied, undescribed)
-    yield from _objects(context, held_out, scope, advance, {}, None, undescribed)
+    of_samples = SampleAudit(context, undescribed, again=scope.embeddings, advance=advance)
+    yield from of_samples.differences(survivors, vectors, implied)
+    yield from of_samples.differences(held_out)
     for sample_id in sorted(learned_from):
         yield Finding(f"sample {sample_id}", "is of the evaluation set, and a prompt has seen it")
     yield from _replicas(context, known_replicas, marks, implied)
@@ -133,16 +132,6 @@ def audit(context: Context, scope: Scope, *, advance: Advance = lambda what, don
         yield Finding("ledger", failure)
     else:
         yield from (Finding(subject, reason) for subject, reason in ledger.differences(context, tombs))
-
-
-def _undescribed(
-    survivors: Sequence[SurvivorRecord], held_out: Sequence[Added], undescribed: set[str]
-) -> Iterator[Finding]:
-    """Samples whose descriptors are of another kind than is wanted, by what waits for them."""
-    if count := sum(sample.id in undescribed for sample in survivors):
-        yield Finding("closed-form tier", f"is without {count} samples, which wait to be described anew")
-    if count := sum(sample.id in undescribed for sample in held_out):
-        yield Finding("evaluation", f"waits for {count} samples to be described anew")
 
 
 def _read_ledger(context: Context) -> tuple[ledger.Reading, str | None]:
@@ -196,55 +185,6 @@ def _adapter(
     implied = wanted.key if wanted is not None else None
     if adapter.serving_key not in (None, implied) and not adapter.differs:
         yield Finding("adapter", "has another key than the core samples imply")
-
-
-def _objects(
-    context: Context,
-    survivors: Sequence[SurvivorRecord | Added],
-    scope: Scope,
-    advance: Advance,
-    vectors: dict[str, Embedding],
-    implied: ImpliedClosedForm | None,
-    undescribed: set[str],
-) -> Iterator[Finding]:
-    """Differences of the samples' files: pixels by their digest; on request embeddings, by computing them again.
-
-    Adds recorded embeddings to `vectors`, and recorded descriptors to `implied`; None: to nothing.
-    """
-    for done, sample in enumerate(survivors, start=1):
-        advance("samples", done, len(survivors))
-        try:
-            data = context.store.get(samples.object_name(sample.id))
-            pixels, embedding, descriptor, kind = sample_file.decode(data, digest=sample.digest)
-        except ObjectMissing:
-            yield Finding(f"sample {sample.id}", "has no file in the store")
-            continue
-        except OSError as error:
-            yield Finding(f"sample {sample.id}", f"cannot be read from the store: {error.strerror}")
-            continue
-        except sample_file.DamagedSample as damage:
-            yield Finding(f"sample {sample.id}", f"is damaged: {damage}")
-            continue
-        if sample.id in undescribed:
-            descriptor = None  # its file may be ahead of the record: then no replica has added it yet
-        elif kind != context.backbone.kind.name:
-            descriptor = None
-            yield Finding(f"sample {sample.id}", "has a descriptor of another kind than is on record")
-        if scope.embeddings:
-            again = describe(context.backbone, [context.backbone.preprocessing.resize(pixels)])
-            if not np.array_equal(again.embeddings[0], embedding):
-                yield Finding(f"sample {sample.id}", "has another embedding than the one recorded at intake")
-            if descriptor is not None and not np.array_equal(again.descriptors[0], descriptor):
-                yield Finding(f"sample {sample.id}", "has another descriptor than the one recorded at intake")
-        vectors[sample.id] = embedding
-        if descriptor is not None:
-            try:
-                if quantise(descriptor[None]).shape[1] != context.backbone.descriptor_width:
-                    raise ValueError
-                if implied is not None:
-                    implied.add(sample, descriptor)
-            except ValueError:
-                yield Finding(f"sample {sample.id}", "has a descriptor that this backbone cannot have computed")
 
 
 def _replicas(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Advance = Callable[[str, int, int], None]  # (what is being checked, done, of how many)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,15 @@ As rows, so that one kind serves both databases; `tests/integration/test_restore
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from service.core import restore
+from service.core.audit import Scope, audit
+from service.core.restore import Check
+from service.registry.records import Erasure
 from service.registry.tables import Base
 from tests.world import World
 
@@ -46,3 +51,41 @@ class Backup:
     def restore_objects(self) -> None:
         shutil.rmtree(self._world.folder / "objects")
         shutil.copytree(self._copy, self._world.folder / "objects")
+
+
+def settle(world: World, count: int = 30) -> World:
+    world.add(count)
+    world.settle()
+    return world
+
+
+def forget(world: World, backup: Backup, *ids: str) -> Erasure:
+    """Erase, see it through, and expect the backup to be without them in the end."""
+    accepted = world.erase(*ids)
+    world.settle()
+    for sample_id in ids:
+        backup.survivors.pop(sample_id, None)
+        backup.held_out.pop(sample_id, None)
+    return accepted
+
+
+def check(world: World) -> Check:
+    return restore.check(world.context)
+
+
+def apply(world: World) -> None:
+    restore.apply(world.context, check(world))
+
+
+def sound(world: World, expected: Backup) -> None:
+    """Once workers ran: the survivors' service, and nothing else."""
+    assert check(world).is_clean
+    world.survivors, world.held_out = dict(expected.survivors), dict(expected.held_out)
+    world.settle()
+    world.check()
+    assert list(audit(world.context, Scope(rebuild_all=True))) == []
+
+
+def ledger_file(world: World, erasure_id: str) -> Path:
+    (path,) = Path(world.context.settings.ledger_url or "").rglob(f"{erasure_id}.json")
+    return path

@@ -39,7 +39,8 @@ def missing(
 
 
 def among(session: ReadSession, ids: Sequence[str], kind: str, *, role: Role | None = None) -> set[str]:
-    """Those of these samples that exist and have no descriptor of this kind; of all roles, or of one."""
+    """Those of these samples that exist and have no descriptor of this kind; of all roles, or those to
+    learn from, or to measure with."""
     found: set[str] = set()
     for chunk in chunked(ids):
         statement = sa.select(SampleRow.id).where(SampleRow.id.in_(chunk), _otherwise(kind))

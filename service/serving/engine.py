@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 from models import bank, fusion
-from models.closed_form import ClosedFormHead
-from models.descriptor import Descriptor
 from models.embedding import (
     SHAPES,
     DegenerateEmbedding,
@@ -39,7 +37,7 @@ from service.serving.adapted import Adapted, AdaptedTier
 from service.serving.closed_form import ClosedFormTier, Solved
 from service.serving.jobs import Answer, Description, Job, Outcome, Query
 from service.serving.snapshot import Snapshot, take_snapshot
-from service.serving.votes import Moment, Round, Vote, fuse
+from service.serving.votes import Moment, Round, Said, Vote, fuse
 
 ROUNDS = 10  # withdrawals during one batch before it is given up
 
@@ -180,13 +178,10 @@ class Engine:
                 of_labels = dict(zip(row.labels, said, strict=False))
                 votes[place] = replace(vote, is_computed=True, probabilities=of_labels)
         now, beside = self._beside(now, queries)
-        constant = self._context.closed_form.temperature
-        return Round(now, votes, fuse(votes, described.descriptors, now.solved, beside=beside, temperature=constant))
+        return Round(now, votes, fuse(votes, described.descriptors, now.solved, beside=beside))
 
-    def _beside(
-        self, now: Moment, queries: Sequence[_Asked]
-    ) -> tuple[Moment, tuple[ClosedFormHead, Descriptor] | None]:
-        """The adapted head and what it is asked about; and the moment, without it where activations were not kept."""
+    def _beside(self, now: Moment, queries: Sequence[_Asked]) -> tuple[Moment, Said | None]:
+        """What the adapted tier says of all queries; and the moment, without it where activations were not kept."""
         if now.adapted is None:
             return now, None
         if not all(query.views for query in queries):
@@ -194,7 +189,8 @@ class Engine:
         views = list(zip(*(query.views for query in queries), strict=True))
         late = self._context.backbone.cuts.at(self._context.adapting.prompt.cut)
         seen = describe_activations(self._context.backbone, late, now.adapted.values, views)
-        return now, (now.adapted.head, seen)
+        head = now.adapted.head
+        return now, Said(head.labels, head.scores(seen, self._context.closed_form.temperature))
 
     # --------------------------------------------------------------------------------------------------- routing
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from models import fusion
 from models.bank import BankRow
-from models.closed_form import ClosedFormHead
+from models.closed_form import Sums
 from models.descriptor import Descriptor
 from service.errors import ServiceError
 from service.serving.adapted import Adapted
@@ -29,6 +30,13 @@ class Vote:
     row: BankRow | None = None
     is_computed: bool = False
     probabilities: Mapping[str, float] = field(default_factory=dict)
+
+
+class Said(NamedTuple):
+    """What a head says of n queries: `probabilities` [n, labels]; column i belongs to labels[i]."""
+
+    labels: tuple[str, ...]
+    probabilities: Sums
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,12 @@ def fuse(
     descriptors: Descriptor,
     solved: Solved | None,
     *,
-    beside: tuple[ClosedFormHead, Descriptor] | None = None,
-    temperature: float = 0.1,
+    beside: Said | None = None,
 ) -> list[Answer | ServiceError]:
     """One answer a query: the prompt's probabilities, the closed-form head's, or a weighted mean of both.
 
     descriptors  [n, width], of the queries.
-    beside       the head of the adapted tier, if it is asked as well, and adapted descriptors of the queries.
+    beside       what the adapted tier says of all votes, if it is asked as well.
     """
     places = [place for place, vote in enumerate(votes) if isinstance(vote, Vote)]
     scores: dict[int, dict[str, float]] = {}
@@ -98,8 +105,7 @@ def fuse(
         labels = solved.head.labels
         said = solved.head.scores(descriptors[places], solved.choice.temperature)
         if beside is not None:
-            head, seen = beside
-            said = fusion.pool(labels, said, head.labels, head.scores(seen[places], temperature))
+            said = fusion.pool(labels, said, beside.labels, beside.probabilities[places])
         rows = said.tolist()
         scores = {place: dict(zip(labels, row, strict=True)) for place, row in zip(places, rows, strict=True)}
     return [

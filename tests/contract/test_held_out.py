@@ -5,11 +5,8 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import pytest
 from scipy.stats import binomtest
@@ -23,11 +20,10 @@ from service.serving.closed_form import ClosedFormTier
 from service.serving.held_out import HeldOut, HeldOutMeasured
 from service.serving.quality import Quality
 from tests.replicas import digest, erase_first, fall_silent, is_stored, live_replicas, start
-from tests.reports import LABELS, give, held_out_of, quality_of, while_reading
+from tests.reports import LABELS, erase_while_computing, give, held_out_of, quality_of, while_reading
 from tests.world import World, accepted, opened
 
 EVALUATION: Role = "evaluation"
-MOMENT = 0.3  # seconds: enough for another thread to do what it can, if nothing blocks it
 
 
 def hold_out(world: World, count: int, seed: int = 1) -> list[NewSample]:
@@ -342,23 +338,9 @@ def test_once_a_replica_has_reported_nothing_of_the_removed_is_in_its_memory(
 def test_a_replica_reports_an_erasure_only_after_the_computation_has_let_go(
     world: World, tier: ClosedFormTier, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, go_on = Event(), Event()
     victim = world.held_out[first_held_out(world)]
     tier.report()
-    while_reading(monkeypatch, tier, lambda: (reached.set(), go_on.wait(60)))
-    with ThreadPoolExecutor(2) as threads:
-        computed = threads.submit(held_out.compute)
-        assert reached.wait(60)
-        world.erase(victim.id)
-        kept = threads.submit(tier.keep)
-        with suppress(TimeoutError):
-            kept.exception(MOMENT)
-        world.reconcile()
-        waited, stored = not kept.done(), is_stored(world, victim)
-        go_on.set()
-        assert computed.result(60) is None
-        kept.result(60)
-    assert (waited, stored) == (True, True)
+    assert erase_while_computing(world, tier, held_out.compute, victim, monkeypatch) == (None, True, True)
     world.reconcile()
     assert not is_stored(world, victim)
 

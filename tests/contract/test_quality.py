@@ -4,11 +4,8 @@ import gc
 import random
 import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -20,10 +17,8 @@ from service.serving import quality as quality_module
 from service.serving.closed_form import ClosedFormTier
 from service.serving.quality import Quality
 from tests.replicas import digest, erase_first, first, is_stored, start
-from tests.reports import LABELS, give, is_right, quality_of, while_reading
+from tests.reports import LABELS, erase_while_computing, give, is_right, quality_of, while_reading
 from tests.world import World, opened
-
-MOMENT = 0.3  # seconds: enough for another thread to do what it can, if nothing blocks it
 
 
 @pytest.fixture
@@ -273,23 +268,8 @@ def test_a_replica_keeps_its_report_while_nothing_is_removed(
 def test_a_replica_reports_an_erasure_only_after_the_computation_has_let_go(
     world: World, tier: ClosedFormTier, quality: Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, go_on, victim = Event(), Event(), first(world)
-    while_reading(monkeypatch, tier, lambda: (reached.set(), go_on.wait(60)))
-    with ThreadPoolExecutor(2) as threads:
-        computed = threads.submit(quality.compute)
-        assert reached.wait(60)
-        world.erase(victim.id)
-        kept = threads.submit(tier.keep)
-        with suppress(TimeoutError):
-            kept.exception(MOMENT)
-        world.reconcile()
-        waited = not kept.done()
-        stored = is_stored(world, victim)
-        go_on.set()
-        assert computed.result(60) is None
-        kept.result(60)
-    assert waited
-    assert stored
+    victim = first(world)
+    assert erase_while_computing(world, tier, quality.compute, victim, monkeypatch) == (None, True, True)
     world.reconcile()
     assert not is_stored(world, victim)
 
